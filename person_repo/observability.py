@@ -1,0 +1,76 @@
+"""What happened, as numbers: the counters behind ``stats()``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+
+__all__ = ["Counters", "Stats"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What a service or a region has done since it was made, as plain numbers.
+
+    Reads: ``hits`` (answered by the cache), ``negative_hits`` (of these: known absences), ``misses`` (nobody knew, this
+    reader loaded), ``waits`` (another reader was loading), ``bypasses`` (a writer's tombstone stood there), ``rejected``
+    (an item that names another key or schema, or cannot be decoded), ``loads`` (statements sent to the database to answer
+    reads). Fills: ``fills`` (stored), ``fills_refused`` (the lease was lost; the log's "add failed" of old),
+    ``uncacheable`` (a state that would not come back as it was). Writes: ``tombstones`` (placed), ``model_drops`` (whole models
+    dropped). The cache: ``round_trips`` (exchanges, one per server), ``errors`` (exchanges that failed).
+    """
+
+    hits: int = 0
+    negative_hits: int = 0
+    misses: int = 0
+    waits: int = 0
+    bypasses: int = 0
+    rejected: int = 0
+    loads: int = 0
+    fills: int = 0
+    fills_refused: int = 0
+    uncacheable: int = 0
+    tombstones: int = 0
+    model_drops: int = 0
+    round_trips: int = 0
+    errors: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """The numbers by name, in the order of the fields."""
+        return asdict(self)
+
+    def __sub__(self, earlier: Stats) -> Stats:
+        """What happened since ``earlier``."""
+        return Stats(**{f.name: getattr(self, f.name) - getattr(earlier, f.name) for f in fields(self)})
+
+
+class Counters:
+    """Numbers that only grow, one attribute for each field of ``Stats``.
+
+    No lock: CPython switches threads between bytecodes only at calls and at loop edges, so
+    ``counters.hits += 1`` on a plain attribute loses nothing there, and a hit has no time for a lock.
+    """
+
+    __slots__ = tuple(field.name for field in fields(Stats))
+
+    hits: int
+    negative_hits: int
+    misses: int
+    waits: int
+    bypasses: int
+    rejected: int
+    loads: int
+    fills: int
+    fills_refused: int
+    uncacheable: int
+    tombstones: int
+    model_drops: int
+    round_trips: int
+    errors: int
+
+    def __init__(self) -> None:
+        for name in self.__slots__:
+            setattr(self, name, 0)
+
+    def snapshot(self) -> Stats:
+        """The numbers as they are now."""
+        return Stats(**{name: getattr(self, name) for name in self.__slots__})
