@@ -1,0 +1,205 @@
+"""The lease contract: what the read side and the write side need of a cache, and nothing of how it is reached.
+
+An item is in one of four states (COHERENCE in the docs has the proof that they suffice):
+
+========= ===================================================================================
+absent    nobody knows
+value     the committed state of an entity, or its known absence, as bytes
+lease     one reader has the right to fill
+tombstone a transaction that changed the entity is about to commit, or just did
+========= ===================================================================================
+
+Items belong to a *group*, one for each model; a tombstone on the group stands for one on every item of it. After its
+release no item filled before is a value any more.
+
+Nothing here raises because a server failed: reads are told ``UNREACHABLE``, writes which tombstones could not be placed.
+"""
+
+from __future__ import annotations
+
+import abc
+import enum
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import msgspec
+from dogpile.cache.api import NO_VALUE, BytesBackend, CantDeserializeException, NoValue
+from dogpile.cache.region import register_backend
+
+from person_repo.exceptions import ConfigurationError
+from person_repo.observability import Counters
+from person_repo.settings import CacheSettings, CacheUrl, parse_cache_url
+
+__all__ = [
+    "BLOCKED",
+    "BUSY",
+    "UNREACHABLE",
+    "Coherence",
+    "Fetched",
+    "Lease",
+    "LeaseBackend",
+    "Outcome",
+    "Tombstones",
+    "backend_name",
+    "well_formed",
+]
+
+Coherence = Literal["strict", "process", "best-effort"]
+"""How far the promise reaches: every process that uses the cache, this process only, or as far as luck goes."""
+
+
+class Outcome(enum.Enum):
+    """Why a fetch gave neither a value nor a lease."""
+
+    BUSY = "another reader has the lease"
+    BLOCKED = "a writer's tombstone, or an item of a protocol version this one does not know"
+    UNREACHABLE = "the server did not answer, or not in time"
+
+
+BUSY: Literal[Outcome.BUSY] = Outcome.BUSY
+BLOCKED: Literal[Outcome.BLOCKED] = Outcome.BLOCKED
+UNREACHABLE: Literal[Outcome.UNREACHABLE] = Outcome.UNREACHABLE
+
+
+class Lease:
+    """The right of one reader to fill one item. Each backend has its own kind; callers only hand it back."""
+
+    __slots__ = ("key",)
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+
+Fetched = bytes | Lease | Outcome
+"""What a fetch finds: the value's bytes, a lease to fill it, or why neither."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstones:
+    """Tombstones that one transaction has placed; handed back to ``release``.
+
+    ``failed_keys`` and ``failed_groups`` name what could not be placed: until their ttl, readers that reach the server
+    may be given the old state.
+    """
+
+    keys: frozenset[str]
+    groups: frozenset[str]
+    failed_keys: frozenset[str] = frozenset()
+    failed_groups: frozenset[str] = frozenset()
+    placed: Any = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every tombstone stands."""
+        return not self.failed_keys and not self.failed_groups
+
+
+class LeaseBackend(BytesBackend):
+    """A dogpile backend that also speaks the lease contract.
+
+    ``arguments`` (dogpile's name for a backend's options): ``url``, a cache URL, or ``servers``; and any field of
+    ``CacheSettings``. The dogpile face (``get_serialized`` and so on) keeps its items apart from those of the contract.
+
+    A subclass implements the abstract methods; ``person_repo.testing.LeaseContract`` tests that it does.
+    """
+
+    scheme: ClassVar[str]
+    """The scheme of the cache URLs that mean this backend."""
+
+    coherence: ClassVar[Coherence] = "strict"
+
+    def __init__(self, arguments: Mapping[str, Any]) -> None:
+        options = dict(arguments)
+        servers = ",".join(options.pop("servers", ()))
+        url = parse_cache_url(options.pop("url", f"{self.scheme}://{servers}"))
+        if url.scheme != self.scheme:
+            raise ConfigurationError(f"a {self.scheme} backend was given a cache URL of scheme {url.scheme!r}")
+        self.url: CacheUrl = url
+        self.settings: CacheSettings = CacheSettings().with_options({**url.options, **options})
+        self.counters = Counters()
+
+    @abc.abstractmethod
+    def fetch(self, group: str, key: str, *, reject: bytes | None = None) -> Fetched:
+        """The value of an item; where it is absent, the lease to fill it.
+
+        ``reject``: bytes that the caller cannot use (another schema, garbage). An item of exactly these is taken for absent.
+        """
+
+    @abc.abstractmethod
+    def fetch_many(self, group: str, keys: Sequence[str]) -> list[Fetched]:
+        """``fetch`` for distinct keys of one group in one exchange with each server, in the order of the keys."""
+
+    @abc.abstractmethod
+    def fill(self, lease: Lease, value: bytes) -> bool:
+        """Stores a value for the ttl of the settings if the lease is still held; whether it did. The lease is spent."""
+
+    def fill_many(self, fills: Sequence[tuple[Lease, bytes]]) -> list[bool]:
+        """``fill`` for several leases of one thread, batched where the backend can."""
+        return [self.fill(lease, value) for lease, value in fills]
+
+    @abc.abstractmethod
+    def abandon(self, leases: Iterable[Lease]) -> None:
+        """Gives leases back unused, so that nobody waits for them."""
+
+    @abc.abstractmethod
+    def put_tombstones(self, keys: Collection[str], groups: Collection[str] = ()) -> Tombstones:
+        """Makes every lease taken so far on these items lose, and keeps new ones from being given until ``release``."""
+
+    @abc.abstractmethod
+    def release(self, tombstones: Tombstones) -> None:
+        """Removes this transaction's tombstones once its outcome is known; what else stands there goes too, unless it is
+        another transaction's tombstone. Whoever reads after this loads afresh."""
+
+    def close(self) -> None:
+        """Closes what this thread holds open. May be called again; the backend stays usable."""
+
+    # dogpile's face
+
+    @staticmethod
+    def serializer(value: Any) -> bytes:  # type: ignore[override]
+        """dogpile: a value as msgpack. Raises TypeError for what msgpack does not carry: give the region a serializer then."""
+        return msgspec.msgpack.encode(value)
+
+    @staticmethod
+    def deserializer(value: bytes) -> Any:  # type: ignore[override]
+        """dogpile: the value of msgpack bytes; anything else is a miss."""
+        try:
+            return msgspec.msgpack.decode(value)
+        except Exception as exc:  # bytes from a cache are untrusted; whatever they provoke is a miss
+            raise CantDeserializeException(f"{value[:40]!r} is no msgpack") from exc
+
+    def get_serialized_multi(self, keys: Iterable[str]) -> list[Any]:
+        """dogpile: the serialized values, ``NO_VALUE`` where there is none."""
+        return [self.get_serialized(key) for key in keys]
+
+    def set_serialized_multi(self, mapping: Mapping[str, bytes]) -> None:
+        """dogpile: stores serialized values."""
+        for key, value in mapping.items():
+            self.set_serialized(key, value)
+
+    def delete_multi(self, keys: Iterable[str]) -> None:
+        """dogpile: deletes items."""
+        for key in keys:
+            self.delete(key)
+
+
+def well_formed(item: bytes) -> bytes | Literal[NoValue.NO_VALUE]:
+    """The item of dogpile's face if its metadata can be read: dogpile raises from ``region.get`` where it cannot."""
+    try:
+        metadata = json.loads(item.partition(b"|")[0])
+        return item if {"ct", "v"} <= metadata.keys() and isinstance(metadata["ct"], float) else NO_VALUE
+    except (ValueError, AttributeError, RecursionError):
+        return NO_VALUE
+
+
+_MODULES = {"memcached": "MemcachedBackend", "memory": "MemoryBackend", "null": "NullBackend"}
+
+for _scheme, _class in _MODULES.items():
+    register_backend(f"person_repo.{_scheme}", f"{__name__}.{_scheme}", _class)
+
+
+def backend_name(scheme: str) -> str:
+    """The name under which dogpile knows the backend of a cache URL's scheme."""
+    return f"person_repo.{scheme}"
