@@ -1,0 +1,85 @@
+"""The shipped model: ``Person``, and the ``Base`` and string type a host may use for models of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
+from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column
+
+__all__ = ["Base", "ExactString", "Person"]
+
+
+class ExactString(sa.TypeDecorator[str]):
+    """A string column in which only equal strings are equal, on every database.
+
+    ``length`` is in characters. Under MySQL's default collation ``ABC``, ``abc``, ``abc `` and ``ÁBC`` are one key;
+    here they are four, as on SQLite. Any Unicode text comes back as it was stored.
+
+    The first migration is written with this type: other DDL needs another type, not a change of this one.
+    """
+
+    impl = sa.String
+    cache_ok = True
+
+    exact = True
+    """Two values are one key only if they are equal; a column type without this may fold case, accents or padding."""
+
+    @property
+    def python_type(self) -> type[str]:
+        """``str``: what a loaded value is."""
+        return str
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
+        """A binary collation without padding on MySQL and MariaDB, the database's own string elsewhere.
+
+        MySQL 8 and MariaDB have such a collation each, under names that the other does not know. Without a
+        connection (``--sql``) only a ``mariadb://`` URL tells that it is MariaDB.
+        """
+        if dialect.name not in ("mysql", "mariadb"):
+            return dialect.type_descriptor(sa.String(self.length))
+        collation = "utf8mb4_nopad_bin" if getattr(dialect, "is_mariadb", False) else "utf8mb4_0900_bin"
+        text = mysql.VARCHAR(self.length, charset="utf8mb4", collation=collation)
+        return dialect.type_descriptor(text)
+
+
+class Base(MappedAsDataclass, DeclarativeBase):
+    """The declarative base of ``Person``: mapped dataclasses, and a name for every constraint.
+
+    SQLite can only change a constraint that has a name, so migrations need every one to have one.
+    """
+
+    metadata = sa.MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_N_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class Person(Base):
+    """A person: ``id`` (the host's choice, at most 100 characters), ``first_name``, ``last_name`` (at most 200 each).
+
+    All three compare exactly. ``version`` belongs to SQLAlchemy, which counts the changes of the row in it: a copy
+    older than the row, written back, raises ``StaleDataError`` instead of reverting somebody's change. Two people are
+    equal when their three fields are, whatever their versions.
+    """
+
+    __tablename__ = "person"
+
+    id: Mapped[str] = mapped_column(ExactString(100), primary_key=True)
+    first_name: Mapped[str] = mapped_column(ExactString(200))
+    last_name: Mapped[str] = mapped_column(ExactString(200))
+    version: Mapped[int] = mapped_column(sa.Integer, init=False, compare=False)
+
+    __mapper_args__ = {"version_id_col": version}
+    __table_args__ = {
+        "mysql_engine": "InnoDB",
+        "mysql_charset": "utf8mb4",
+        "mariadb_engine": "InnoDB",
+        "mariadb_charset": "utf8mb4",
+    }
