@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 
-__all__ = ["Counters", "Stats"]
+__all__ = ["Count", "Counters", "Stats"]
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
     """What a service or a region has done since it was made, as plain numbers.
 
-    Reads: ``hits`` (answered by the cache), ``negative_hits`` (of these: known absences), ``misses`` (nobody knew, this
-    reader loaded), ``waits`` (another reader was loading), ``bypasses`` (a writer's tombstone stood there), ``rejected``
-    (an item that names another key or schema, or cannot be decoded), ``loads`` (statements sent to the database to answer
-    reads). Fills: ``fills`` (stored), ``fills_refused`` (the lease was lost; the log's "add failed" of old),
-    ``uncacheable`` (a state that would not come back as it was). Writes: ``tombstones`` (placed), ``model_drops`` (whole models
-    dropped). The cache: ``round_trips`` (exchanges, one per server), ``errors`` (exchanges that failed).
+    Reads: ``hits`` (answered by the cache), ``negative_hits`` (of these: known absences), ``misses`` (nobody knew,
+    this reader loaded), ``waits`` (another reader was loading), ``bypasses`` (a writer's tombstone stood there),
+    ``rejected`` (an item that names another key or schema, or cannot be decoded), ``loads`` (statements sent to the
+    database to answer reads). Fills: ``fills`` (stored), ``fills_refused`` (the lease was lost; the log's "add failed"
+    of old), ``uncacheable`` (a state that would not come back as it was). Writes: ``tombstones`` (placed),
+    ``model_drops`` (whole models dropped). The cache: ``round_trips`` (exchanges, one per server), ``errors``
+    (exchanges that failed).
     """
 
     hits: int = 0
@@ -43,34 +44,56 @@ class Stats:
         return Stats(**{f.name: getattr(self, f.name) - getattr(earlier, f.name) for f in fields(self)})
 
 
-class Counters:
-    """Numbers that only grow, one attribute for each field of ``Stats``.
+class Count:
+    """A number that threads add to with ``+=``, without a lock and without losing anything.
 
-    No lock: CPython switches threads between bytecodes only at calls and at loop edges, so
-    ``counters.hits += 1`` on a plain attribute loses nothing there, and a hit has no time for a lock.
+    CPython with its GIL switches threads at calls and at loop edges. ``owner.number += f()`` on a plain number reads
+    it, calls ``f``, and stores: what other threads added meanwhile is gone. Here ``f`` has returned before the
+    number is read, and nothing is called between reading and storing.
+    """
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def __iadd__(self, more: int) -> Count:
+        """This count, with ``more`` added."""
+        self.value += more
+        return self
+
+    def __repr__(self) -> str:
+        return f"Count({self.value})"
+
+
+class Counters:
+    """Numbers that only grow, one attribute for each field of ``Stats``: ``counters.hits += 1``.
+
+    Any thread may add, at about 0.1 us; a build without the GIL may lose some under contention. Read them with
+    ``snapshot``.
     """
 
     __slots__ = tuple(field.name for field in fields(Stats))
 
-    hits: int
-    negative_hits: int
-    misses: int
-    waits: int
-    bypasses: int
-    rejected: int
-    loads: int
-    fills: int
-    fills_refused: int
-    uncacheable: int
-    tombstones: int
-    model_drops: int
-    round_trips: int
-    errors: int
+    hits: Count
+    negative_hits: Count
+    misses: Count
+    waits: Count
+    bypasses: Count
+    rejected: Count
+    loads: Count
+    fills: Count
+    fills_refused: Count
+    uncacheable: Count
+    tombstones: Count
+    model_drops: Count
+    round_trips: Count
+    errors: Count
 
     def __init__(self) -> None:
         for name in self.__slots__:
-            setattr(self, name, 0)
+            setattr(self, name, Count())
 
     def snapshot(self) -> Stats:
         """The numbers as they are now."""
-        return Stats(**{name: getattr(self, name) for name in self.__slots__})
+        return Stats(**{name: getattr(self, name).value for name in self.__slots__})
