@@ -4,7 +4,7 @@
 
     PersonRepoError
     ├── ConfigurationError (ValueError)      a URL, an option or a mapped class that cannot be used
-    ├── InvalidIdError (ValueError)          an id of a type that the primary key cannot have
+    ├── InvalidIdError (ValueError)          an id of a type or shape that the primary key cannot have
     ├── InvalidEntityError (ValueError)      an entity that the database cannot take
     ├── UnknownFieldError (ValueError)       a name that is no mapped column of the entity
     ├── EntityNotFoundError (LookupError)    no such row
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = [
     "CacheError",
@@ -51,7 +52,7 @@ class ConfigurationError(PersonRepoError, ValueError):
 
 
 class InvalidIdError(PersonRepoError, ValueError):
-    """An id has a type that the primary key cannot have."""
+    """An id has a type or a shape that the primary key cannot have."""
 
 
 class InvalidEntityError(PersonRepoError, ValueError):
@@ -69,6 +70,10 @@ class EntityNotFoundError(PersonRepoError, LookupError):
         self.entity = entity
         self.id = id
         super().__init__(f"no {entity} has the id {_shorten(id)}")
+
+    # An exception is rebuilt from its message, which is not what these two are made from.
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.entity, self.id)
 
 
 class PersonNotFoundError(EntityNotFoundError):
@@ -104,6 +109,9 @@ class ImportFailedError(PersonRepoError):
         rest = len(self.problems) - 20
         more = f"\n... and {rest} more" if rest > 0 else ""
         super().__init__(f"nothing was imported; {len(self.problems)} problem(s):\n{shown}{more}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.problems,)
 
 
 class MigrationError(PersonRepoError):

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+import re
+
+import pytest
+
+from person_repo import exceptions
+from person_repo.exceptions import (
+    CacheError,
+    CacheUnavailableError,
+    EntityNotFoundError,
+    ImportFailedError,
+    PersonNotFoundError,
+    PersonRepoError,
+    RowProblem,
+)
+
+BUILT_IN = (ValueError, LookupError)
+PROBLEM = RowProblem("people.csv", 3, "the id is empty")
+
+ERRORS = [
+    EntityNotFoundError("Parcel", ("Köln", 7)),
+    PersonNotFoundError("Person", "ada"),
+    ImportFailedError([PROBLEM, PROBLEM]),
+    CacheUnavailableError("10.0.0.1:11211 did not answer"),
+]
+
+
+def drawn_tree() -> dict[str, tuple[str | None, str | None]]:
+    """What the module's docstring says: each error with its parent and the built-in error it also is."""
+    tree: dict[str, tuple[str | None, str | None]] = {}
+    above: dict[int, str] = {}
+    for line in (exceptions.__doc__ or "").splitlines():
+        drawn = re.match(r"    ([│├└─ ]*)([A-Z]\w+)(?: \((\w+)\))?(?: |$)", line)
+        if drawn is None:
+            continue
+        depth = len(drawn[1])
+        above[depth] = drawn[2]
+        tree[drawn[2]] = (above.get(depth - 4), drawn[3])
+    return tree
+
+
+def real_tree() -> dict[str, tuple[str | None, str | None]]:
+    tree: dict[str, tuple[str | None, str | None]] = {}
+    for name, error in inspect.getmembers(exceptions, inspect.isclass):
+        if not issubclass(error, Exception):
+            continue
+        parents = [base.__name__ for base in error.__bases__ if issubclass(base, PersonRepoError)]
+        built_in = [base.__name__ for base in error.__bases__ if base in BUILT_IN]
+        tree[name] = (parents[0] if parents else None, built_in[0] if built_in else None)
+    return tree
+
+
+def test_the_tree_in_the_docstring_is_the_real_one() -> None:
+    assert drawn_tree() == real_tree()
+    assert len(real_tree()) > 10
+
+
+def test_every_error_is_exported() -> None:
+    assert set(real_tree()) | {"RowProblem"} == set(exceptions.__all__)
+
+
+def test_a_missing_entity_is_named_with_its_id() -> None:
+    error = EntityNotFoundError("Parcel", ("Köln", 7))
+
+    assert str(error) == "no Parcel has the id ('Köln', 7)"
+    assert (error.entity, error.id) == ("Parcel", ("Köln", 7))
+
+
+def test_a_long_id_is_shortened_in_the_message_and_kept_on_the_error() -> None:
+    id = "x" * 100_000
+    error = PersonNotFoundError("Person", id)
+
+    assert len(str(error)) < 200
+    assert str(error).endswith("... (100002 characters)")
+    assert error.id == id
+
+
+def test_an_id_of_ordinary_length_is_shown_whole() -> None:
+    id = "x" * 100
+
+    assert str(PersonNotFoundError("Person", id)) == f"no Person has the id {id!r}"
+
+
+def test_a_failed_import_shows_the_first_problems_and_counts_the_rest() -> None:
+    problems = [RowProblem("people.csv", line, "the id is empty") for line in range(2, 27)]
+    error = ImportFailedError(problems)
+
+    shown = str(error).splitlines()
+    assert shown[0] == "nothing was imported; 25 problem(s):"
+    assert shown[1] == "people.csv:2: the id is empty"
+    assert shown[-1] == "... and 5 more"
+    assert len(shown) == 22
+    assert error.problems == tuple(problems)
+
+
+def test_a_failed_import_with_few_problems_shows_them_all() -> None:
+    assert str(ImportFailedError([PROBLEM])).splitlines() == [
+        "nothing was imported; 1 problem(s):",
+        "people.csv:3: the id is empty",
+    ]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_an_error_survives_the_way_to_another_process(error: PersonRepoError) -> None:
+    for other in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert type(other) is type(error)
+        assert str(other) == str(error)
+        assert vars(other) == vars(error)
+
+
+def test_cache_errors_can_be_told_from_those_of_the_database() -> None:
+    assert issubclass(CacheUnavailableError, CacheError)
+    assert not issubclass(EntityNotFoundError, CacheError)
