@@ -12,7 +12,8 @@ tombstone a transaction that changed the entity is about to commit, or just did
 Items belong to a *group*, one for each model; a tombstone on the group stands for one on every item of it. After its
 release no item filled before is a value any more.
 
-Nothing here raises because a server failed: reads are told ``UNREACHABLE``, writes which tombstones could not be placed.
+Nothing here raises because a server failed: reads are told ``UNREACHABLE``, writes which tombstones could not be
+placed.
 """
 
 from __future__ import annotations
@@ -25,12 +26,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import msgspec
+from dogpile.cache import register_backend
 from dogpile.cache.api import NO_VALUE, BytesBackend, CantDeserializeException, NoValue
-from dogpile.cache.region import register_backend
 
-from person_repo.exceptions import ConfigurationError
 from person_repo.observability import Counters
-from person_repo.settings import CacheSettings, CacheUrl, parse_cache_url
+from person_repo.settings import CacheSettings
 
 __all__ = [
     "BLOCKED",
@@ -99,32 +99,24 @@ class Tombstones:
 class LeaseBackend(BytesBackend):
     """A dogpile backend that also speaks the lease contract.
 
-    ``arguments`` (dogpile's name for a backend's options): ``url``, a cache URL, or ``servers``; and any field of
-    ``CacheSettings``. The dogpile face (``get_serialized`` and so on) keeps its items apart from those of the contract.
+    ``arguments`` (dogpile's name for a backend's options) may hold any field of ``CacheSettings``. The dogpile face
+    (``get_serialized`` and so on) keeps its items apart from those of the contract.
 
     A subclass implements the abstract methods; ``person_repo.testing.LeaseContract`` tests that it does.
     """
 
-    scheme: ClassVar[str]
-    """The scheme of the cache URLs that mean this backend."""
-
     coherence: ClassVar[Coherence] = "strict"
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
-        options = dict(arguments)
-        servers = ",".join(options.pop("servers", ()))
-        url = parse_cache_url(options.pop("url", f"{self.scheme}://{servers}"))
-        if url.scheme != self.scheme:
-            raise ConfigurationError(f"a {self.scheme} backend was given a cache URL of scheme {url.scheme!r}")
-        self.url: CacheUrl = url
-        self.settings: CacheSettings = CacheSettings().with_options({**url.options, **options})
+        self.settings: CacheSettings = CacheSettings().with_options(arguments)
         self.counters = Counters()
 
     @abc.abstractmethod
     def fetch(self, group: str, key: str, *, reject: bytes | None = None) -> Fetched:
         """The value of an item; where it is absent, the lease to fill it.
 
-        ``reject``: bytes that the caller cannot use (another schema, garbage). An item of exactly these is taken for absent.
+        ``reject``: bytes that the caller cannot use (another schema, garbage). An item of exactly these is taken for
+        absent.
         """
 
     @abc.abstractmethod
@@ -149,8 +141,9 @@ class LeaseBackend(BytesBackend):
 
     @abc.abstractmethod
     def release(self, tombstones: Tombstones) -> None:
-        """Removes this transaction's tombstones once its outcome is known; what else stands there goes too, unless it is
-        another transaction's tombstone. Whoever reads after this loads afresh."""
+        """Removes this transaction's tombstones once its outcome is known; what else stands there goes too, unless it
+        is another transaction's tombstone. Whoever reads after this loads afresh.
+        """
 
     def close(self) -> None:
         """Closes what this thread holds open. May be called again; the backend stays usable."""
@@ -158,12 +151,14 @@ class LeaseBackend(BytesBackend):
     # dogpile's face
 
     @staticmethod
-    def serializer(value: Any) -> bytes:  # type: ignore[override]
-        """dogpile: a value as msgpack. Raises TypeError for what msgpack does not carry: give the region a serializer then."""
+    def serializer(value: Any) -> bytes:
+        """dogpile: a value as msgpack. Raises TypeError for what msgpack does not carry: give the region a serializer
+        then.
+        """
         return msgspec.msgpack.encode(value)
 
     @staticmethod
-    def deserializer(value: bytes) -> Any:  # type: ignore[override]
+    def deserializer(value: bytes) -> Any:
         """dogpile: the value of msgpack bytes; anything else is a miss."""
         try:
             return msgspec.msgpack.decode(value)
@@ -197,7 +192,7 @@ def well_formed(item: bytes) -> bytes | Literal[NoValue.NO_VALUE]:
 _MODULES = {"memcached": "MemcachedBackend", "memory": "MemoryBackend", "null": "NullBackend"}
 
 for _scheme, _class in _MODULES.items():
-    register_backend(f"person_repo.{_scheme}", f"{__name__}.{_scheme}", _class)
+    register_backend(f"person_repo.{_scheme}", f"{__name__}.{_scheme}", _class)  # type: ignore[no-untyped-call]
 
 
 def backend_name(scheme: str) -> str:

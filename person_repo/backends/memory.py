@@ -54,7 +54,6 @@ class MemoryBackend(LeaseBackend):
     ``clock`` in seconds, which must never go back.
     """
 
-    scheme: ClassVar[str] = "memory"
     coherence: ClassVar[Coherence] = "process"
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
@@ -86,7 +85,7 @@ class MemoryBackend(LeaseBackend):
             return [self._fetch(group, key, None, now) for key in keys]
 
     def _fetch(self, group: str, key: str, reject: bytes | None, now: float) -> Fetched:
-        """Cases: a writer is at it; a live value; another's live lease; absent, expired, or of an epoch that is over."""
+        """Cases: a writer is at it; a live value; another's lease; absent, expired or of an old epoch."""
         if self._blocked(self._stones, key, now) or self._blocked(self._group_stones, group, now):
             return BLOCKED
         item = self._items.get(key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from dogpile.cache.api import NO_VALUE
 
@@ -14,8 +14,6 @@ __all__ = ["NullBackend"]
 
 class NullBackend(LeaseBackend):
     """Holds nothing and gives no lease; what is never stored is never stale."""
-
-    scheme: ClassVar[str] = "null"
 
     def fetch(self, group: str, key: str, *, reject: bytes | None = None) -> Fetched:
         return BLOCKED

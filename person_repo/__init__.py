@@ -1,0 +1,1 @@
+"""A repository layer for SQLAlchemy whose cached reads are never stale once a commit was acknowledged."""

@@ -1,0 +1,543 @@
+"""Leases and tombstones in memcached (1.6 or newer, meta commands), on several servers by fixed placement.
+
+An item's state is told by its client flags and its size, so that it can be told from any one reply:
+
+========= ======================= ==========================================================
+state     flags                   body
+========= ======================= ==========================================================
+absent                            no item, or a value of another epoch
+lease     0                       empty: the server makes it by itself (``mg ... N``)
+value     ``BASE`` + size of body 8 bytes of the group's epoch, then the value
+tombstone anything else           what stood there, then 16 bytes for each owner, appended
+========= ======================= ==========================================================
+
+A tombstone is *appended*: several transactions may own one at a time, each removes its own, and every append changes
+the item's CAS id, so that whoever holds the lease loses it. ``BASE`` carries the protocol's version: an item of
+another one fits no state but tombstone, and is bypassed.
+
+Each server holds a *marker* for each group: an item whose value is the epoch, a random number. A value of another epoch
+is absent. A tombstone on the marker blocks the group; its release deletes the marker, and the next reader draws a new
+epoch.
+
+CAS ids restart with the server, so a lease is good on the one connection on which it was taken, and nowhere else.
+
+Leases are those of "Scaling Memcache at Facebook" (NSDI 2013), the two steps around a commit the inhibit and quarantine
+leases of "Strong Consistency in Cache Augmented SQL Systems" (Middleware 2014).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any, Final, NamedTuple, TypeVar
+
+from dogpile.cache.api import NO_VALUE
+
+from person_repo.backends import BLOCKED, BUSY, UNREACHABLE, Fetched, Lease, LeaseBackend, Tombstones, well_formed
+from person_repo.backends._meta import LARGEST_REQUEST, Connection, Reply
+from person_repo.exceptions import CacheError, CacheUnavailableError, ConfigurationError
+from person_repo.settings import parse_cache_url
+
+__all__ = ["MemcachedBackend"]
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+BASE: Final = 1 << 24
+"""The protocol's version, in the flags' highest byte; the rest is the size of the body."""
+
+_EPOCH: Final = 8
+_TOKEN: Final = 16
+_APPENDS: Final = 3
+_WITHDRAWALS: Final = 8
+_GONE: Final = frozenset({b"HD", b"NF"})
+
+# A marker outlives every value of its epoch whatever the ttl; one that expires only makes
+# its group cold.
+_MARKER_TTL: Final = 30 * 24 * 3600
+
+
+class _Held(Lease):
+    __slots__ = ("cas", "connection", "epoch")
+
+    def __init__(self, key: str, connection: Connection, cas: bytes, epoch: bytes) -> None:
+        super().__init__(key)
+        self.connection = connection
+        self.cas = cas
+        self.epoch = epoch
+
+
+class _Stone(NamedTuple):
+    """A tombstone as it was placed: where, the CAS id it got, and whether nobody else owned one there."""
+
+    connection: Connection
+    cas: bytes
+    alone: bool
+
+
+_Place = tuple[str, str]
+"""A server and the name of an item there: each server has a marker of the same name."""
+
+
+class _Placed(NamedTuple):
+    token: bytes
+    stones: dict[_Place, _Stone]
+
+
+class MemcachedBackend(LeaseBackend):
+    """The lease contract over memcached servers; safe for threads (a connection each) and for forks.
+
+    ``arguments``: ``servers`` (``host:port`` or socket paths), or a whole cache ``url``, and see ``LeaseBackend``.
+    Every key lives on one server, chosen by rendezvous hashing over the configured list; it never moves to another
+    because its own is down. Whoever shares the cache must list the same servers.
+    """
+
+    def __init__(self, arguments: Mapping[str, Any]) -> None:
+        options = dict(arguments)
+        self._wall: Callable[[], float] = options.pop("clock", time.time)
+        url = parse_cache_url(options.pop("url", None) or f"memcached://{','.join(options.pop('servers', ()))}")
+        if url.scheme != "memcached":
+            raise ConfigurationError(f"a memcached backend was given a cache URL of scheme {url.scheme!r}")
+        super().__init__({**url.options, **options})
+        self.servers = url.servers
+        self._seeds = [(int.from_bytes(blake2b(name.encode(), digest_size=8).digest()), name) for name in self.servers]
+        self._lease = b" f c v N%d\r\n" % self.settings.lease_ttl
+        self._markers: dict[str, bytes] = {}
+        self._down: set[str] = set()
+        self._local = threading.local()
+        _instances.add(self)
+
+    # The lease contract: reading
+
+    def fetch(self, group: str, key: str, *, reject: bytes | None = None) -> Fetched:
+        server = self._server_of(key)
+        try:
+            connection = self._connection(server)
+            marker, item = self._exchange(connection, self._marker_request(group) + self._fetch_request(key), 2)
+            epoch = self._epoch(connection, group, marker)
+            return self._fetched(connection, key, epoch, item, reject)
+        except CacheUnavailableError as exc:
+            self._failed(server, exc)
+            return UNREACHABLE
+
+    def fetch_many(self, group: str, keys: Sequence[str]) -> list[Fetched]:
+        found: dict[str, Fetched] = dict.fromkeys(keys, UNREACHABLE)
+        work = self._on_servers(keys)
+        marker = self._marker_request(group)
+        for connection, names, (seen, *items) in self._converse(work, self._fetch_request, 1, marker):
+            try:
+                epoch = self._epoch(connection, group, seen)
+                for key, item in zip(names, items, strict=True):
+                    found[key] = self._fetched(connection, key, epoch, item, None)
+            except CacheUnavailableError as exc:
+                self._failed(connection.server, exc)
+        return [found[key] for key in keys]
+
+    def _fetched(
+        self, connection: Connection, key: str, epoch: bytes | None, item: Reply, reject: bytes | None
+    ) -> Fetched:
+        """Cases: a lease won; another's lease; a value; a value of another epoch, or one the caller cannot use, whose
+        place is taken; a tombstone, or nothing this version knows."""
+        words, body = item
+        if words[0] == b"SERVER_ERROR":
+            raise CacheUnavailableError(f"memcached {connection.server}: {b' '.join(words).decode(errors='replace')}")
+        if epoch is None:
+            if b"W" in words:
+                self.abandon([_Held(key, connection, _word(words, b"c"), b"")])
+            return BLOCKED
+        flags = int(_word(words, b"f"))
+        size = len(body)
+        if flags == 0 and size == 0:
+            return _Held(key, connection, _word(words, b"c"), epoch) if b"W" in words else BUSY
+        if flags - size != BASE:
+            return BLOCKED
+        if body[:_EPOCH] == epoch:
+            value = body[_EPOCH:]
+            if value != reject:
+                return value
+        return self._take_over(connection, key, epoch, _word(words, b"c"))
+
+    def _take_over(self, connection: Connection, key: str, epoch: bytes, cas: bytes) -> Fetched:
+        request = b"ms %b 0 C%b T%d F0 c\r\n\r\n" % (key.encode(), cas, self.settings.lease_ttl)
+        ((words, _),) = self._exchange(connection, request, 1)
+        return _Held(key, connection, _word(words, b"c"), epoch) if words[0] == b"HD" else BUSY
+
+    def fill(self, lease: Lease, value: bytes) -> bool:
+        return self.fill_many([(lease, value)])[0]
+
+    def fill_many(self, fills: Sequence[tuple[Lease, bytes]]) -> list[bool]:
+        stored: set[Lease] = set()
+        values = dict(fills)
+        work = self._held_here(values)
+        for _, leases, replies in self._converse(work, lambda lease: self._fill_request(lease, values[lease]), 1):
+            stored.update(lease for lease, (words, _) in zip(leases, replies, strict=True) if words[0] == b"HD")
+        return [lease in stored for lease, _ in fills]
+
+    def abandon(self, leases: Iterable[Lease]) -> None:
+        for _ in self._converse(self._held_here(leases), lambda held: _delete(held.key, held.cas), 1):
+            pass
+
+    def _held_here(self, leases: Iterable[Lease]) -> dict[Connection, list[_Held]]:
+        """The leases by their connections, without those taken on another: there the CAS id may be somebody else's, for
+        the server may have restarted."""
+        held: dict[Connection, list[_Held]] = defaultdict(list)
+        mine = self._connections()
+        for lease in leases:
+            if isinstance(lease, _Held) and mine.get(lease.connection.server) is lease.connection:
+                held[lease.connection].append(lease)
+        return held
+
+    # The lease contract: writing
+
+    def put_tombstones(self, keys: Collection[str], groups: Collection[str] = ()) -> Tombstones:
+        """See ``LeaseBackend``; one exchange with each server for some hundred keys."""
+        token = int(self._wall()).to_bytes(4, "big") + os.urandom(_TOKEN - 4)
+        work = self._on_servers(keys, [_marker_of(group) for group in groups])
+        stones: dict[_Place, _Stone] = {}
+        # Between making the item and appending to it another may delete it: then the append answers NS and
+        # all is done again. It also answers NS where the item has no room left.
+        for _ in range(_APPENDS):
+            self._append(work, token, stones)
+            work = self._left(work, stones)
+            if not work:
+                break
+        self._overwrite(work, token, stones)
+        markers = [(group, (server, _marker_of(group))) for group in groups for server in self.servers]
+        return Tombstones(
+            frozenset(keys),
+            frozenset(groups),
+            failed_keys=frozenset(key for key in keys if (self._server_of(key), key) not in stones),
+            failed_groups=frozenset(group for group, place in markers if place not in stones),
+            placed=_Placed(token, stones),
+        )
+
+    def _left(
+        self, work: Mapping[Connection, list[str]], stones: Mapping[_Place, _Stone]
+    ) -> dict[Connection, list[str]]:
+        """What is still to place, on new connections where the old ones turned out to be closed: the server may have
+        restarted while nobody asked it. One that lets us wait is not asked again."""
+        left: dict[Connection, list[str]] = {}
+        for connection, names in work.items():
+            missing = [name for name in names if (connection.server, name) not in stones]
+            if missing and not connection.timed_out:
+                try:
+                    left[self._connection(connection.server)] = missing
+                except CacheUnavailableError as exc:
+                    self._failed(connection.server, exc)
+        return left
+
+    def _append(self, work: dict[Connection, list[str]], token: bytes, stones: dict[_Place, _Stone]) -> None:
+        ttl = self.settings.tombstone_ttl
+
+        def request(name: str) -> bytes:
+            # N makes the item where there is none: an append alone makes none in 1.6.18.
+            key = name.encode()
+            return b"mg %b N%d\r\nms %b 16 MA\r\n%b\r\nmg %b T%d f s c\r\n" % (key, ttl, key, token, key, ttl)
+
+        for connection, names, replies in self._converse(work, request, 3):
+            for name, appended, (words, _) in zip(names, replies[1::3], replies[2::3], strict=True):
+                if appended[0][0] == b"HD" and words[0] == b"HD":
+                    stone = _Stone(connection, _word(words, b"c"), _owners(words) == 1)
+                    stones[connection.server, name] = stone
+
+    def _overwrite(self, work: dict[Connection, list[str]], token: bytes, stones: dict[_Place, _Stone]) -> None:
+        """Tombstones by plain set, where an append was refused each time: the item is too large to append to. Another
+        owner's tombstone is lost to it, as to an eviction; that owner will delete what stands there."""
+
+        def request(name: str) -> bytes:
+            return b"ms %b 16 T%d F0 c\r\n%b\r\n" % (name.encode(), self.settings.tombstone_ttl, token)
+
+        for connection, names, replies in self._converse(work, request, 1):
+            for name, (words, _) in zip(names, replies, strict=True):
+                if words[0] == b"HD":
+                    stones[connection.server, name] = _Stone(connection, _word(words, b"c"), alone=True)
+
+    def release(self, tombstones: Tombstones) -> None:
+        """See ``LeaseBackend``; one exchange with each server where nobody else writes the same items."""
+        placed: _Placed = tombstones.placed
+        left = dict(placed.stones)
+        for _, names, replies in self._converse(
+            self._untouched(placed.stones), lambda place: _delete(place[1], placed.stones[place].cas), 1
+        ):
+            for place, (words, _) in zip(names, replies, strict=True):
+                if words[0] in _GONE:
+                    del left[place]
+        for server, name in left:
+            try:
+                self._withdraw(self._connection(server), name, placed.token)
+            except CacheUnavailableError as exc:
+                self._failed(server, exc)
+
+    def _untouched(self, stones: Mapping[_Place, _Stone]) -> dict[Connection, list[_Place]]:
+        """The tombstones that a CAS id alone tells for ours: nobody else's was there, and the connection is the one
+        they were placed on. On a new one the server may be a new one, and the id somebody else's.
+        """
+        mine = self._connections()
+        untouched: dict[Connection, list[_Place]] = defaultdict(list)
+        for place, stone in stones.items():
+            if stone.alone and mine.get(place[0]) is stone.connection and stone.connection.in_step:
+                untouched[stone.connection].append(place)
+        return untouched
+
+    def _withdraw(self, connection: Connection, name: str, token: bytes) -> None:
+        """Removes one owner's tombstone from an item that has changed since it was placed.
+
+        Cases: nothing stands there; our tombstone alone, a lease, or a value (some reader has filled it after our
+        tombstone was lost, maybe with the old row): deleted. Our tombstone and others': theirs stay. Only others':
+        theirs to remove, and the item goes with the last of them.
+        """
+        key = name.encode()
+        for _ in range(_WITHDRAWALS):
+            (words, body), *_ = self._exchange(connection, b"mg %b f c t v\r\n" % key, 1)
+            if words[0] == b"EN":
+                return
+            owners = _tokens(words, body)
+            others = [owner for owner in owners if owner != token and not self._is_over(owner)]
+            if others and token not in owners:
+                return
+            cas = _word(words, b"c")
+            if others:
+                left = b"".join(others)
+                ttl = max(int(_word(words, b"t")), 1)
+                request = b"ms %b %d C%b T%d F0\r\n%b\r\n" % (key, len(left), cas, ttl, left)
+            else:
+                request = _delete(name, cas)
+            ((words, _),) = self._exchange(connection, request, 1)
+            if words[0] in _GONE:
+                return
+        # So contended that it changed under every attempt. To delete whatever stands there costs another writer's
+        # tombstone, like an eviction: that writer finds it gone, and deletes what has come instead.
+        self._exchange(connection, b"md %b\r\n" % key, 1)
+
+    def _is_over(self, token: bytes) -> bool:
+        """Whether the owner of a tombstone died: it would have outlived its ttl, had others not prolonged the item."""
+        return int.from_bytes(token[:4], "big") + self.settings.tombstone_ttl < self._wall()
+
+    # Markers
+
+    def _epoch(self, connection: Connection, group: str, marker: Reply) -> bytes | None:
+        """The group's epoch on this server, drawn anew where there is none; None while a writer's tombstone stands."""
+        words, body = marker
+        if words[0] == b"EN":
+            # Whoever adds first wins; both read what stands there then. The load comes after this, so a
+            # change of the whole group that this epoch does not know is a change that the load sees.
+            key = _marker_of(group).encode()
+            request = b"ms %b %d ME F%d T%d\r\n%b\r\nmg %b f v\r\n" % (
+                key, _EPOCH, BASE + _EPOCH, _MARKER_TTL, os.urandom(_EPOCH), key,
+            )  # fmt: skip
+            _, (words, body) = self._exchange(connection, request, 2)
+        if words[0] != b"VA" or int(_word(words, b"f")) - len(body) != BASE or len(body) != _EPOCH:
+            return None
+        return body
+
+    def _marker_request(self, group: str) -> bytes:
+        request = self._markers.get(group)
+        if request is None:
+            request = self._markers[group] = b"mg %b f v\r\n" % _marker_of(group).encode()
+        return request
+
+    # Requests
+
+    def _fetch_request(self, key: str) -> bytes:
+        return b"mg " + key.encode() + self._lease
+
+    def _fill_request(self, lease: _Held, value: bytes) -> bytes:
+        size = _EPOCH + len(value)
+        if size >= BASE:  # the flags have no room for it; no server takes it either, unless made to
+            return _delete(lease.key, lease.cas)
+        return b"ms %b %d C%b T%d F%d\r\n%b%b\r\n" % (
+            lease.key.encode(), size, lease.cas, self.settings.ttl, BASE + size, lease.epoch, value,
+        )  # fmt: skip
+
+    # Servers and connections
+
+    def _server_of(self, key: str) -> str:
+        """Rendezvous hashing (Thaler and Ravishankar, 1998), mixed by splitmix64's finaliser."""
+        if len(self._seeds) == 1:
+            return self.servers[0]
+        digest = int.from_bytes(blake2b(key.encode(), digest_size=8).digest())
+        return max([(_mix(digest ^ seed), name) for seed, name in self._seeds])[1]
+
+    def _connections(self) -> dict[str, Connection]:
+        try:
+            found: dict[str, Connection] = self._local.connections
+        except AttributeError:
+            found = self._local.connections = {}
+        return found
+
+    def _connection(self, server: str) -> Connection:
+        connections = self._connections()
+        connection = connections.get(server)
+        if connection is None or not connection.in_step:
+            if connection is not None:
+                connection.close()
+            connection = connections[server] = Connection(server, self.settings)
+            if server in self._down:
+                self._down.discard(server)
+                logger.info("memcached %s answers again", server)
+        return connection
+
+    def _on_servers(self, keys: Iterable[str], everywhere: Sequence[str] = ()) -> dict[Connection, list[str]]:
+        """The names by the connections to their servers, without those of servers that cannot be reached."""
+        by_server: dict[str, list[str]] = {server: list(everywhere) for server in self.servers if everywhere}
+        for key in keys:
+            by_server.setdefault(self._server_of(key), []).append(key)
+        work: dict[Connection, list[str]] = {}
+        for server, names in by_server.items():
+            try:
+                work[self._connection(server)] = names
+            except CacheUnavailableError as exc:
+                self._failed(server, exc)
+        return work
+
+    def _converse(
+        self,
+        work: Mapping[Connection, Sequence[T]],
+        request: Callable[[T], bytes],
+        replies: int,
+        head: bytes = b"",
+    ) -> Iterator[tuple[Connection, list[T], list[Reply]]]:
+        """Asks each server for its part, all at once: everything is sent before the first answer is read.
+
+        Yields, batch by batch, what was asked and the ``replies`` replies to each, after one to the ``head``. A
+        server that fails is left out from there on.
+        """
+        batches = {connection: deque(_batches(items, request)) for connection, items in work.items()}
+        while batches:
+            asked: list[tuple[Connection, list[T], int]] = []
+            for connection in list(batches):
+                items, requests = batches[connection].popleft()
+                if not batches[connection]:
+                    del batches[connection]
+                try:
+                    self.counters.round_trips += 1
+                    connection.send(head + requests)
+                    asked.append((connection, items, len(items) * replies + bool(head)))
+                except CacheUnavailableError as exc:
+                    batches.pop(connection, None)
+                    self._failed(connection.server, exc)
+            deadline = time.monotonic() + self.settings.timeout
+            for connection, items, expected in asked:
+                try:
+                    received = connection.receive(expected, deadline)
+                except CacheUnavailableError as exc:
+                    batches.pop(connection, None)
+                    self._failed(connection.server, exc)
+                else:
+                    yield connection, items, received
+
+    def _exchange(self, connection: Connection, request: bytes, replies: int) -> list[Reply]:
+        self.counters.round_trips += 1
+        return connection.exchange(request, replies)
+
+    def _failed(self, server: str, exc: CacheError) -> None:
+        self.counters.errors += 1
+        if server not in self._down:
+            self._down.add(server)
+            logger.warning("%s; reads go to the database until it answers", exc)
+
+    def close(self) -> None:
+        for connection in self._connections().values():
+            connection.close()
+        self._connections().clear()
+
+    # dogpile's face
+
+    def get_serialized(self, key: str) -> Any:
+        """dogpile: the serialized value, or ``NO_VALUE``. Raises ``CacheUnavailableError``."""
+        words, body = self._plain(key, b"mg %b v\r\n" % _plain_key(key))
+        return well_formed(body) if words[0] == b"VA" else NO_VALUE
+
+    def set_serialized(self, key: str, value: bytes) -> None:
+        """dogpile: stores a serialized value for the settings' ttl. Raises ``CacheUnavailableError``, also where the
+        server refuses it (memcached takes 1 MB).
+        """
+        head = b"ms %b %d T%d\r\n" % (_plain_key(key), len(value), self.settings.ttl)
+        words, _ = self._plain(key, head + value + b"\r\n")
+        if words[0] != b"HD":
+            raise CacheUnavailableError(f"{key!r} was not stored: {b' '.join(words).decode(errors='replace')}")
+
+    def delete(self, key: str) -> None:
+        """dogpile: deletes an item. Raises ``CacheUnavailableError``."""
+        self._plain(key, b"md %b\r\n" % _plain_key(key))
+
+    def _plain(self, key: str, request: bytes) -> Reply:
+        return self._exchange(self._connection(self._server_of(key)), request, 1)[0]
+
+
+def _marker_of(group: str) -> str:
+    # "!" is in no key of an entity (``keys``): those continue with a letter.
+    return f"{group}:!"
+
+
+def _delete(name: str, cas: bytes) -> bytes:
+    return b"md %b C%b\r\n" % (name.encode(), cas)
+
+
+def _plain_key(key: str) -> bytes:
+    encoded = b"prd:" + key.encode()
+    if len(encoded) <= 250 and encoded.isascii() and not any(byte <= 32 or byte == 127 for byte in encoded):
+        return encoded
+    return b"prd:#" + blake2b(encoded, digest_size=20).hexdigest().encode()
+
+
+def _word(words: list[bytes], flag: bytes) -> bytes:
+    """The argument of a reply's flag: ``c12`` has the flag ``c`` and the argument ``12``."""
+    for word in words:
+        if word[:1] == flag and word != flag:
+            return word[1:]
+    raise CacheUnavailableError(f"a reply without {flag.decode()}: {b' '.join(words)[:80]!r}")
+
+
+def _owners(words: list[bytes]) -> int:
+    flags, size = int(_word(words, b"f")), int(_word(words, b"s"))
+    return (size - max(flags - BASE, 0)) // _TOKEN
+
+
+def _tokens(words: list[bytes], body: bytes) -> list[bytes]:
+    """The owners of an item's tombstones, in the order they came; none where it is a value or a lease."""
+    under = max(int(_word(words, b"f")) - BASE, 0)
+    return [body[at : at + _TOKEN] for at in range(under, len(body) - _TOKEN + 1, _TOKEN)]
+
+
+def _mix(value: int) -> int:
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+    return value ^ (value >> 31)
+
+
+def _batches(items: Iterable[T], request: Callable[[T], bytes]) -> Iterator[tuple[list[T], bytes]]:
+    """The items and their requests, in parts that can be sent before any reply is read."""
+    part: list[T] = []
+    requests: list[bytes] = []
+    room = LARGEST_REQUEST
+    for item in items:
+        asked = request(item)
+        if part and len(asked) > room:
+            yield part, b"".join(requests)
+            part, requests, room = [], [], LARGEST_REQUEST
+        part.append(item)
+        requests.append(asked)
+        room -= len(asked)
+    if part:
+        yield part, b"".join(requests)
+
+
+_instances: weakref.WeakSet[MemcachedBackend] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    # Two processes that read replies from one socket would read each other's.
+    for backend in list(_instances):
+        backend._local = threading.local()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
