@@ -1,0 +1,61 @@
+"""From a cache URL to a configured dogpile region, and from a region to the lease contract behind it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dogpile.cache
+from dogpile.cache import CacheRegion
+
+from person_repo.backends import LeaseBackend, backend_name
+from person_repo.backends.foreign import ForeignBackend
+from person_repo.exceptions import ConfigurationError
+from person_repo.settings import CacheSettings, parse_cache_url
+
+__all__ = ["lease_backend", "make_region", "region_of"]
+
+
+def make_region(url: str, **options: Any) -> CacheRegion:
+    """A dogpile region over the cache that a URL names.
+
+    ``url``: ``memory://``, ``memcached://host[:port][,host[:port]...]``, ``memcached:///path/to.sock`` or
+    ``null://``, with any option as ``?name=value``. ``options``: fields of ``CacheSettings``; they win over the
+    URL's. Opens no connection.
+
+    Raises ``ConfigurationError`` for an unknown scheme or option, or a value out of range.
+    """
+    parsed = parse_cache_url(url)
+    chosen = {**parsed.options, **options}
+    settings = CacheSettings().with_options(chosen)
+    arguments = {**chosen, "servers": parsed.servers} if parsed.servers else chosen
+    return dogpile.cache.make_region(name=settings.namespace).configure(
+        backend_name(parsed.scheme), expiration_time=settings.ttl, arguments=arguments
+    )
+
+
+def region_of(cache: CacheRegion | str) -> CacheRegion:
+    """The region itself, or the one that a cache URL names.
+
+    Raises ``ConfigurationError`` for a region that is not configured, or anything else.
+    """
+    if isinstance(cache, str):
+        return make_region(cache)
+    if not isinstance(cache, CacheRegion):
+        raise ConfigurationError(f"{cache!r:.120} is neither a dogpile CacheRegion nor a cache URL")
+    if not cache.is_configured:
+        raise ConfigurationError("the region is not configured; call region.configure(...) before it is used here")
+    return cache
+
+
+def lease_backend(region: CacheRegion) -> LeaseBackend:
+    """The lease contract of a configured region: its own backend's, below any ``ProxyBackend``, or best effort.
+
+    Two calls for one region give one backend: leases and counters are shared.
+    """
+    backend = region.actual_backend
+    if isinstance(backend, LeaseBackend):
+        return backend
+    adapter = region.__dict__.get("_person_repo_backend")
+    if not isinstance(adapter, ForeignBackend):
+        adapter = region.__dict__["_person_repo_backend"] = ForeignBackend(region)
+    return adapter
