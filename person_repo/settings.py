@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from person_repo.exceptions import ConfigurationError
 
@@ -16,6 +16,14 @@ __all__ = ["KNOWN_SCHEMES", "CacheSettings", "CacheUrl", "Settings", "parse_cach
 KNOWN_SCHEMES = ("memcached", "memory", "null")
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9_.-]{1,40}")
+# A server of a URL: neither user, path, query nor anything that urlsplit would drop without a word.
+_SERVER = re.compile(r"[^\s\x00-\x20\x7f@/?#\\]+")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_SECRET_OPTION = re.compile(
+    r"(?i)[?&;][^=&;]*(?:password|passwd|pwd|passphrase|secret|token|credential)[^=&;]*=([^&]*)"
+)
+_SPOKEN: Mapping[type, str] = {int: "a whole number", float: "a number", bool: "True or False", str: "a string"}
+_KINDS: Mapping[str, type] = {"int": int, "float": float, "bool": bool, "str": str}
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off", ""})
 
@@ -51,10 +59,10 @@ class CacheSettings:
     tls_hostname: str = ""
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            _check_kind(field.name, getattr(self, field.name), _KINDS[str(field.type)])
         if not _NAMESPACE.fullmatch(self.namespace):
-            raise ConfigurationError(
-                f"namespace {self.namespace!r}: give 1 to 40 of the characters A-Z a-z 0-9 _ . -"
-            )
+            raise ConfigurationError(f"namespace {self.namespace!r}: give 1 to 40 of the characters A-Z a-z 0-9 _ . -")
         for name in ("ttl", "lease_ttl", "tombstone_ttl"):
             if not 1 <= getattr(self, name) <= _LONGEST_TTL:
                 raise ConfigurationError(
@@ -68,13 +76,16 @@ class CacheSettings:
         for name in ("max_keys", "max_items"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} {getattr(self, name)!r}: give at least 1")
+        for name in ("tls_ca", "tls_cert", "tls_key", "tls_hostname"):
+            if getattr(self, name) and not self.tls:
+                raise ConfigurationError(f"{name} is given and tls is off, so nothing would be encrypted; add tls=1")
 
     def with_options(self, options: Mapping[str, Any], /) -> CacheSettings:
         """These settings with the given ones replaced; strings, as a URL has them, are converted.
 
         Raises ``ConfigurationError`` for an unknown name or a value of the wrong kind.
         """
-        kinds = {field.name: type(getattr(self, field.name)) for field in fields(self)}
+        kinds = {field.name: _KINDS[str(field.type)] for field in fields(self)}
         unknown = sorted(set(options) - set(kinds))
         if unknown:
             raise ConfigurationError(f"unknown cache option {unknown[0]!r}; known are: {', '.join(sorted(kinds))}")
@@ -98,6 +109,12 @@ class Settings:
     cache_url: str = "memory://"
     use_db: bool = False
 
+    def __repr__(self) -> str:
+        return (
+            f"Settings(database_url={redact(self.database_url)!r}, cache_url={redact(self.cache_url)!r}, "
+            f"use_db={self.use_db!r})"
+        )
+
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """The settings of ``PERSON_REPO_DATABASE_URL``, ``_CACHE_URL`` and ``_USE_DB``; defaults where unset.
@@ -116,20 +133,25 @@ class Settings:
 def parse_cache_url(url: str) -> CacheUrl:
     """The parts of ``memory://``, ``memcached://host[:port][,host[:port]...]?option=value`` and the like.
 
-    Raises ``ConfigurationError`` for an unknown scheme, a port that is none, or a missing server.
+    In the path of a socket, ``memcached:///path/to.sock``, a question mark is written ``%3F`` and a percent sign
+    ``%25``. Options stay strings; ``CacheSettings.with_options`` converts them.
+
+    Raises ``ConfigurationError`` for an unknown scheme, a port that is none, a missing server, an option given twice.
     """
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in KNOWN_SCHEMES:
         known = ", ".join(f"{name}://" for name in KNOWN_SCHEMES)
         raise ConfigurationError(f"cache URL {redact(url)!r} has no known scheme; known are: {known}")
     place, _, query = rest.partition("?")
-    options = dict(parse_qsl(query, keep_blank_values=True))
+    options = _options(query, url)
     if scheme != "memcached":
         if place.strip("/"):
-            raise ConfigurationError(f"cache URL {redact(url)!r}: {scheme}:// takes no server; leave {place!r} out")
+            raise ConfigurationError(
+                f"cache URL {redact(url)!r}: {scheme}:// takes no server; write {scheme}://, then ?option=value"
+            )
         return CacheUrl(scheme, (), options)
     if place.startswith("/"):
-        return CacheUrl(scheme, (place,), options)
+        return CacheUrl(scheme, (_socket(place, url),), options)
     servers = tuple(_server(part, url) for part in place.rstrip("/").split(","))
     if len(set(servers)) != len(servers):
         raise ConfigurationError(f"cache URL {redact(url)!r} names a server twice")
@@ -137,34 +159,77 @@ def parse_cache_url(url: str) -> CacheUrl:
 
 
 def redact(url: object) -> str:
-    """The URL as text with its password as ``***``; fit for messages and logs."""
+    """The URL as text with its passwords as ``***``; fit for messages and logs.
+
+    A password that was not percent-encoded may hold any delimiter, so everything from the first colon after the scheme
+    to the last ``@`` is taken for one: in doubt, too much is hidden.
+    """
     render = getattr(url, "render_as_string", None)
     text = render(hide_password=True) if callable(render) else str(url)
-    hidden = re.sub(r"(://[^/@]*?):([^@]*)@", r"\1:***@", text)
-    return re.sub(r"(?i)((?:^|[?&])[^=&]*(?:password|passwd|secret|token)[^=&]*=)[^&]*", r"\1***", hidden)
+    secret = [match.span(1) for match in _SECRET_OPTION.finditer(text)]
+    scheme = _SCHEME.match(text)
+    colon = text.find(":", scheme.end() if scheme else 0)
+    at = text.rfind("@")
+    if 0 <= colon < at:
+        secret.append((colon + 1, at))
+    shown, end = "", 0
+    for start, stop in sorted(secret):
+        if start > end or not shown:
+            shown += text[end:start] + "***"
+        end = max(end, stop)
+    return shown + text[end:]
+
+
+def _options(query: str, url: str) -> dict[str, str]:
+    pairs = parse_qsl(query, keep_blank_values=True)
+    options = dict(pairs)
+    if len(options) < len(pairs):
+        raise ConfigurationError(f"cache URL {redact(url)!r} gives an option twice")
+    if not all(map(str.isidentifier, options)):
+        raise ConfigurationError(f"cache URL {redact(url)!r}: after the ? only option=value, joined by &, can stand")
+    return options
+
+
+def _socket(place: str, url: str) -> str:
+    path = unquote(place)
+    if path.endswith("/") or "\0" in path:
+        raise ConfigurationError(f"cache URL {redact(url)!r} has no path of a socket; write memcached:///path/to.sock")
+    return path
 
 
 def _server(part: str, url: str) -> str:
     try:
-        pieces = urlsplit(f"//{part.strip()}")
-        host, port = pieces.hostname, pieces.port or 11211
+        if not _SERVER.fullmatch(part) or part.endswith(":"):
+            raise ValueError(part)
+        pieces = urlsplit(f"//{part}")
+        host, port = pieces.hostname, 11211 if pieces.port is None else pieces.port
     except ValueError:
         host, port = None, 0
-    if not host or pieces.username or pieces.path:
+    if not host or not port:
+        shown = "a part" if "@" in url else repr(part)  # of a URL with a password, any part can be a piece of it
         raise ConfigurationError(
-            f"cache URL {redact(url)!r}: {redact(part)!r} is no server; write host, host:port or [address]:port"
+            f"cache URL {redact(url)!r}: {shown} is no server; write host, host:port or [address]:port, without a user"
         )
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def _check_kind(name: str, value: object, kind: type) -> None:
+    fits = isinstance(value, (int, float) if kind is float else kind)
+    if not fits or (isinstance(value, bool) and kind is not bool):
+        raise ConfigurationError(f"{name}={value!r} is {type(value).__name__}; give {_SPOKEN[kind]}")
+
+
 def _convert(name: str, value: Any, kind: type) -> Any:
-    if kind is bool and not isinstance(value, bool):
-        if str(value).strip().lower() in _TRUE:
+    """A string, as a URL or the environment has it, as a value of the kind; anything else as it is."""
+    if not isinstance(value, str) or kind is str:
+        return value
+    if kind is bool:
+        if value.strip().lower() in _TRUE:
             return True
-        if str(value).strip().lower() in _FALSE:
+        if value.strip().lower() in _FALSE:
             return False
         raise ConfigurationError(f"{name}={value!r} is neither true nor false; write 1 or 0")
     try:
         return kind(value)
-    except (TypeError, ValueError) as exc:
-        raise ConfigurationError(f"{name}={value!r} is not a {kind.__name__}") from exc
+    except ValueError as exc:
+        raise ConfigurationError(f"{name}={value!r} is no number; give {_SPOKEN[kind]}") from exc
