@@ -1,0 +1,664 @@
+"""The command line: arguments in, functions of the package called, tables or JSON out.
+
+Whatever is heavy (SQLAlchemy, rich) is imported by the command that needs it, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NoReturn, TypeVar
+from urllib.parse import unquote
+
+import click
+
+from person_repo.exceptions import (
+    ConfigurationError,
+    EntityExistsError,
+    EntityNotFoundError,
+    ImportFailedError,
+    InvalidEntityError,
+    InvalidIdError,
+    MigrationError,
+    PersonRepoError,
+    StaleEntityError,
+    UnknownFieldError,
+)
+from person_repo.settings import Settings, redact
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+    from rich.progress import TaskID
+    from rich.table import Table
+
+    from person_repo.demo import Step
+    from person_repo.interchange import Progress
+    from person_repo.model import Person
+    from person_repo.service import PersonService
+
+__all__ = ["main"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_EXIT_CODES = """\b
+Exit codes:
+  0    done
+  1    somebody was not found; the file has problems; the demo read a wrong answer
+  2    a wrong argument, option, value, file or setting
+  3    the database cannot be used, or its schema is missing
+  4    a conflict: the id is taken, or the person was changed meanwhile
+  130  interrupted by Ctrl-C
+
+\b
+Environment, where the option is not given:
+  PERSON_REPO_DATABASE_URL, PERSON_REPO_CACHE_URL, PERSON_REPO_USE_DB"""
+
+
+@dataclass(slots=True)
+class _Call:
+    """What one call of the command line was told; None where an option was not given."""
+
+    database_url: str | None = None
+    cache_url: str | None = None
+    use_db: bool | None = None
+    json: bool = False
+    undone: str = ""
+    """What the user can rely on after Ctrl-C."""
+
+    def settings(self) -> Settings:
+        """The options given, over the environment, over the defaults."""
+        given = {name: getattr(self, name) for name in ("database_url", "cache_url", "use_db")}
+        return replace(Settings.from_environ(), **{name: value for name, value in given.items() if value is not None})
+
+
+class _Failure(click.ClickException):
+    """What ends a call with an exit code other than 0: ``kind`` is for programs, the message for people."""
+
+    def __init__(self, kind: str, exit_code: int, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.exit_code = exit_code
+        self.details = details
+
+
+class _Program(click.Group):
+    """The group of all commands; the one place where errors become messages and exit codes."""
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:
+        """Runs one call and exits."""
+        arguments = list(sys.argv[1:] if args is None else args)
+        call = _Call()
+        extra |= {"standalone_mode": False, "obj": call}
+        try:
+            # --help and --version return an exit code, commands return None.
+            sys.exit(super().main(arguments, prog_name or "person-repo", **extra))
+        except click.exceptions.NoArgsIsHelpError as exc:
+            exc.show()
+            sys.exit(exc.exit_code)
+        except (click.Abort, click.ClickException, PersonRepoError, OSError) as exc:
+            failure = _failure(exc, call)
+            _complain(failure, call, as_json=call.json or "--json" in arguments)
+            sys.exit(failure.exit_code)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command; a reader of the output that has seen enough (``| head``) is no error."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # The interpreter flushes once more at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return None
+        return result
+
+
+def _failure(exc: Exception, call: _Call) -> _Failure:
+    """What to tell of an error, and the exit code for it."""
+    match exc:
+        case _Failure():
+            return exc
+        case click.Abort():
+            return _Failure("interrupted", 130, "; ".join(filter(None, ["interrupted", call.undone])))
+        case click.UsageError():
+            command = exc.ctx.command_path if exc.ctx else "person-repo"
+            return _Failure("usage", 2, f"{exc.format_message()} ({command} --help tells more)")
+        case click.ClickException():
+            return _Failure("usage", 2, exc.format_message())
+        case ImportFailedError():
+            problems = [{"file": p.file, "line": p.line, "reason": p.reason} for p in exc.problems]
+            listed = "".join(f"\n{problem}" for problem in exc.problems)
+            message = f"nothing was imported; {_counted(len(problems), 'problem')}:{listed}"
+            return _Failure("refused", 1, message, problems=problems)
+        case EntityNotFoundError():
+            return _Failure("not-found", 1, str(exc), missing=[exc.id])
+        case EntityExistsError():
+            return _Failure("exists", 4, str(exc))
+        case StaleEntityError():
+            return _Failure("stale", 4, str(exc))
+        case ConfigurationError():
+            return _Failure("configuration", 2, str(exc))
+        case InvalidEntityError() | InvalidIdError() | UnknownFieldError():
+            return _Failure("usage", 2, str(exc))
+        case MigrationError():
+            return _Failure("schema", 3, str(exc))
+        case OSError():
+            return _Failure("file", 2, f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc))
+    return _Failure("database", 3, str(exc))
+
+
+def _complain(failure: _Failure, call: _Call, *, as_json: bool) -> None:
+    message = _without_passwords(failure.message, call)
+    if not as_json:
+        _say(f"person-repo: {message}")
+        return
+    document = {"error": failure.kind, "exit_code": failure.exit_code, "message": message, **failure.details}
+    click.echo(json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace"), err=True)
+
+
+def _say(message: str) -> None:
+    """A message to stderr; what could steer a terminal is shown as an escape."""
+    click.echo("\n".join(_visible(line) for line in message.split("\n")), err=True)
+
+
+def _without_passwords(message: str, call: _Call) -> str:
+    """The message without the passwords of the URLs in it, as they were written and as they are meant."""
+    try:
+        settings = call.settings()
+    except ConfigurationError:
+        return message
+    for url in (settings.database_url, settings.cache_url):
+        message = message.replace(url, redact(url))
+        for secret in _secrets(url):
+            message = message.replace(secret, "***")
+    return message
+
+
+def _secrets(url: str) -> set[str]:
+    """What ``redact`` hides of a URL, as it is written there and as it is meant."""
+    shown = "(.*)".join(map(re.escape, redact(url).split("***")))
+    written = re.fullmatch(shown, url, re.DOTALL)
+    return {form for secret in (written.groups() if written else ()) for form in (secret, unquote(secret)) if form}
+
+
+def _visible(text: str) -> str:
+    """The text with each character that prints nothing, or steers a terminal, as its escape."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _counted(n: int, thing: str) -> str:
+    plural = {"person": "people"}.get(thing, f"{thing}s")
+    return f"{n:,} {thing if n == 1 else plural}"
+
+
+def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    # Given before the command and after it, the later one counts: click runs the group's callbacks first.
+    if value is not None:
+        setattr(ctx.ensure_object(_Call), str(param.name), value)
+
+
+_SHARED = (
+    click.option(
+        "--database-url", metavar="URL", expose_value=False, callback=_keep,
+        help="The database, as SQLAlchemy writes it: sqlite:///people.db (the default), mysql+pymysql://user@host/name.",
+    ),
+    click.option(
+        "--cache-url", metavar="URL", expose_value=False, callback=_keep,
+        help="The cache: memory:// (the default), memcached://host:port[,host:port...], null://.",
+    ),
+    click.option(
+        "--use-db/--no-use-db", default=None, expose_value=False, callback=_keep,
+        help="Read from the database, not through the cache.",
+    ),
+    click.option(
+        "--json", is_flag=True, default=None, expose_value=False, callback=_keep,
+        help="Print one JSON document (an export: JSON lines), and errors as JSON.",
+    ),
+)  # fmt: skip
+
+
+def _shared(command: F) -> F:
+    """The options that every command takes, before its name or after it."""
+    for option in reversed(_SHARED):
+        command = option(command)
+    return command
+
+
+_call = click.make_pass_decorator(_Call)
+
+
+@click.group(cls=_Program, epilog=_EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@_shared
+@click.version_option(package_name="person-repo", message="%(prog)s %(version)s")
+def main() -> None:
+    """People in a database, read through a cache that is never stale once a commit was acknowledged.
+
+    The options below may stand before a command or after it.
+    """
+
+
+@main.command()
+@_shared
+@_call
+def upgrade(call: _Call) -> None:
+    """Bring the schema of the database to the one this version needs."""
+    from person_repo import migrations
+
+    call.undone = "the schema may be half way; run upgrade again"
+    with _engine(call) as engine:
+        before = migrations.current(engine)
+        migrations.upgrade(engine)
+        after = migrations.current(engine)
+    if call.json:
+        _print_json({"database": redact(engine.url), "before": before, "revision": after})
+    else:
+        done = "is up to date" if before == after else f"was upgraded from {before or 'nothing'}"
+        _print(f"{redact(engine.url)} {done}: {after}")
+
+
+@main.command(short_help="Show the revision of the schema.")
+@_shared
+@_call
+def current(call: _Call) -> None:
+    """Show the revision of the schema, and the one this version needs."""
+    from person_repo import migrations
+
+    with _engine(call) as engine:
+        revision, head = migrations.current(engine), migrations.head()
+    up_to_date = revision == head
+    if call.json:
+        _print_json({"database": redact(engine.url), "revision": revision, "head": head, "up_to_date": up_to_date})
+    else:
+        rest = "up to date" if up_to_date else f"this version needs {head}; run: person-repo upgrade"
+        _print(f"{redact(engine.url)}: {revision or 'no schema'} ({rest})")
+
+
+@main.command("import", short_help="Import people from a CSV, all of it or nothing.")
+@click.argument("file", metavar="FILE.csv")
+@click.option(
+    "--skip-bad", metavar="FILE", help="Import the good rows; write the bad ones to this new file, with reasons."
+)
+@_shared
+@_call
+def import_(call: _Call, file: str, skip_bad: str | None) -> None:
+    """Import people from a CSV with the columns id, first_name and last_name; - reads stdin.
+
+    All of the file or nothing: it is checked whole first, and every problem is listed with its line.
+    """
+    from person_repo.interchange import import_people
+
+    call.undone = "nothing was imported"
+    source: str | BinaryIO = click.get_binary_stream("stdin") if file == "-" else file
+    with _people(call) as people, _progress() as bar, _uninterrupted_commit(bar) as progress:
+        report = import_people(people, source, skip_bad=skip_bad, progress=progress)
+    bad_rows = str(report.bad_rows) if report.bad_rows else None
+    if call.json:
+        _print_json({"file": report.file, "imported": report.imported, "skipped": report.skipped, "bad_rows": bad_rows})
+        return
+    empty = "" if report.imported + report.skipped else ": it has a header and no rows"
+    _print(f"{_counted(report.imported, 'person')} imported from {report.file}{empty}")
+    if bad_rows:
+        _print(f"{_counted(report.skipped, 'bad row')} written to {bad_rows}")
+
+
+@main.command(short_help="Export everybody, as CSV or JSON lines.")
+@click.argument("file", required=False)
+@click.option("--format", type=click.Choice(["csv", "jsonl"]), help="csv (the default) or, under --json, jsonl.")
+@_shared
+@_call
+def export(call: _Call, file: str | None, format: Literal["csv", "jsonl"] | None) -> None:
+    """Export everybody to FILE, or to stdout, in the order of their ids.
+
+    FILE is replaced when the export is complete, and left as it was when it is not.
+    """
+    from person_repo.interchange import export_people, replacing
+
+    to_file = file is not None and file != "-"
+    call.undone = f"{file} was left as it was" if to_file else ""
+    target = replacing(file) if file and to_file else contextlib.nullcontext(click.get_binary_stream("stdout"))
+    format = format or ("jsonl" if call.json else "csv")
+    with _people(call) as people, target as stream, _progress(wanted=to_file or not sys.stdout.isatty()) as bar:
+        exported = export_people(people, stream, format=format, progress=bar)
+    if to_file and call.json:
+        _print_json({"file": file, "exported": exported})
+    elif to_file:
+        _print(f"{_counted(exported, 'person')} exported to {file}")
+
+
+@main.command()
+@click.argument("id")
+@click.argument("first_name", metavar="FIRST")
+@click.argument("last_name", metavar="LAST")
+@_shared
+@_call
+def add(call: _Call, id: str, first_name: str, last_name: str) -> None:
+    """Add one person."""
+    from person_repo.model import Person
+
+    _refuse_bad({"id": id, "first_name": first_name, "last_name": last_name})
+    with _people(call) as people:
+        people.add(Person(id=id, first_name=first_name, last_name=last_name))
+    _print_person(call, Person(id=id, first_name=first_name, last_name=last_name))
+
+
+@main.command()
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@_shared
+@_call
+def get(call: _Call, ids: tuple[str, ...]) -> None:
+    """Show the people with these ids, in this order."""
+    with _people(call) as people:
+        found = people.get_many(ids)
+    missing = [id for id in dict.fromkeys(ids) if id not in found]
+    _print_people(call, found.values(), missing=missing)
+    _fail_if_missing(missing)
+
+
+@main.command("list", short_help="Show people in the order of their ids.")
+@click.option("--after", metavar="ID", help="Begin with the id that follows this one.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Show at most so many.")
+@_shared
+@_call
+def list_(call: _Call, after: str | None, limit: int) -> None:
+    """Show people in the order of their ids, a page at a time."""
+    with _people(call) as people:
+        page = people.list(after=after, limit=limit + 1)
+    more = page[limit - 1].id if len(page) > limit else None
+    _print_people(call, page[:limit], next=more)
+    if more is not None and not call.json:
+        _say(f"there are more: --after {shlex.quote(more)}")
+
+
+@main.command(short_help="Show everybody with these names.")
+@click.option("--first-name", metavar="NAME", help="Whose first name is exactly this.")
+@click.option("--last-name", metavar="NAME", help="Whose last name is exactly this.")
+@_shared
+@_call
+def find(call: _Call, **names: str | None) -> None:
+    """Show everybody with this first name, this last name, or both. That nobody has them is an answer, no error."""
+    equals = _given(names)
+    with _people(call) as people:
+        found = people.find(**equals)
+    _print_people(call, found)
+
+
+@main.command()
+@click.argument("id")
+@click.option("--first-name", metavar="NAME", help="The new first name.")
+@click.option("--last-name", metavar="NAME", help="The new last name.")
+@_shared
+@_call
+def update(call: _Call, id: str, **names: str | None) -> None:
+    """Change one person's first name, last name, or both."""
+    changes = _given(names)
+    _refuse_bad(changes)
+    with _people(call) as people:
+        person = people.update(id, **changes)
+    _print_person(call, person)
+
+
+@main.command(short_help="Delete people, in one transaction.")
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@_shared
+@_call
+def delete(call: _Call, ids: tuple[str, ...]) -> None:
+    """Delete the people with these ids, in one transaction; those that nobody has are named."""
+    call.undone = "nobody was deleted"
+    with _people(call) as people, people.sessions.begin() as session:
+        bound = people.bind(session)
+        deleted = [id for id in dict.fromkeys(ids) if bound.delete(id)]
+    missing = [id for id in dict.fromkeys(ids) if id not in deleted]
+    if call.json:
+        _print_json({"deleted": deleted, "missing": missing})
+    else:
+        _print(f"{_counted(len(deleted), 'person')} deleted")
+    _fail_if_missing(missing)
+
+
+@main.command(short_help="Show the package at work, every answer checked.")
+@_shared
+@_call
+def demo(call: _Call) -> None:
+    """Show the package at work, every answer checked: who answered, how fast, at what cost.
+
+    In a SQLite file of its own that is gone afterwards; or in the database given: nothing that is there
+    is changed, and what the demo adds it removes.
+    """
+    from person_repo.demo import run
+
+    settings = call.settings()
+    url = call.database_url or settings.database_url
+    # The default is where a user's own people are; nobody has asked for a demo among them.
+    own = call.database_url is None and url == Settings().database_url
+    call.undone = "what the demo had added was removed"
+    with _database_errors(), _usable(url):
+        steps = run(None if own else url, settings.cache_url)
+    wrong = [step for step in steps if step.wrong]
+    place = {"database": "a temporary SQLite file" if own else redact(url), "cache": redact(settings.cache_url)}
+    if call.json:
+        _print_json({**place, "right": not wrong, "steps": [asdict(step) for step in steps]})
+    else:
+        _print_steps(steps, "{database}, {cache}".format(**place))
+    if wrong:
+        raise _Failure("wrong", 1, "\n".join(f"wrong answer: {step.what}: {step.wrong}" for step in wrong))
+
+
+@contextlib.contextmanager
+def _people(call: _Call) -> Iterator[PersonService]:
+    """The service the settings name; a database that cannot be used or has no schema ends the call."""
+    from person_repo import connect
+
+    settings = call.settings()
+    url = settings.database_url
+    with _database_errors():
+        with _usable(url):
+            people = connect(url, settings.cache_url, use_db=settings.use_db)
+        with people:
+            _require_schema(people.engine)
+            yield people
+
+
+@contextlib.contextmanager
+def _engine(call: _Call) -> Iterator[sa.Engine]:
+    import sqlalchemy as sa
+
+    url = call.settings().database_url
+    with _database_errors():
+        with _usable(url):
+            engine = sa.create_engine(url)
+        try:
+            _reach(engine)
+            yield engine
+        finally:
+            engine.dispose()
+
+
+@contextlib.contextmanager
+def _usable(url: str) -> Iterator[None]:
+    """Tells of a database URL that is none, or whose driver is not there, without what is secret in it."""
+    import sqlalchemy as sa
+
+    try:
+        yield
+    except PersonRepoError:
+        raise
+    except (sa.exc.ArgumentError, ImportError) as exc:
+        raise ConfigurationError(f"the database URL {redact(url)!r} cannot be used: {exc}") from exc
+    except ValueError as exc:
+        # Its message quotes what stands where the port should, which may be a part of the password.
+        raise ConfigurationError(f"the database URL {redact(url)!r} cannot be read") from exc
+
+
+@contextlib.contextmanager
+def _database_errors() -> Iterator[None]:
+    import sqlalchemy as sa
+
+    try:
+        yield
+    except sa.exc.DBAPIError as exc:
+        raise _Failure("database", 3, f"the database cannot be used: {exc.orig}") from exc
+    except sa.exc.SQLAlchemyError as exc:
+        raise _Failure("database", 3, f"the database cannot be used: {exc}") from exc
+
+
+def _reach(engine: sa.Engine) -> None:
+    """Connects once. Drivers raise whatever they like for options they do not know and packages they miss."""
+    import sqlalchemy as sa
+
+    try:
+        engine.connect().close()
+    except sa.exc.SQLAlchemyError:
+        raise
+    except Exception as exc:
+        raise _Failure("database", 3, f"the database cannot be used: {type(exc).__name__}: {exc}") from exc
+
+
+def _require_schema(engine: sa.Engine) -> None:
+    import sqlalchemy as sa
+
+    from person_repo.model import Person
+
+    _reach(engine)
+    if not sa.inspect(engine).has_table(Person.__tablename__):
+        raise _Failure(
+            "schema", 3, f"{redact(engine.url)} has no table {Person.__tablename__}; run: person-repo upgrade"
+        )
+
+
+@contextlib.contextmanager
+def _progress(*, wanted: bool = True) -> Iterator[Progress | None]:
+    """A progress bar on stderr where that is a terminal."""
+    if not (wanted and sys.stderr.isatty()):
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(step: str, done: int, total: int | None) -> None:
+            if step not in tasks:
+                tasks[step] = bars.add_task(step, total=total)
+            bars.update(tasks[step], completed=done, total=total)
+
+        yield report
+
+
+@contextlib.contextmanager
+def _uninterrupted_commit(bar: Progress | None) -> Iterator[Progress]:
+    """Progress that stops listening to Ctrl-C when the COMMIT is next.
+
+    Interrupted there, nobody could say whether anything was imported; it is over in a moment anyway.
+    """
+    in_charge = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
+
+    def progress(step: Literal["check", "import", "commit", "export"], done: int, total: int | None) -> None:
+        if step == "commit" and in_charge:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if bar:
+            bar(step, done, total)
+
+    try:
+        yield progress
+    finally:
+        if in_charge:
+            signal.signal(signal.SIGINT, before)
+
+
+def _given(names: Mapping[str, str | None]) -> dict[str, str]:
+    given = {name: value for name, value in names.items() if value is not None}
+    if not given:
+        raise click.UsageError("give --first-name, --last-name or both")
+    return given
+
+
+def _refuse_bad(values: Mapping[str, str]) -> None:
+    from person_repo.interchange import check_fields
+
+    if problems := check_fields(values):
+        raise InvalidEntityError("; ".join(problems))
+
+
+def _fail_if_missing(missing: Sequence[str]) -> None:
+    if missing:
+        raise _Failure("not-found", 1, f"nobody has the id {', '.join(map(repr, missing))}", missing=missing)
+
+
+def _print_json(document: Mapping[str, Any]) -> None:
+    # An id that is no text (an argument that was not UTF-8) becomes the escape that JSON has for it.
+    click.echo(json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace"))
+
+
+def _print_person(call: _Call, person: Person) -> None:
+    if call.json:
+        _print_json(_fields(person))
+    else:
+        _print_people(call, [person])
+
+
+def _print_people(call: _Call, people: Iterable[Person], **rest: Any) -> None:
+    rows = [_fields(person) for person in people]
+    if call.json:
+        _print_json({"people": rows, **rest})
+        return
+    from rich.table import Table
+
+    table = Table("id", "first name", "last name", box=None, header_style="bold")
+    _print_table(table, [tuple(row.values()) for row in rows])
+
+
+def _fields(person: Person) -> dict[str, str]:
+    from person_repo.interchange import COLUMNS
+
+    return {name: getattr(person, name) for name in COLUMNS}
+
+
+def _print_steps(steps: Sequence[Step], title: str) -> None:
+    from rich.table import Table
+
+    table = Table("what happened", "answer", "who answered", title=title)
+    for name in ("microseconds", "SQL statements", "cache round trips"):
+        table.add_column(name, justify="right")
+    rows = []
+    for step in steps:
+        answer = f"WRONG: {step.answer}" if step.wrong else step.answer
+        figures = (f"{step.microseconds:,.0f}", str(step.statements), str(step.round_trips))
+        rows.append((step.what, answer, step.answered_by, *figures))
+    _print_table(table, rows)
+
+
+def _print_table(table: Table, rows: Iterable[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    for column in table.columns:
+        column.overflow = "fold"
+    for row in rows:
+        table.add_row(*(Text(_visible(value)) for value in row))
+    # A file or a pipe has no width: there each row is one line.
+    console = Console(width=None if sys.stdout.isatty() else 10_000)
+    with console.capture() as captured:
+        console.print(table)
+    _echo(captured.get().rstrip("\n"))
+
+
+def _print(message: str) -> None:
+    _echo(_visible(message))
+
+
+def _echo(text: str) -> None:
+    encoding = sys.stdout.encoding or "utf-8"
+    click.echo(text.encode(encoding, "backslashreplace").decode(encoding))
