@@ -39,6 +39,10 @@ class Stats:
         """The numbers by name, in the order of the fields."""
         return asdict(self)
 
+    def __add__(self, other: Stats) -> Stats:
+        """Both together."""
+        return Stats(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
+
     def __sub__(self, earlier: Stats) -> Stats:
         """What happened since ``earlier``."""
         return Stats(**{f.name: getattr(self, f.name) - getattr(earlier, f.name) for f in fields(self)})
