@@ -5,12 +5,16 @@ from __future__ import annotations
 import datetime
 import decimal
 import enum
+import math
+import operator
+import sys
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import sqlalchemy as sa
 from sqlalchemy import orm
+from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.orm import attributes
 
 from person_repo.exceptions import ConfigurationError, InvalidEntityError, InvalidIdError, UnknownFieldError
@@ -31,59 +35,87 @@ _PLAIN_TYPES = (
 )  # fmt: skip
 _KEY_TYPES = (str, int, bytes, decimal.Decimal, uuid.UUID, datetime.datetime, datetime.date, enum.Enum)
 
+# SQLite and BIGINT end here; drivers raise errors of their own beyond it.
+_INTEGERS = range(-(2**63), 2**63)
+
+# Python lets an int stand for a bool or a float, and drivers do too; other mixtures are converted by the
+# database, each in its own way: MySQL takes every word for equal to 0.
+_STRICT_TYPES = (str, bytes)
+
+
+# Whatever dialect reads the row, one and the same converts on the way into the cache and out of it.
+_DIALECT = DefaultDialect()
+
+_EXACT = decimal.Context(prec=decimal.MAX_PREC, Emin=decimal.MIN_EMIN, Emax=decimal.MAX_EMAX)
+
+
+class _Travel(NamedTuple):
+    """How the values of a column type travel: see ``Field``."""
+
+    python_type: Any
+    wire: Any
+    encode: Callable[[Any], Any] | None = None
+    decode: Callable[[Any], Any] | None = None
+
 
 class Field:
     """One mapped column: ``name`` of the attribute, the ``column``, and how its values travel.
 
-    ``wire`` is the type that msgpack carries; ``encode`` and ``decode`` convert to and from it, None where
-    the value travels as it is.
+    ``python_type`` is the type of loaded values, ``object`` where it can be any. ``wire`` is the type that msgpack
+    carries; ``encode`` and ``decode`` convert to and from it, None included, and are None where the value travels
+    as it is. ``length`` is the longest string or bytes that the column takes, None where it sets no limit.
     """
 
-    __slots__ = ("column", "decode", "encode", "name", "python_type", "wire")
+    __slots__ = ("column", "decode", "encode", "length", "name", "python_type", "wire")
 
     def __init__(self, name: str, column: sa.Column[Any]) -> None:
         self.name = name
         self.column = column
-        self.encode: Callable[[Any], Any] | None = None
-        self.decode: Callable[[Any], Any] | None = None
-        self.python_type, self.wire = self._types(column.type)
+        self.python_type, self.wire, self.encode, self.decode = _travel(column.type, column)
+        plain = self.encode is None and self.python_type in _STRICT_TYPES
+        self.length: int | None = getattr(column.type, "length", None) if plain else None
 
-    def _types(self, type_: sa.types.TypeEngine[Any]) -> tuple[Any, Any]:
-        """The Python type of loaded values and the type on the wire.
+    def refusal(self, value: Any) -> str | None:
+        """Why the column cannot hold a value that is not None, as the end of a sentence; None where it can.
 
-        Cases: enumerations by name, as SQLAlchemy stores them; JSON, whatever it holds; a ``TypeDecorator``,
-        by its own two conversions; else one of the types that msgpack carries unchanged.
+        A value that the database itself makes (an SQL expression) can be anything.
         """
-        if isinstance(type_, sa.Enum) and type_.enum_class is not None:
-            members = cast("type[enum.Enum]", type_.enum_class)
-            self.encode = lambda member: member.name
-            self.decode = members.__getitem__
-            return members, str
-        if isinstance(type_, sa.JSON):
-            return object, Any
-        if isinstance(type_, sa.PickleType):
-            raise ConfigurationError(
-                f"column {self.column} is a PickleType; what is cached is never unpickled: use JSON or a typed column"
-            )
-        try:
-            python_type = type_.python_type
-        except NotImplementedError:
-            python_type = object
-        if python_type in _PLAIN_TYPES and not _converts(type_):
-            return python_type, python_type
-        if isinstance(type_, sa.TypeDecorator):
-            return self._decorated(type_)
-        raise ConfigurationError(
-            f"column {self.column} has the type {type_!r}, whose values cannot be cached; wrap it in a TypeDecorator "
-            f"that binds to one of {', '.join(t.__name__ for t in _PLAIN_TYPES)}"
-        )
+        if hasattr(value, "__clause_element__") or isinstance(value, sa.ClauseElement):
+            return None
+        if self.encode is None and self.python_type in _STRICT_TYPES and not isinstance(value, self.python_type):
+            return f"is {type(value).__name__}; the column takes {self.python_type.__name__}"
+        if self.length is not None and len(value) > self.length:
+            units = "characters" if isinstance(value, str) else "bytes"
+            return f"has {len(value)} {units}; the limit is {self.length}"
+        if isinstance(value, str) and not value.isascii() and not _encodable(value):
+            return "has a lone surrogate, which no database stores; remove it"
+        if self.python_type is int and isinstance(value, int) and value not in _INTEGERS:
+            return "is beyond 64 bits; the column takes -2**63 to 2**63 - 1"
+        if isinstance(value, float) and not math.isfinite(value):
+            return "is not finite; no number of MySQL's is"
+        if isinstance(value, decimal.Decimal):
+            return self._decimal_refusal(value)
+        return None
 
-    def _decorated(self, type_: sa.TypeDecorator[Any]) -> tuple[Any, Any]:
-        inner = Field(self.name, sa.Column(self.name, type_.impl_instance))
-        dialect = sa.engine.default.DefaultDialect()
-        self.encode = lambda value: type_.process_bind_param(value, dialect)
-        self.decode = lambda value: type_.process_result_value(value, dialect)
-        return object, inner.wire
+    def _decimal_refusal(self, value: decimal.Decimal) -> str | None:
+        if not value.is_finite():
+            return "is not finite; no number of MySQL's is"
+        precision, scale = (getattr(self.column.type, name, None) for name in ("precision", "scale"))
+        if precision is not None and value and value.adjusted() >= precision - (scale or 0):
+            return f"has {value.adjusted() + 1} digits before the point; the limit is {precision - (scale or 0)}"
+        return None
+
+    def as_stored(self, value: Any) -> Any:
+        """What the key column holds once ``value`` was written to it, or None where only the database knows.
+
+        Cases: a value of the column's own type, which is kept unless the column rounds, cuts or pads it; a value of a
+        subclass, which drivers write as the plain value; anything else is converted by the database.
+        """
+        if type(value) is not self.python_type:
+            value = _plain(value, self.python_type)
+        if value is None or self.refusal(value) is not None or _rounds(self.column.type, value):
+            return None
+        return value
 
 
 class EntityMapping(Generic[E]):
@@ -92,23 +124,29 @@ class EntityMapping(Generic[E]):
     def __init__(self, entity: type[E]) -> None:
         mapper = sa.inspect(entity, raiseerr=False)
         if not isinstance(mapper, orm.Mapper):
-            raise ConfigurationError(f"{entity!r} is not a mapped class")
-        if mapper.inherits is not None or mapper.polymorphic_on is not None:
+            raise ConfigurationError(f"{entity!r:.120} is not a mapped class")
+        if mapper.polymorphic_on is not None or len(list(mapper.base_mapper.self_and_descendants)) > 1:
             raise ConfigurationError(
                 f"{entity.__name__} takes part in mapped inheritance, which is not covered; cache a class of its own"
             )
         if not isinstance(mapper.local_table, sa.Table):
-            raise ConfigurationError(f"{entity.__name__} is mapped to {mapper.local_table!r}; only tables can be cached")
+            raise ConfigurationError(
+                f"{entity.__name__} is mapped to {str(mapper.local_table)!r:.120}; only tables can be cached"
+            )
         self.entity = entity
         self.mapper: orm.Mapper[E] = mapper
         self.table: sa.Table = mapper.local_table
         self.name = entity.__name__
-        self.fields = _fields(mapper)
+        self.fields = tuple(Field(prop.key, column) for prop, column in _mapped_columns(mapper))
         self.names = tuple(field.name for field in self.fields)
         self.columns = tuple(field.column for field in self.fields)
         self.by_name = {field.name: field for field in self.fields}
         self.key_fields = _key_fields(mapper, self.fields)
-        self._key_at = tuple(self.fields.index(field) for field in self.key_fields)
+        key_at = tuple(self.fields.index(field) for field in self.key_fields)
+        self.identity_in: Callable[[Row], Identity] = _picker(key_at)
+        """The primary key's values in a row."""
+        self._unloaded = _unloaded(mapper, self.names)
+        self._short = _longest_id(self.key_fields)
         self._manager = mapper.class_manager
         self._identity_class = mapper.class_
 
@@ -118,62 +156,69 @@ class EntityMapping(Generic[E]):
         A key of several columns is a tuple in the order of the mapped columns. A string longer than its column, one
         with a lone surrogate, or an integer beyond 64 bits cannot be stored and so cannot be found: None.
 
-        Raises ``InvalidIdError`` for a value of another type: ``1`` is not ``"1"``.
+        Raises ``InvalidIdError`` for a value of another type, a subclass included: ``1`` is not ``"1"``, nor ``True``.
         """
-        values = id if isinstance(id, tuple) and len(self.key_fields) > 1 else (id,)
-        if len(values) != len(self.key_fields):
-            names = ", ".join(field.name for field in self.key_fields)
-            raise InvalidIdError(f"{self.name} id {id!r:.120}: give a tuple of ({names})")
-        for field, value in zip(self.key_fields, values, strict=True):
+        if type(id) is str and len(id) <= self._short and id.isascii():
+            return (id,)
+        fields = self.key_fields
+        values = id if len(fields) > 1 and isinstance(id, tuple) else (id,)
+        if len(values) != len(fields):
+            raise self._wrong_shape(id)
+        for field, value in zip(fields, values, strict=True):
             if type(value) is not field.python_type:
-                raise InvalidIdError(
-                    f"{self.name} id {value!r:.120} is {type(value).__name__}; {field.name} takes {field.python_type.__name__}"
-                )
-            if not _storable(field.column, value):
+                raise self._wrong_type(field, value)
+        for field, value in zip(fields, values, strict=True):
+            if field.refusal(value) is not None:
                 return None
         return tuple(values)
+
+    def stored_identity(self, values: Iterable[Any]) -> Identity | None:
+        """The identity under which readers find a row that was written with these key values.
+
+        None where only the database knows it, because it converts, rounds or pads one of them: whoever invalidates
+        must then drop the whole model. A row written with the integer key ``True`` is found under ``1``.
+        """
+        stored = tuple(field.as_stored(value) for field, value in zip(self.key_fields, values, strict=True))
+        return None if None in stored else stored
 
     def id_of(self, identity: Identity) -> Any:
         """What callers pass as id: the value itself for a key of one column, else the tuple."""
         return identity[0] if len(identity) == 1 else identity
 
-    def identity_in(self, row: Row) -> Identity:
-        """The primary key's values in a row."""
-        return tuple(row[at] for at in self._key_at)
-
     def hydrate(self, row: Row) -> E:
         """A new detached object with every mapped column loaded, as if a session had loaded and expunged it.
 
-        Relationships are left unloaded: touching one raises SQLAlchemy's ``DetachedInstanceError``.
+        The class's ``load`` listeners and its ``@reconstructor`` are called; a listener gets None for the query
+        context, as from ``Session.merge``. Relationships and SQL expressions are left unloaded: touching one raises
+        SQLAlchemy's ``DetachedInstanceError`` until the object is added to a session.
         """
         manager = self._manager
-        instance = manager.new_instance()
+        instance: E = manager.new_instance()
         instance.__dict__.update(zip(self.names, row, strict=True))
         state = attributes.instance_state(instance)
         state.key = (self._identity_class, self.identity_in(row), None)
-        if manager.dispatch.load:  # Mutable types and @reconstructor listen here
+        if self._unloaded:
+            state.expired_attributes.update(self._unloaded)
+        if manager.dispatch.load:  # composites, Mutable types and @reconstructor listen here
             manager.dispatch.load(state, None)
         return instance
 
     def check(self, values: Mapping[str, Any]) -> None:
-        """Refuses what a database would refuse or cut, the same on each database.
+        """Refuses what a database would refuse, cut or convert, the same on each database.
 
-        Raises ``UnknownFieldError`` for a name that is no mapped column, ``InvalidEntityError`` for a string that is too long,
-        that has a lone surrogate, or for None where the column takes none.
+        Raises ``UnknownFieldError`` for a name that is no mapped column; ``InvalidEntityError`` for a value of another
+        kind in a column of strings or bytes, for one that is too long, too large, not finite or has a lone surrogate,
+        and for None where the column takes none and has no default.
         """
         for name, value in values.items():
-            field = self.by_name.get(name)
-            if field is None:
-                raise UnknownFieldError(f"{self.name} has no field {name!r}; known are: {', '.join(self.names)}")
-            length = getattr(field.column.type, "length", None)
-            if isinstance(value, str) and length is not None and len(value) > length:
-                raise InvalidEntityError(
-                    f"{self.name}.{name} {value[:60]!r}... has {len(value)} characters; the limit is {length}"
-                )
-            if isinstance(value, str) and not _encodable(value):
-                raise InvalidEntityError(f"{self.name}.{name} {value[:60]!r} has a lone surrogate and cannot be stored")
-            if value is None and not field.column.nullable and field.column.server_default is None:
-                raise InvalidEntityError(f"{self.name}.{name} is None; the column takes no NULL")
+            field = self._field(name)
+            if value is None:
+                if not _takes_none(field, self.mapper):
+                    raise InvalidEntityError(f"{self.name}.{name} is None; the column takes no NULL: give a value")
+                continue
+            refusal = field.refusal(value)
+            if refusal is not None:
+                raise InvalidEntityError(f"{self.name}.{name} {_shown(value)} {refusal}")
 
     def values_of(self, entity: E) -> dict[str, Any]:
         """The values of the columns that are set on an object, by name."""
@@ -181,46 +226,183 @@ class EntityMapping(Generic[E]):
         return {name: state[name] for name in self.names if name in state}
 
     def criteria(self, equals: Mapping[str, Any]) -> Sequence[sa.ColumnElement[bool]]:
-        """One SQL criterion for each name; None becomes IS NULL. Raises ``UnknownFieldError``."""
-        unknown = [name for name in equals if name not in self.by_name]
-        if unknown:
-            raise UnknownFieldError(f"{self.name} has no field {unknown[0]!r}; known are: {', '.join(self.names)}")
-        return [self.by_name[name].column == value for name, value in equals.items()]
+        """One SQL criterion for each name; None becomes IS NULL, a value that no row can hold becomes false.
+
+        An attribute with a comparator of its own is compared by it, as ``filter_by`` would.
+
+        Raises ``UnknownFieldError`` for a name that is no mapped column, ``InvalidEntityError`` for a value of another
+        kind in a column of strings or bytes: some databases would find rows for it that have no such value.
+        """
+        return [self._criterion(self._field(name), value) for name, value in equals.items()]
+
+    def _criterion(self, field: Field, value: Any) -> sa.ColumnElement[bool]:
+        refusal = None if value is None else field.refusal(value)
+        if refusal is not None and field.python_type in _STRICT_TYPES and not isinstance(value, field.python_type):
+            raise InvalidEntityError(f"{self.name}.{field.name} {_shown(value)} {refusal}")
+        if refusal is not None:
+            return sa.false()
+        compares = self.mapper.column_attrs[field.name].comparator_factory is not orm.ColumnProperty.Comparator
+        side: Any = getattr(self.entity, field.name) if compares else field.column
+        return cast("sa.ColumnElement[bool]", side == value)
+
+    def _field(self, name: str) -> Field:
+        field = self.by_name.get(name)
+        if field is None:
+            raise UnknownFieldError(f"{self.name} has no field {_shown(name)}; known are: {', '.join(self.names)}")
+        return field
+
+    def _wrong_shape(self, id: Any) -> InvalidIdError:
+        names = ", ".join(field.name for field in self.key_fields)
+        return InvalidIdError(f"{self.name} id {_shown(id)}: give a tuple of ({names})")
+
+    def _wrong_type(self, field: Field, value: Any) -> InvalidIdError:
+        wanted = field.python_type.__name__
+        return InvalidIdError(
+            f"{self.name} id {_shown(value)} is {type(value).__name__}; {self.name}.{field.name} takes {wanted} "
+            f"and no other type, nor a subclass of it: convert the id first"
+        )
 
 
-def _fields(mapper: orm.Mapper[Any]) -> tuple[Field, ...]:
-    # A column_property over an SQL expression has no row of its own whose change could be seen: it
-    # is left unloaded on both sides of the toggle.
-    found = [(prop.key, prop.columns[0]) for prop in mapper.column_attrs]
-    return tuple(Field(name, column) for name, column in found if isinstance(column, sa.Column))
+def _travel(type_: sa.types.TypeEngine[Any], column: sa.Column[Any]) -> _Travel:
+    """How values of a type travel.
+
+    Cases: enumerations by name, as SQLAlchemy stores them; JSON, whatever it holds; one of the types that msgpack
+    carries unchanged; a ``TypeDecorator``, by its own two conversions.
+    """
+    if isinstance(type_, sa.Enum) and type_.enum_class is not None:
+        members: dict[Any, Any] = {None: None, **type_.enum_class.__members__}
+        return _Travel(
+            type_.enum_class, str, lambda member: None if member is None else member.name, members.__getitem__
+        )
+    if isinstance(type_, sa.JSON):
+        return _Travel(object, Any)
+    if isinstance(type_, sa.PickleType):
+        raise ConfigurationError(
+            f"column {column} is a PickleType; what is cached is never unpickled: use JSON or a typed column"
+        )
+    if isinstance(type_, sa.TypeDecorator) and _converts(type_):
+        return _decorated(type_, column)
+    try:
+        python_type = type_.python_type
+    except NotImplementedError:
+        python_type = object
+    if python_type in _PLAIN_TYPES:
+        return _Travel(python_type, python_type)
+    if isinstance(type_, sa.TypeDecorator):
+        return _travel(type_.impl_instance, column)
+    raise ConfigurationError(
+        f"column {column} has the type {type_!r}, whose values cannot be cached; wrap it in a TypeDecorator "
+        f"that binds to one of {', '.join(t.__name__ for t in _PLAIN_TYPES)}"
+    )
+
+
+def _converts(type_: sa.TypeDecorator[Any]) -> bool:
+    """Whether a TypeDecorator changes values on their way, so that its ``python_type`` says nothing of them."""
+    return type(type_).process_result_value is not sa.TypeDecorator.process_result_value
+
+
+def _binds(type_: sa.TypeDecorator[Any]) -> bool:
+    return type(type_).process_bind_param is not sa.TypeDecorator.process_bind_param
+
+
+def _decorated(type_: sa.TypeDecorator[Any], column: sa.Column[Any]) -> _Travel:
+    inner = _travel(type_.impl_instance, column)
+
+    def encode(value: Any) -> Any:
+        bound = type_.process_bind_param(value, _DIALECT)
+        return bound if inner.encode is None else inner.encode(bound)
+
+    def decode(value: Any) -> Any:
+        return type_.process_result_value(value if inner.decode is None else inner.decode(value), _DIALECT)
+
+    return _Travel(object, inner.wire, encode, decode)
+
+
+def _mapped_columns(mapper: orm.Mapper[Any]) -> Iterable[tuple[orm.ColumnProperty[Any], sa.Column[Any]]]:
+    """The attributes that are columns of the mapped table.
+
+    A column_property over an SQL expression has no row of its own whose change could be seen: it is left unloaded
+    on both sides of the toggle.
+    """
+    for prop in mapper.column_attrs:
+        column = prop.columns[0]
+        if isinstance(column, sa.Column) and column.table is mapper.local_table:
+            yield prop, column
+
+
+def _unloaded(mapper: orm.Mapper[Any], names: Iterable[str]) -> frozenset[str]:
+    """The expressions that a session would load with the row. Without a mark they would read as None in silence."""
+    loaded = {prop.key for prop in mapper.column_attrs if ("query_expression", True) not in (prop.strategy_key or ())}
+    return frozenset(loaded.difference(names))
 
 
 def _key_fields(mapper: orm.Mapper[Any], fields: Iterable[Field]) -> tuple[Field, ...]:
-    by_column = {field.column: field for field in fields}
-    keys = tuple(by_column[cast("sa.Column[Any]", column)] for column in mapper.primary_key)
+    by_name = {field.name: field for field in fields}
+    keys = tuple(by_name[mapper.get_property_by_column(cast("sa.Column[Any]", c)).key] for c in mapper.primary_key)
     for field in keys:
         if not (isinstance(field.python_type, type) and issubclass(field.python_type, _KEY_TYPES)):
             raise ConfigurationError(
-                f"{mapper.class_.__name__}.{field.name} is part of the primary key and has the type {field.column.type!r}; "
-                f"keys may be {', '.join(t.__name__ for t in _KEY_TYPES)}"
+                f"{mapper.class_.__name__}.{field.name} is part of the primary key and has the type "
+                f"{field.column.type!r}; keys may be {', '.join(t.__name__ for t in _KEY_TYPES)}"
             )
     return keys
 
 
-def _converts(type_: sa.types.TypeEngine[Any]) -> bool:
-    """Whether a TypeDecorator changes values on their way, so that its ``python_type`` says nothing of them."""
-    if not isinstance(type_, sa.TypeDecorator):
-        return False
-    return type(type_).process_result_value is not sa.TypeDecorator.process_result_value
+def _picker(at: Sequence[int]) -> Callable[[Row], Identity]:
+    if len(at) > 1:
+        return operator.itemgetter(*at)
+    (only,) = at
+    return lambda row: (row[only],)
 
 
-def _storable(column: sa.Column[Any], value: Any) -> bool:
+def _longest_id(key: Sequence[Field]) -> int:
+    """The longest string that is an id by itself, so that the most common ids are told with three comparisons."""
+    if len(key) > 1 or key[0].python_type is not str:
+        return -1
+    return sys.maxsize if key[0].length is None else key[0].length
+
+
+def _takes_none(field: Field, mapper: orm.Mapper[Any]) -> bool:
+    """Whether None can be written: as NULL, as something else, or because an insert leaves it out."""
+    column = field.column
+    if column.nullable or column.default is not None or column.server_default is not None:
+        return True
+    if column is mapper.version_id_col or column is cast("sa.Table", mapper.local_table).autoincrement_column:
+        return True
+    return column.type.should_evaluate_none or (field.encode is not None and isinstance(column.type, sa.TypeDecorator))
+
+
+def _plain(value: Any, python_type: Any) -> Any:
+    """A value of a subclass as the plain value that any driver writes for it, else None."""
+    if python_type is int and isinstance(value, int):
+        return int(value)
+    if python_type is str and isinstance(value, str):
+        plain = str.__str__(value)
+        # Drivers disagree where the two differ, as they do for a member of an Enum that is a str too.
+        return plain if str(value) == plain else None
+    return None
+
+
+def _rounds(type_: sa.types.TypeEngine[Any], value: Any) -> bool:
+    """Whether some database would keep another value than this one, which has the column's own type."""
+    if isinstance(type_, sa.TypeDecorator):
+        bound = type_.process_bind_param(value, _DIALECT) if _binds(type_) else value
+        return bool(bound != value) or _rounds(type_.impl_instance, value)
     if isinstance(value, str):
-        length = getattr(column.type, "length", None)
-        return (length is None or len(value) <= length) and (value.isascii() or _encodable(value))
-    if isinstance(value, int) and not isinstance(value, enum.Enum):
-        return -(2**63) <= value < 2**63
-    return True
+        return isinstance(type_, sa.CHAR) and value.endswith(" ")  # MySQL drops the blanks that pad a CHAR
+    if isinstance(value, bytes):
+        return isinstance(type_, sa.BINARY) and len(value) != type_.length
+    if isinstance(value, datetime.datetime):
+        return value.microsecond != 0 or (value.tzinfo is None) is bool(getattr(type_, "timezone", False))
+    if isinstance(value, decimal.Decimal):
+        exponent = value.normalize(_EXACT).as_tuple().exponent
+        return not isinstance(exponent, int) or -exponent > (getattr(type_, "scale", None) or 0)
+    return False
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:120]}..."
 
 
 def _encodable(value: str) -> bool:
