@@ -1,8 +1,9 @@
 """The schema of ``Person``: brought up, taken down, asked where it is.
 
 Where the scripts lie and which table remembers the revision is known here alone. A host that runs alembic for tables of
-its own may list ``versions/`` below ``script_location()`` in its ``version_locations`` instead; its own version table
-then knows our revisions, and ``current`` here does not.
+its own may list ``versions/`` below ``script_location()`` in its ``version_locations`` instead (in an ini file, as
+``person_repo:_alembic/versions`` with ``path_separator = newline``); its own version table then knows our revisions,
+and ``current`` here does not.
 """
 
 from __future__ import annotations

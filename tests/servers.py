@@ -56,13 +56,10 @@ def unavailable(what: str) -> NoReturn:
     pytest.skip(reason)
 
 
-def find_binary(*names: str) -> str:
-    """The path of the first of these programs that is installed; ``unavailable`` otherwise."""
+def find_binary(name: str) -> str:
+    """The path of a program, looked for where servers are put too; ``unavailable`` where it is not installed."""
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])
-    for name in names:
-        if found := shutil.which(name, path=path):
-            return found
-    return unavailable(names[0])
+    return shutil.which(name, path=path) or unavailable(name)
 
 
 def free_port() -> int:
@@ -222,7 +219,7 @@ class MariaDB(Server):
 
     def __init__(self, folder: Path, *, port: int | None = None) -> None:
         super().__init__()
-        self._program = find_binary("mariadbd", "mysqld")
+        self._program = find_binary("mariadbd")
         self._folder = folder
         self._user = ["--user=root"] if os.geteuid() == 0 else []
         self.port = port or free_port()
@@ -234,7 +231,7 @@ class MariaDB(Server):
 
     def install(self) -> Self:
         """Fills the data directory; once, before the first start."""
-        installer = find_binary("mariadb-install-db", "mysql_install_db")
+        installer = find_binary("mariadb-install-db")
         command = [installer, "--no-defaults", f"--datadir={self._folder / 'db'}", "--skip-test-db", *self._user]
         done = subprocess.run(
             [*command, "--auth-root-authentication-method=normal"], capture_output=True, text=True, check=False
@@ -300,7 +297,7 @@ def memcached(count: int = 1) -> Iterator[list[Memcached]]:
 @contextmanager
 def mariadb() -> Iterator[MariaDB]:
     """A MariaDB with no database of ours in it, ended and removed with the block."""
-    find_binary("mariadbd", "mysqld")
+    find_binary("mariadbd")
     # Short, and not below pytest's folder: the path of a unix socket has a limit of 108 bytes.
     with tempfile.TemporaryDirectory(prefix="person_repo-", ignore_cleanup_errors=True) as folder:
         place = Path(folder)

@@ -1,0 +1,102 @@
+# Needs Python 3.11 or newer and make; sets up the rest in .venv, which need not be activated.
+
+PYTHON =
+PYTEST_ARGS =
+BIN = .venv/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: help demo test lint bench docs clean servers
+
+help:
+	@echo "make demo     the main job on a SQLite file and a cache in memory"
+	@echo "make test     lint, docs and every test, on servers of its own (PYTEST_ARGS='-k name' to choose)"
+	@echo "make lint     ruff, mypy, pyright and the import layers"
+	@echo "make bench    the figures of the README"
+	@echo "make docs     the pages, in docs/_build/html"
+	@echo "make clean    removes what the others made, .venv included"
+	@echo "PYTHON=/path/to/python3 chooses the Python of .venv"
+
+demo: .venv/runtime.stamp
+	@$(BIN)/person-repo demo
+
+test: .venv/dev.stamp servers lint
+	@if [ -f docs/conf.py ]; then $(MAKE) docs; fi
+	@if $(HAVE_SERVERS); then PERSON_REPO_REQUIRE_SERVERS=1; export PERSON_REPO_REQUIRE_SERVERS; fi; \
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	@if [ -d tests/typing ]; then echo "$(BIN)/pyright tests/typing"; $(BIN)/pyright tests/typing; fi
+	$(BIN)/lint-imports --no-logo
+
+bench: .venv/dev.stamp
+	@if [ -d benchmarks ]; then $(BIN)/python -m benchmarks; else echo "make bench: there is no benchmarks/ folder yet"; fi
+
+docs: .venv/dev.stamp
+	$(BIN)/sphinx-build -W -q -b html docs docs/_build/html
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache docs/_build dist build
+
+# ---- Python ----
+
+.venv/bin/python:
+	@for python in $(PYTHON) python3.13 python3.12 python3.11 python3; do \
+	    "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+	    if ! "$$python" -c 'import ensurepip' 2>/dev/null; then \
+	        package=$$("$$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
+	        $(FIND_APT); \
+	        [ -n "$$apt" ] && $$apt update -q && $$apt install -qy "$$package" || { \
+	            echo "$$python cannot make virtual environments: install $$package, then try again" >&2; exit 1; }; \
+	    fi; \
+	    echo "$$("$$python" --version), in .venv"; \
+	    "$$python" -m venv .venv && exit 0; \
+	    rm -rf .venv; exit 1; \
+	done; \
+	echo "person_repo needs Python 3.11 or newer, and none was found." >&2; \
+	echo "Install one (Debian, Ubuntu: python3 python3-venv), or name it: make PYTHON=/path/to/python3" >&2; \
+	exit 1
+
+.venv/pip.stamp: .venv/bin/python
+	@$(PIP) install -q --upgrade "pip>=25.1"
+	@touch $@
+
+.venv/runtime.stamp: pyproject.toml .venv/pip.stamp
+	@echo "installing person_repo in .venv"
+	@$(PIP) install -q -e .
+	@touch $@
+
+.venv/dev.stamp: pyproject.toml .venv/pip.stamp
+	@echo "installing person_repo and its tools in .venv"
+	@$(PIP) install -q -e . --group dev
+	@touch $@ .venv/runtime.stamp
+
+# ---- Servers: the tests start their own, and need the programs ----
+
+HAVE_SERVERS = ( PATH="$$PATH:/usr/sbin:/usr/local/sbin"; \
+	{ [ -n "$$PERSON_REPO_TEST_MYSQL_URL" ] || \
+	  { command -v mariadbd && command -v mariadb-install-db; }; } >/dev/null && \
+	command -v memcached >/dev/null )
+
+# Sets apt to a command that installs packages without asking, or to nothing.
+FIND_APT = apt=; if command -v apt-get >/dev/null; then \
+	if [ "$$(id -u)" = 0 ]; then apt="env DEBIAN_FRONTEND=noninteractive apt-get"; \
+	elif sudo -n true 2>/dev/null; then apt="sudo -n env DEBIAN_FRONTEND=noninteractive apt-get"; fi; fi
+
+servers:
+	@$(HAVE_SERVERS) && exit 0; \
+	$(FIND_APT); \
+	if [ -n "$$apt" ]; then \
+	    echo "installing MariaDB and memcached: $$apt"; \
+	    { $$apt update -q && $$apt install -qy --no-install-recommends \
+	        mariadb-server-core mariadb-client-core memcached; } >/dev/null || true; \
+	    $(HAVE_SERVERS) && exit 0; \
+	fi; \
+	echo "The tests need mariadbd, mariadb-install-db and memcached. Install them:" >&2; \
+	echo "    Debian, Ubuntu: apt-get install mariadb-server-core mariadb-client-core memcached" >&2; \
+	echo "    macOS:          brew install mariadb memcached" >&2; \
+	echo "or set PERSON_REPO_TEST_MYSQL_URL to a server in which databases may be made." >&2; \
+	[ "$$PERSON_REPO_REQUIRE_SERVERS" != 1 ] || exit 1; \
+	echo "Going on without: the tests that need them are skipped." >&2
