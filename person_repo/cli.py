@@ -206,6 +206,21 @@ def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
         setattr(ctx.ensure_object(_Call), str(param.name), value)
 
 
+class _Text(click.ParamType):
+    """An argument that a database can hold or look for."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:
+            self.fail("it is not UTF-8", param, ctx)
+        return str(value)
+
+
+_TEXT = _Text()
+
 _SHARED = (
     click.option(
         "--database-url", metavar="URL", expose_value=False, callback=_keep,
@@ -253,16 +268,17 @@ def upgrade(call: _Call) -> None:
     """Bring the schema of the database to the one this version needs."""
     from person_repo import migrations
 
+    url = call.settings().database_url
     call.undone = "the schema may be half way; run upgrade again"
     with _engine(call) as engine:
         before = migrations.current(engine)
         migrations.upgrade(engine)
         after = migrations.current(engine)
     if call.json:
-        _print_json({"database": redact(engine.url), "before": before, "revision": after})
+        _print_json({"database": redact(url), "before": before, "revision": after})
     else:
         done = "is up to date" if before == after else f"was upgraded from {before or 'nothing'}"
-        _print(f"{redact(engine.url)} {done}: {after}")
+        _print(f"{redact(url)} {done}: {after}")
 
 
 @main.command(short_help="Show the revision of the schema.")
@@ -272,14 +288,17 @@ def current(call: _Call) -> None:
     """Show the revision of the schema, and the one this version needs."""
     from person_repo import migrations
 
-    with _engine(call) as engine:
-        revision, head = migrations.current(engine), migrations.head()
+    url = call.settings().database_url
+    revision, head = None, migrations.head()
+    if not _is_absent(url):
+        with _engine(call) as engine:
+            revision = migrations.current(engine)
     up_to_date = revision == head
     if call.json:
-        _print_json({"database": redact(engine.url), "revision": revision, "head": head, "up_to_date": up_to_date})
+        _print_json({"database": redact(url), "revision": revision, "head": head, "up_to_date": up_to_date})
     else:
         rest = "up to date" if up_to_date else f"this version needs {head}; run: person-repo upgrade"
-        _print(f"{redact(engine.url)}: {revision or 'no schema'} ({rest})")
+        _print(f"{redact(url)}: {revision or 'no schema'} ({rest})")
 
 
 @main.command("import", short_help="Import people from a CSV, all of it or nothing.")
@@ -335,9 +354,9 @@ def export(call: _Call, file: str | None, format: Literal["csv", "jsonl"] | None
 
 
 @main.command()
-@click.argument("id")
-@click.argument("first_name", metavar="FIRST")
-@click.argument("last_name", metavar="LAST")
+@click.argument("id", type=_TEXT)
+@click.argument("first_name", type=_TEXT, metavar="FIRST")
+@click.argument("last_name", type=_TEXT, metavar="LAST")
 @_shared
 @_call
 def add(call: _Call, id: str, first_name: str, last_name: str) -> None:
@@ -351,7 +370,7 @@ def add(call: _Call, id: str, first_name: str, last_name: str) -> None:
 
 
 @main.command()
-@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.argument("ids", type=_TEXT, metavar="ID...", nargs=-1, required=True)
 @_shared
 @_call
 def get(call: _Call, ids: tuple[str, ...]) -> None:
@@ -364,7 +383,7 @@ def get(call: _Call, ids: tuple[str, ...]) -> None:
 
 
 @main.command("list", short_help="Show people in the order of their ids.")
-@click.option("--after", metavar="ID", help="Begin with the id that follows this one.")
+@click.option("--after", type=_TEXT, metavar="ID", help="Begin with the id that follows this one.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Show at most so many.")
 @_shared
 @_call
@@ -379,8 +398,8 @@ def list_(call: _Call, after: str | None, limit: int) -> None:
 
 
 @main.command(short_help="Show everybody with these names.")
-@click.option("--first-name", metavar="NAME", help="Whose first name is exactly this.")
-@click.option("--last-name", metavar="NAME", help="Whose last name is exactly this.")
+@click.option("--first-name", type=_TEXT, metavar="NAME", help="Whose first name is exactly this.")
+@click.option("--last-name", type=_TEXT, metavar="NAME", help="Whose last name is exactly this.")
 @_shared
 @_call
 def find(call: _Call, **names: str | None) -> None:
@@ -392,9 +411,9 @@ def find(call: _Call, **names: str | None) -> None:
 
 
 @main.command()
-@click.argument("id")
-@click.option("--first-name", metavar="NAME", help="The new first name.")
-@click.option("--last-name", metavar="NAME", help="The new last name.")
+@click.argument("id", type=_TEXT)
+@click.option("--first-name", type=_TEXT, metavar="NAME", help="The new first name.")
+@click.option("--last-name", type=_TEXT, metavar="NAME", help="The new last name.")
 @_shared
 @_call
 def update(call: _Call, id: str, **names: str | None) -> None:
@@ -407,7 +426,7 @@ def update(call: _Call, id: str, **names: str | None) -> None:
 
 
 @main.command(short_help="Delete people, in one transaction.")
-@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.argument("ids", type=_TEXT, metavar="ID...", nargs=-1, required=True)
 @_shared
 @_call
 def delete(call: _Call, ids: tuple[str, ...]) -> None:
@@ -463,7 +482,7 @@ def _people(call: _Call) -> Iterator[PersonService]:
         with _usable(url):
             people = connect(url, settings.cache_url, use_db=settings.use_db)
         with people:
-            _require_schema(people.engine)
+            _require_schema(people.engine, url)
             yield people
 
 
@@ -522,16 +541,28 @@ def _reach(engine: sa.Engine) -> None:
         raise _Failure("database", 3, f"the database cannot be used: {type(exc).__name__}: {exc}") from exc
 
 
-def _require_schema(engine: sa.Engine) -> None:
+def _require_schema(engine: sa.Engine, url: str) -> None:
     import sqlalchemy as sa
 
     from person_repo.model import Person
 
-    _reach(engine)
-    if not sa.inspect(engine).has_table(Person.__tablename__):
-        raise _Failure(
-            "schema", 3, f"{redact(engine.url)} has no table {Person.__tablename__}; run: person-repo upgrade"
-        )
+    table = Person.__tablename__
+    if not _is_absent(url):
+        _reach(engine)
+        if sa.inspect(engine).has_table(table):
+            return
+    raise _Failure("schema", 3, f"{redact(url)} has no table {table}; run: person-repo upgrade")
+
+
+def _is_absent(url: str) -> bool:
+    """Whether this is a SQLite file that does not exist. Only to look into it would make an empty one."""
+    import sqlalchemy as sa
+
+    with _usable(url):
+        parsed = sa.make_url(url)
+    path = parsed.database or ":memory:"
+    is_file = parsed.get_backend_name() == "sqlite" and path != ":memory:" and not path.startswith("file:")
+    return is_file and not os.path.exists(path)
 
 
 @contextlib.contextmanager
@@ -598,7 +629,7 @@ def _fail_if_missing(missing: Sequence[str]) -> None:
 
 
 def _print_json(document: Mapping[str, Any]) -> None:
-    # An id that is no text (an argument that was not UTF-8) becomes the escape that JSON has for it.
+    # A path that is not UTF-8 holds surrogates; the escape they become is JSON's own.
     click.echo(json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace"))
 
 

@@ -395,9 +395,10 @@ def _spooled(good: TextIO, total: int, report: Progress) -> Iterator[Person]:
 
 def _pages(service: PersonService) -> Iterator[Sequence[Person]]:
     page = service.list(limit=_CHUNK)
-    while page:
-        yield page
+    yield page
+    while len(page) == _CHUNK:
         page = service.list(after=page[-1].id, limit=_CHUNK)
+        yield page
 
 
 def _as_csv(rows: Iterable[Sequence[str]]) -> bytes:
