@@ -27,8 +27,7 @@ test: .venv/dev.stamp servers lint
 lint: .venv/dev.stamp
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
-	@if [ -d tests/typing ]; then echo "$(BIN)/pyright tests/typing"; $(BIN)/pyright tests/typing; fi
+	@if [ -d tests/typing ]; then set -x; $(BIN)/mypy && $(BIN)/pyright tests/typing; else set -x; $(BIN)/mypy person_repo; fi
 	$(BIN)/lint-imports --no-logo
 
 bench: .venv/dev.stamp
