@@ -118,7 +118,12 @@ def test_the_longest_names_leave_room_for_every_id(length: int) -> None:
 
 
 def one(value: Any) -> Any:
-    """A value as a database compares it: of one type, and equal."""
+    """A value as a database compares it: of one type, and equal. A column has one enumeration, stored by name."""
+    if isinstance(value, enum.Enum):
+        return enum.Enum, value.name
+    if isinstance(value, datetime.datetime) and value.tzinfo is not None:
+        # Python finds an instant in the hour that a time zone repeats unequal to itself in UTC.
+        return datetime.tzinfo, value - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
     return type(value), value
 
 
