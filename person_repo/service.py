@@ -1,0 +1,265 @@
+"""The service: one set of methods over two repositories, and the toggle between them."""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+import sqlalchemy as sa
+from dogpile.cache import CacheRegion
+from sqlalchemy import orm
+
+from person_repo import invalidation
+from person_repo.backends import Coherence
+from person_repo.cached import CachedRepository
+from person_repo.exceptions import ConfigurationError
+from person_repo.model import Person
+from person_repo.observability import Stats
+from person_repo.region import make_region, region_of
+from person_repo.repository import BoundRepository, Sessions, SQLAlchemyRepository
+from person_repo.settings import redact
+
+__all__ = ["PersonService", "Service", "connect"]
+
+E = TypeVar("E")
+
+
+class Service(Generic[E]):
+    """The repository of one mapped class, answered by the cache or by the database as ``use_db`` says.
+
+    ``database`` and ``cached`` are the two repositories; ``over`` makes both. From here on every write through
+    the engine of ``database`` invalidates, whoever makes it and whichever way the toggle stands.
+    """
+
+    def __init__(self, *, database: SQLAlchemyRepository[E], cached: CachedRepository[E], use_db: bool = False) -> None:
+        if cached.mapping.entity is not database.mapping.entity:
+            raise ConfigurationError(
+                f"the database's repository is of {database.mapping.name}, the cached one of {cached.mapping.name}"
+            )
+        self.database = database
+        self.cached = cached
+        self.use_db = use_db
+        self.closing = contextlib.ExitStack()
+        """What else ``close`` closes: a host may hang its own on it."""
+        self._here: ContextVar[bool | None] = ContextVar("use_db", default=None)
+        for engine in (database.engine, cached.database.engine):
+            self.cover(engine)
+
+    @classmethod
+    def over(
+        cls,
+        entity: type[E],
+        sessions: Sessions,
+        region: CacheRegion | str,
+        *,
+        use_db: bool = False,
+        engine: sa.Engine | None = None,
+    ) -> Service[E]:
+        """A service for a mapped class: ``sessions`` of the host's, ``region`` a configured dogpile region or a cache
+        URL.
+
+        ``engine`` names the engine where none can be told from the sessions. Raises ``ConfigurationError``.
+        """
+        database = SQLAlchemyRepository(entity, sessions, engine=engine)
+        return cls(database=database, cached=CachedRepository(database, region), use_db=use_db)
+
+    # The toggle
+
+    @contextlib.contextmanager
+    def using(self, *, use_db: bool) -> Iterator[Self]:
+        """In this block, and in this thread or task only, reads go where ``use_db`` says."""
+        token = self._here.set(use_db)
+        try:
+            yield self
+        finally:
+            self._here.reset(token)
+
+    def _side(self) -> SQLAlchemyRepository[E] | CachedRepository[E]:
+        here = self._here.get()
+        return self.database if (self.use_db if here is None else here) else self.cached
+
+    # Reads
+
+    def get(self, id: Any) -> E | None:
+        """The entity, or None; detached, and a fresh object at each call. Raises ``InvalidIdError``."""
+        return self._side().get(id)
+
+    def get_one(self, id: Any) -> E:
+        """The entity. Raises ``EntityNotFoundError`` (``PersonNotFoundError``), ``InvalidIdError``."""
+        return self._side().get_one(id)
+
+    def get_many(self, ids: Iterable[Any]) -> dict[Any, E]:
+        """The entities by id, in the order of the ids; missing ones left out, repeated ones asked once."""
+        return self._side().get_many(ids)
+
+    def exists(self, id: Any) -> bool:
+        """Whether there is such an entity."""
+        return self._side().exists(id)
+
+    def find(self, **equals: Any) -> builtins.list[E]:
+        """All entities whose fields equal these values, by key order; always from the database."""
+        return self._side().find(**equals)
+
+    def list(self, after: Any = None, limit: int = 100) -> builtins.list[E]:
+        """The first ``limit`` entities in key order beyond the id ``after``; always from the database."""
+        return self._side().list(after, limit)
+
+    def count(self) -> int:
+        """How many entities there are; always from the database."""
+        return self._side().count()
+
+    # Writes
+
+    def add(self, entity: E) -> None:
+        """Stores a new entity. Raises ``EntityExistsError``, ``InvalidEntityError``."""
+        self.database.add(entity)
+
+    def add_many(self, entities: Iterable[E]) -> int:
+        """Stores new entities, all or none, reading them as it goes; how many. Raises as ``add`` does."""
+        return self.database.add_many(entities)
+
+    def update(self, id: Any, **changes: Any) -> E:
+        """Changes fields of an entity and returns it. Raises ``EntityNotFoundError``, ``UnknownFieldError``,
+        ``InvalidEntityError``."""
+        return self.database.update(id, **changes)
+
+    def upsert(self, entity: E) -> E:
+        """Stores an entity, new or not, and returns what is stored. Raises ``StaleEntityError`` for a copy older than
+        the row.
+        """
+        return self.database.upsert(entity)
+
+    def delete(self, id: Any) -> bool:
+        """Deletes an entity; whether there was one."""
+        return self.database.delete(id)
+
+    def bind(self, session: orm.Session) -> BoundRepository[E]:
+        """The same methods inside a transaction of the host's: reads see its changes, nothing is committed for it."""
+        self.cover(_engine_of(session, self.database.mapping.mapper))
+        return self.database.bind(session)
+
+    # The cache
+
+    def cover(self, engine: sa.Engine) -> None:
+        """Keeps the promise for writes through another engine, too. May be called again."""
+        invalidation.cover(engine, self.cached.mapping, self.cached.keys, self.cached.backend)
+
+    def invalidate(self, *ids: Any) -> None:
+        """Drops these entities from the cache, for writes that SQLAlchemy never saw. Raises ``InvalidIdError``."""
+        identities = [self.cached.mapping.identity(id) for id in ids]
+        keys = [self.cached.keys.of(identity)[0] for identity in identities if identity is not None]
+        invalidation.release(invalidation.announce(self.cached.backend, keys))
+
+    def invalidate_all(self) -> None:
+        """Drops every entity of this class from the cache, for every process that uses it."""
+        invalidation.release(invalidation.announce(self.cached.backend, [], [self.cached.keys.group]))
+
+    @property
+    def coherence(self) -> Coherence:
+        """How far the promise reaches: ``strict``, ``process`` (a memory region: writes of other processes are not
+        seen) or ``best-effort`` (a backend that is none of ours).
+        """
+        return self.cached.coherence
+
+    def stats(self) -> Stats:
+        """What the cached reads did, and the region under them: other services over the same region included."""
+        return self.cached.stats()
+
+    # What it stands on
+
+    @property
+    def sessions(self) -> Sessions:
+        """The source of sessions that the service was given."""
+        return self.database.sessions
+
+    @property
+    def engine(self) -> sa.Engine:
+        """The host's engine."""
+        return self.database.engine
+
+    @property
+    def read_engine(self) -> sa.Engine:
+        """The engine on which the service reads, beside the host's."""
+        return self.database.read_engine
+
+    @property
+    def region(self) -> CacheRegion:
+        """The dogpile region."""
+        return self.cached.region
+
+    def close(self) -> None:
+        """Closes the service's own connections, to the cache and for reads; the host's engine stays as it is. May be
+        called again.
+        """
+        self.cached.close()
+        self.database.close()
+        self.closing.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class PersonService(Service[Person]):
+    """The repository of people. See ``Service``."""
+
+    @classmethod
+    def over(  # type: ignore[override]
+        cls,
+        sessions: Sessions,
+        region: CacheRegion | str,
+        *,
+        use_db: bool = False,
+        engine: sa.Engine | None = None,
+    ) -> PersonService:
+        """A service for people: ``sessions`` of the host's, ``region`` a configured dogpile region or a cache URL.
+
+        ``engine`` names the engine where none can be told from the sessions. Raises ``ConfigurationError``.
+        """
+        database = SQLAlchemyRepository(Person, sessions, engine=engine)
+        return cls(database=database, cached=CachedRepository(database, region), use_db=use_db)
+
+
+def connect(
+    database_url: str | sa.URL, cache_url: CacheRegion | str = "memory://", *, use_db: bool = False, **options: Any
+) -> PersonService:
+    """A service for people from two URLs, for a script, a test or the command line; ``close`` closes all of it.
+
+    ``options``: fields of ``CacheSettings`` for the region. The tables must be there: see ``migrations.upgrade``.
+    Raises ``ConfigurationError`` for a URL that cannot be used; opens no connection.
+    """
+    if options and not isinstance(cache_url, str):
+        raise ConfigurationError(f"{next(iter(options))}= is an option of a region made here; this one is made already")
+    region = make_region(cache_url, **options) if isinstance(cache_url, str) else region_of(cache_url)
+    engine = _engine(database_url)
+    people = PersonService.over(orm.sessionmaker(engine), region, use_db=use_db)
+    people.closing.callback(engine.dispose)
+    return people
+
+
+def _engine(url: str | sa.URL) -> sa.Engine:
+    try:
+        parsed = sa.make_url(url)
+        if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+            # One connection for all threads: each connection to SQLite in memory is a database of its own.
+            return sa.create_engine(parsed, poolclass=sa.StaticPool, connect_args={"check_same_thread": False})
+        return sa.create_engine(parsed)
+    except sa.exc.ArgumentError as exc:
+        raise ConfigurationError(f"database URL {redact(url)!r} cannot be used: {redact(exc)}") from None
+    except ModuleNotFoundError as exc:
+        raise ConfigurationError(
+            f"database URL {redact(url)!r} needs the driver {exc.name}, which is not installed; for MySQL and MariaDB "
+            "write mysql+pymysql://"
+        ) from exc
+
+
+def _engine_of(session: orm.Session, mapper: orm.Mapper[Any]) -> sa.Engine:
+    return session.get_bind(mapper).engine
