@@ -17,7 +17,7 @@ from pymemcache.client.base import Client  # type: ignore[import-untyped]
 from person_repo.exceptions import CacheUnavailableError, ConfigurationError
 from person_repo.settings import CacheSettings
 
-__all__ = ["LARGEST_REQUEST", "Connection", "Reply"]
+__all__ = ["LARGEST_REQUEST", "Connection", "Reply", "tls_context"]
 
 Reply = tuple[list[bytes], bytes]
 """One reply: the words of its line, and the value block (empty where it has none)."""
@@ -28,6 +28,9 @@ LARGEST_REQUEST: Final = 32 * 1024
 _RECEIVE: Final = 64 * 1024
 _LONGEST_LINE: Final = 2048
 _LARGEST_VALUE: Final = 64 * 1024 * 1024
+_LARGEST_ITEM: Final = 1024 * 1024
+# The server's header of an item, its longest key, and room for the tombstones of some forty owners.
+_KEPT_FREE: Final = 1024
 _WORDS: Final = frozenset({b"HD", b"EN", b"NS", b"EX", b"NF", b"MN", b"SERVER_ERROR"})
 
 
@@ -45,27 +48,43 @@ class Connection:
     answer within the timeout (seconds, for a whole exchange).
     """
 
-    __slots__ = ("_client", "_socket", "_timeout", "in_step", "server", "timed_out")
+    __slots__ = ("_client", "_socket", "_timeout", "in_step", "largest_body", "opened", "server", "timed_out")
 
-    def __init__(self, server: str, settings: CacheSettings) -> None:
+    def __init__(self, server: str, settings: CacheSettings, tls: ssl.SSLContext | None = None) -> None:
         self.server = server
         self.in_step = False
         self.timed_out = False
+        self.largest_body = 0
+        self.opened = time.monotonic()
         self._timeout = settings.timeout
-        self._client = Client(
-            _address(server),
-            connect_timeout=settings.connect_timeout,
-            timeout=settings.timeout,
-            no_delay=True,
-            tls_context=_tls_context(settings),
-        )
         try:
-            self._client.version()  # connects, and makes sure that it is a memcached that answers
-        except Exception as exc:  # pymemcache raises what the socket, TLS or a reply made it stumble over
-            self.close()
+            self._client = _connected(server, settings, tls)
+        except Exception as exc:  # pymemcache raises what the socket or TLS made it stumble over
             raise CacheUnavailableError(f"memcached {server}: {_reason(exc)}") from exc
         self._socket: socket.socket = self._client.sock
+        try:
+            self._learn(time.monotonic() + self._timeout)
+        except (OSError, _ProtocolError) as exc:
+            raise self._broken(exc) from exc
         self.in_step = True
+
+    def _learn(self, deadline: float) -> None:
+        """Learns what the server was started with, and that it is a memcached.
+
+        ``largest_body``: memcached deletes what stands at a key, be it another's tombstone, where it refuses an item
+        for its size; so nothing too large is ever sent. Without CAS ids (``-C``) it takes any fill, stale ones too.
+        """
+        self._socket.sendall(b"stats settings\r\n")
+        answer = b""
+        while not answer.endswith(b"END\r\n"):
+            answer += self._more(deadline)
+            if len(answer) > _RECEIVE or (len(answer) > 4 and not answer.startswith((b"STAT ", b"END\r\n"))):
+                raise _ProtocolError(f"this is no memcached: {answer[:40]!r}")
+        settings = dict(line[1:] for line in map(bytes.split, answer.splitlines()) if len(line) == 3)
+        if settings.get(b"cas_enabled") == b"no":
+            raise _ProtocolError("it runs without CAS ids, which leases need; start it without -C")
+        largest = settings.get(b"item_size_max", b"")
+        self.largest_body = (int(largest) if largest.isdigit() else _LARGEST_ITEM) - _KEPT_FREE
 
     def close(self) -> None:
         """Closes the connection; it is not opened again."""
@@ -74,10 +93,11 @@ class Connection:
 
     def exchange(self, request: bytes, replies: int) -> list[Reply]:
         """Sends a request of at most ``LARGEST_REQUEST`` bytes (or one item) and returns its replies, in order."""
-        self.in_step = False
+        deadline = time.monotonic() + self._timeout
+        self._leave_step()
         try:
             self._socket.sendall(request)
-            found = self._receive(self._received(), replies, time.monotonic() + self._timeout)
+            found = self._receive(self._received(), replies, deadline)
         except (OSError, _ProtocolError) as exc:
             raise self._broken(exc) from exc
         self.in_step = True
@@ -85,7 +105,7 @@ class Connection:
 
     def send(self, request: bytes) -> None:
         """Sends a request whose replies are received later."""
-        self.in_step = False
+        self._leave_step()
         try:
             self._socket.sendall(request)
         except OSError as exc:
@@ -99,6 +119,11 @@ class Connection:
             raise self._broken(exc) from exc
         self.in_step = True
         return found
+
+    def _leave_step(self) -> None:
+        if not self.in_step:
+            raise CacheUnavailableError(f"memcached {self.server}: the connection is no longer of use")
+        self.in_step = False
 
     def _broken(self, exc: Exception) -> CacheUnavailableError:
         self.close()
@@ -125,7 +150,7 @@ class Connection:
             start = end + 2
             if not words or words[0] != b"VA":
                 if not words or words[0] not in _WORDS:
-                    raise _ProtocolError(f"{unread[at:end][:80]!r}")
+                    raise _ProtocolError(_unexpected(unread[at:end]))
                 found.append((words, b""))
                 at = start
             else:
@@ -171,14 +196,46 @@ def _size(words: list[bytes]) -> int:
     return size
 
 
-def _address(server: str) -> tuple[str, int] | str:
+def _unexpected(line: bytes) -> str:
+    if line == b"ERROR":
+        return "it does not know the meta commands; memcached 1.6 or newer is needed"
+    return f"it answers {line[:80]!r}"
+
+
+def _connected(server: str, settings: CacheSettings, tls: ssl.SSLContext | None) -> Client:
+    """A client with an open connection. pymemcache tries the first address of a name only, and where ``localhost`` is
+    ``::1`` first, a server on 127.0.0.1 is not there.
+    """
+    host = server.rpartition(":")[0].strip("[]")
+    name = settings.tls_hostname or host
+    failure: Exception = OSError(f"{host} has no address")
+    for address in _addresses(server):
+        client = Client(
+            address,
+            connect_timeout=settings.connect_timeout,
+            timeout=settings.timeout,
+            no_delay=True,
+            tls_context=_Named(tls, name) if tls else None,
+        )
+        try:
+            client._connect()  # a public method would send a command, whose reply has no deadline as a whole
+        except Exception as exc:
+            failure = exc
+        else:
+            return client
+    raise failure
+
+
+def _addresses(server: str) -> list[tuple[str, int]] | list[str]:
     if server.startswith("/"):
-        return server
+        return [server]
     host, _, port = server.rpartition(":")
-    return host.strip("[]"), int(port)
+    found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+    return [(str(address[0]), int(port)) for *_, address in found]
 
 
-def _tls_context(settings: CacheSettings) -> ssl.SSLContext | None:
+def tls_context(settings: CacheSettings) -> ssl.SSLContext | None:
+    """What the settings' TLS files make; None where TLS is off. Raises ``ConfigurationError``: they cannot be used."""
     if not settings.tls:
         return None
     try:
@@ -188,11 +245,11 @@ def _tls_context(settings: CacheSettings) -> ssl.SSLContext | None:
     except (OSError, ssl.SSLError) as exc:
         names = ", ".join(filter(None, (settings.tls_ca, settings.tls_cert, settings.tls_key)))
         raise ConfigurationError(f"the TLS files {names} cannot be used: {exc}") from exc
-    return _Named(context, settings.tls_hostname) if settings.tls_hostname else context  # type: ignore[return-value]
+    return context
 
 
 class _Named:
-    """A TLS context that checks the certificate against a name of its own: pymemcache always passes the host."""
+    """A TLS context that checks the certificate against a name of its own: pymemcache passes the address."""
 
     def __init__(self, context: ssl.SSLContext, name: str) -> None:
         self._context = context

@@ -40,7 +40,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from dogpile.cache.api import NO_VALUE
 
 from person_repo.backends import BLOCKED, BUSY, UNREACHABLE, Fetched, Lease, LeaseBackend, Tombstones, well_formed
-from person_repo.backends._meta import LARGEST_REQUEST, Connection, Reply
+from person_repo.backends._meta import LARGEST_REQUEST, Connection, Reply, tls_context
 from person_repo.exceptions import CacheError, CacheUnavailableError, ConfigurationError
 from person_repo.settings import parse_cache_url
 
@@ -110,7 +110,9 @@ class MemcachedBackend(LeaseBackend):
         self._seeds = [(int.from_bytes(blake2b(name.encode(), digest_size=8).digest()), name) for name in self.servers]
         self._lease = b" f c v N%d\r\n" % self.settings.lease_ttl
         self._markers: dict[str, bytes] = {}
+        self._tls = tls_context(self.settings)
         self._down: set[str] = set()
+        self._recovered: dict[str, float] = {}
         self._local = threading.local()
         _instances.add(self)
 
@@ -152,7 +154,7 @@ class MemcachedBackend(LeaseBackend):
             if b"W" in words:
                 self.abandon([_Held(key, connection, _word(words, b"c"), b"")])
             return BLOCKED
-        flags = int(_word(words, b"f"))
+        flags = _number(words, b"f")
         size = len(body)
         if flags == 0 and size == 0:
             return _Held(key, connection, _word(words, b"c"), epoch) if b"W" in words else BUSY
@@ -177,7 +179,8 @@ class MemcachedBackend(LeaseBackend):
         values = dict(fills)
         work = self._held_here(values)
         for _, leases, replies in self._converse(work, lambda lease: self._fill_request(lease, values[lease]), 1):
-            stored.update(lease for lease, (words, _) in zip(leases, replies, strict=True) if words[0] == b"HD")
+            done = [lease for lease, (words, _) in zip(leases, replies, strict=True) if words[0] == b"HD"]
+            stored.update(lease for lease in done if _fits(lease, values[lease]))
         return [lease in stored for lease, _ in fills]
 
     def abandon(self, leases: Iterable[Lease]) -> None:
@@ -190,8 +193,10 @@ class MemcachedBackend(LeaseBackend):
         held: dict[Connection, list[_Held]] = defaultdict(list)
         mine = self._connections()
         for lease in leases:
-            if isinstance(lease, _Held) and mine.get(lease.connection.server) is lease.connection:
-                held[lease.connection].append(lease)
+            if isinstance(lease, _Held):
+                connection = lease.connection
+                if connection.in_step and mine.get(connection.server) is connection:
+                    held[connection].append(lease)
         return held
 
     # The lease contract: writing
@@ -239,13 +244,15 @@ class MemcachedBackend(LeaseBackend):
         def request(name: str) -> bytes:
             # N makes the item where there is none: an append alone makes none in 1.6.18.
             key = name.encode()
-            return b"mg %b N%d\r\nms %b 16 MA\r\n%b\r\nmg %b T%d f s c\r\n" % (key, ttl, key, token, key, ttl)
+            return b"mg %b N%d\r\nms %b 16 MA c\r\n%b\r\nmg %b T%d f s c\r\n" % (key, ttl, key, token, key, ttl)
 
         for connection, names, replies in self._converse(work, request, 3):
-            for name, appended, (words, _) in zip(names, replies[1::3], replies[2::3], strict=True):
-                if appended[0][0] == b"HD" and words[0] == b"HD":
-                    stone = _Stone(connection, _word(words, b"c"), _owners(words) == 1)
-                    stones[connection.server, name] = stone
+            try:
+                for name, (appended, _), (seen, _) in zip(names, replies[1::3], replies[2::3], strict=True):
+                    if appended[0] == b"HD" and seen[0] == b"HD":
+                        stones[connection.server, name] = _stone(connection, appended, seen)
+            except CacheUnavailableError as exc:
+                self._failed(connection.server, exc)
 
     def _overwrite(self, work: dict[Connection, list[str]], token: bytes, stones: dict[_Place, _Stone]) -> None:
         """Tombstones by plain set, where an append was refused each time: the item is too large to append to. Another
@@ -255,9 +262,12 @@ class MemcachedBackend(LeaseBackend):
             return b"ms %b 16 T%d F0 c\r\n%b\r\n" % (name.encode(), self.settings.tombstone_ttl, token)
 
         for connection, names, replies in self._converse(work, request, 1):
-            for name, (words, _) in zip(names, replies, strict=True):
-                if words[0] == b"HD":
-                    stones[connection.server, name] = _Stone(connection, _word(words, b"c"), alone=True)
+            try:
+                for name, (words, _) in zip(names, replies, strict=True):
+                    if words[0] == b"HD":
+                        stones[connection.server, name] = _Stone(connection, _word(words, b"c"), alone=True)
+            except CacheUnavailableError as exc:
+                self._failed(connection.server, exc)
 
     def release(self, tombstones: Tombstones) -> None:
         """See ``LeaseBackend``; one exchange with each server where nobody else writes the same items."""
@@ -269,10 +279,14 @@ class MemcachedBackend(LeaseBackend):
             for place, (words, _) in zip(names, replies, strict=True):
                 if words[0] in _GONE:
                     del left[place]
+        silent: set[str] = set()  # one that lets us wait is not asked again for each of its items
         for server, name in left:
+            if server in silent:
+                continue
             try:
                 self._withdraw(self._connection(server), name, placed.token)
             except CacheUnavailableError as exc:
+                silent.add(server)
                 self._failed(server, exc)
 
     def _untouched(self, stones: Mapping[_Place, _Stone]) -> dict[Connection, list[_Place]]:
@@ -305,7 +319,7 @@ class MemcachedBackend(LeaseBackend):
             cas = _word(words, b"c")
             if others:
                 left = b"".join(others)
-                ttl = max(int(_word(words, b"t")), 1)
+                ttl = max(_number(words, b"t"), 1)
                 request = b"ms %b %d C%b T%d F0\r\n%b\r\n" % (key, len(left), cas, ttl, left)
             else:
                 request = _delete(name, cas)
@@ -333,7 +347,7 @@ class MemcachedBackend(LeaseBackend):
                 key, _EPOCH, BASE + _EPOCH, _MARKER_TTL, os.urandom(_EPOCH), key,
             )  # fmt: skip
             _, (words, body) = self._exchange(connection, request, 2)
-        if words[0] != b"VA" or int(_word(words, b"f")) - len(body) != BASE or len(body) != _EPOCH:
+        if words[0] != b"VA" or _number(words, b"f") - len(body) != BASE or len(body) != _EPOCH:
             return None
         return body
 
@@ -349,9 +363,9 @@ class MemcachedBackend(LeaseBackend):
         return b"mg " + key.encode() + self._lease
 
     def _fill_request(self, lease: _Held, value: bytes) -> bytes:
-        size = _EPOCH + len(value)
-        if size >= BASE:  # the flags have no room for it; no server takes it either, unless made to
+        if not _fits(lease, value):
             return _delete(lease.key, lease.cas)
+        size = _EPOCH + len(value)
         return b"ms %b %d C%b T%d F%d\r\n%b%b\r\n" % (
             lease.key.encode(), size, lease.cas, self.settings.ttl, BASE + size, lease.epoch, value,
         )  # fmt: skip
@@ -377,10 +391,11 @@ class MemcachedBackend(LeaseBackend):
         connection = connections.get(server)
         if connection is None or not connection.in_step:
             if connection is not None:
-                connection.close()
-            connection = connections[server] = Connection(server, self.settings)
+                connections.pop(server).close()
+            connection = connections[server] = Connection(server, self.settings, self._tls)
             if server in self._down:
                 self._down.discard(server)
+                self._recovered[server] = connection.opened
                 logger.info("memcached %s answers again", server)
         return connection
 
@@ -439,6 +454,9 @@ class MemcachedBackend(LeaseBackend):
 
     def _failed(self, server: str, exc: CacheError) -> None:
         self.counters.errors += 1
+        used = self._connections().get(server)
+        if used is not None and used.opened < self._recovered.get(server, 0.0):
+            return  # this thread is the last to hear of an outage that others have seen end
         if server not in self._down:
             self._down.add(server)
             logger.warning("%s; reads go to the database until it answers", exc)
@@ -477,6 +495,11 @@ def _marker_of(group: str) -> str:
     return f"{group}:!"
 
 
+def _fits(lease: _Held, value: bytes) -> bool:
+    """Whether the server takes it, and the flags have room for its size."""
+    return _EPOCH + len(value) <= min(lease.connection.largest_body, BASE - 1)
+
+
 def _delete(name: str, cas: bytes) -> bytes:
     return b"md %b C%b\r\n" % (name.encode(), cas)
 
@@ -496,14 +519,25 @@ def _word(words: list[bytes], flag: bytes) -> bytes:
     raise CacheUnavailableError(f"a reply without {flag.decode()}: {b' '.join(words)[:80]!r}")
 
 
-def _owners(words: list[bytes]) -> int:
-    flags, size = int(_word(words, b"f")), int(_word(words, b"s"))
-    return (size - max(flags - BASE, 0)) // _TOKEN
+def _number(words: list[bytes], flag: bytes) -> int:
+    word = _word(words, flag)
+    try:
+        return int(word)
+    except ValueError:
+        raise CacheUnavailableError(f"a reply whose {flag.decode()} is no number: {word[:80]!r}") from None
+
+
+def _stone(connection: Connection, appended: list[bytes], seen: list[bytes]) -> _Stone:
+    """Cases: the item is as our append left it, whose size tells whether we are its only owner; it has changed since,
+    so that the CAS id seen may be that of another's tombstone."""
+    cas = _word(seen, b"c")
+    size = _number(seen, b"s") - max(_number(seen, b"f") - BASE, 0)
+    return _Stone(connection, cas, alone=cas == _word(appended, b"c") and size == _TOKEN)
 
 
 def _tokens(words: list[bytes], body: bytes) -> list[bytes]:
     """The owners of an item's tombstones, in the order they came; none where it is a value or a lease."""
-    under = max(int(_word(words, b"f")) - BASE, 0)
+    under = max(_number(words, b"f") - BASE, 0)
     return [body[at : at + _TOKEN] for at in range(under, len(body) - _TOKEN + 1, _TOKEN)]
 
 
