@@ -1,0 +1,86 @@
+"""Every backend passes the suite that third parties are given."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from servers import Memcached
+
+from person_repo.backends import LeaseBackend
+from person_repo.backends.memcached import MemcachedBackend
+from person_repo.backends.memory import MemoryBackend
+from person_repo.testing import GROUP, KEY, KEY_OF_OTHER_GROUP, OTHER_GROUP, OTHER_KEY, LeaseContract
+
+ITEMS = (KEY, OTHER_KEY, KEY_OF_OTHER_GROUP, f"{GROUP}:!", f"{OTHER_GROUP}:!")
+"""What the tests in which time passes use at the servers."""
+
+
+class TestMemory(LeaseContract):
+    def make_backend(self, **arguments: int) -> MemoryBackend:
+        self._now = 1000.0
+        return MemoryBackend({**arguments, "clock": lambda: self._now})
+
+    def forget(self, backend: LeaseBackend, key: str) -> None:
+        assert isinstance(backend, MemoryBackend)
+        backend.evict(key)
+
+    def forget_group(self, backend: LeaseBackend, group: str) -> None:
+        """What it keeps for a group is never evicted."""
+
+    def restart(self, backend: LeaseBackend) -> None:
+        assert isinstance(backend, MemoryBackend)
+        backend.clear()
+
+    def advance(self, backend: LeaseBackend, seconds: int) -> None:
+        self._now += seconds
+
+
+class TestMemcached(LeaseContract):
+    too_large = 1_100_000
+
+    @pytest.fixture(autouse=True)
+    def _given_servers(self, memcached_servers: list[Memcached]) -> None:
+        self.servers = memcached_servers[:1]
+
+    def make_backend(self, **arguments: int) -> MemcachedBackend:
+        self._ahead = 0
+        self._arguments: dict[str, Any] = {
+            "servers": [server.url for server in self.servers],
+            "clock": lambda: time.time() + self._ahead,
+            "timeout": 10.0,
+            "connect_timeout": 10.0,
+            **arguments,
+        }
+        return MemcachedBackend(self._arguments)
+
+    def another(self, backend: LeaseBackend) -> MemcachedBackend:
+        return MemcachedBackend(self._arguments)
+
+    def forget(self, backend: LeaseBackend, key: str) -> None:
+        assert sum("DELETED" in server.ask(f"delete {key}") for server in self.servers) == 1
+
+    def forget_group(self, backend: LeaseBackend, group: str) -> None:
+        for server in self.servers:
+            server.ask(f"delete {group}:!")
+
+    def restart(self, backend: LeaseBackend) -> None:
+        for server in self.servers:
+            server.restart()
+
+    def advance(self, backend: LeaseBackend, seconds: int) -> None:
+        """A server's clock cannot be set; what its items have left can."""
+        self._ahead += seconds
+        for server in self.servers:
+            for key in ITEMS:
+                answer = server.ask(f"mg {key} t").split()
+                if answer[0] == "HD":
+                    left = int(answer[1].removeprefix("t")) - seconds
+                    server.ask(f"touch {key} {left if left > 0 else -1}")
+
+
+class TestThreeMemcached(TestMemcached):
+    @pytest.fixture(autouse=True)
+    def _given_servers(self, memcached_servers: list[Memcached]) -> None:
+        self.servers = memcached_servers
