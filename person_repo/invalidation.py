@@ -431,7 +431,7 @@ class _Coverage:
     # Around COMMIT and ROLLBACK
 
     def _do_commit(self, commit: Callable[[Any], None], dbapi_connection: Any) -> None:
-        pending: _Pending | None = dbapi_connection.info.get(_PENDING)
+        pending = _pending_on(dbapi_connection)
         if pending is None:
             commit(dbapi_connection)
             return
@@ -442,8 +442,9 @@ class _Coverage:
 
     def _do_rollback(self, rollback: Callable[[Any], None], dbapi_connection: Any) -> None:
         rollback(dbapi_connection)
-        pending: _Pending | None = dbapi_connection.info.pop(_PENDING, None)
+        pending = _pending_on(dbapi_connection)
         if pending is not None:
+            del dbapi_connection.info[_PENDING]
             pending.end()
 
     def _do_prepare_twophase(self, prepare: Callable[..., None], connection: sa.Connection, xid: Any) -> None:
@@ -512,6 +513,14 @@ def _pending_of(info: dict[Any, Any]) -> _Pending:
     found = info.get(_PENDING)
     if found is None:
         found = info[_PENDING] = _Pending()
+    return found
+
+
+def _pending_on(dbapi_connection: Any) -> _Pending | None:
+    try:
+        found: _Pending | None = dbapi_connection.info.get(_PENDING)
+    except NotImplementedError:  # the connection on which SQLAlchemy first looks at a server has none
+        return None
     return found
 
 
