@@ -10,8 +10,10 @@ in the mapper's order, nil for an entity that is known not to exist.
 
 from __future__ import annotations
 
+import datetime
+import enum
 from hashlib import blake2b
-from typing import Any, Generic, Optional, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -36,12 +38,14 @@ class UncacheableError(ValueError):
 class Codec(Generic[E]):
     """Encodes and decodes the rows of one mapped class."""
 
-    __slots__ = ("_conversions", "_decode", "_encode", "schema")
+    __slots__ = ("_conversions", "_decode", "_encode", "_names", "schema")
 
     def __init__(self, mapping: EntityMapping[E]) -> None:
-        wires = tuple(Optional[field.wire] for field in mapping.fields)
+        wires = tuple(field.wire | None for field in mapping.fields)
         self.schema = _fingerprint(mapping)
-        self._decode = msgspec.msgpack.Decoder(tuple[int, str, Optional[tuple[wires]]]).decode  # type: ignore[valid-type,misc]
+        self._names = mapping.names
+        item: Any = tuple[int, str, tuple[wires] | None]  # type: ignore[valid-type]
+        self._decode = msgspec.msgpack.Decoder(item).decode
         self._encode = msgspec.msgpack.Encoder().encode
         self._conversions = [
             (at, field.encode, field.decode)
@@ -53,15 +57,16 @@ class Codec(Generic[E]):
         """The bytes of a row, or of a known absence (None).
 
         Raises ``UncacheableError`` where decoding them would give anything but an equal row of equal types: an
-        integer beyond 64 bits, NaN, a tuple inside JSON.
+        integer beyond 64 bits, NaN, a tuple inside JSON, a time in a zone other than UTC, an object of a
+        ``TypeDecorator`` whose class defines no equality.
         """
         try:
             encoded = self._encode((self.schema, key, None if row is None else self._to_wire(row)))
-            decoded = self.decode(encoded, key)
+            changed = self._changed(row, self.decode(encoded, key))
         except Exception as exc:  # a host's TypeDecorator may raise anything; the read it serves must not fail for it
             raise UncacheableError(f"{key}: {exc}") from exc
-        if not _same(row if row is None else tuple(row), decoded):
-            raise UncacheableError(f"{key}: the state would not come back from the cache as it is")
+        if changed is not None:
+            raise UncacheableError(f"{key}: {changed} would not come back from the cache as it is")
         return encoded
 
     def decode(self, item: bytes, key: str) -> Row | None:
@@ -77,38 +82,55 @@ class Codec(Generic[E]):
             raise RejectedItemError(f"{key}: {exc}") from exc
         raise RejectedItemError(f"{key}: the item is of key {named!r:.120} and schema {schema:x}")
 
+    def _changed(self, row: Row | None, decoded: Row | None) -> str | None:
+        """The first column that would come back as something else."""
+        if row is None or decoded is None:
+            return None
+        pairs = zip(self._names, row, decoded, strict=True)
+        return next((name for name, value, back in pairs if not _same(value, back)), None)
+
     def _to_wire(self, row: Row) -> Row:
         values = list(row)
         for at, encode, _ in self._conversions:
-            if values[at] is not None:
-                values[at] = encode(values[at])
+            values[at] = encode(values[at])
         return tuple(values)
 
     def _from_wire(self, row: Row) -> Row:
         values = list(row)
         for at, _, decode in self._conversions:
-            if values[at] is not None:
-                values[at] = decode(values[at])
+            values[at] = decode(values[at])
         return tuple(values)
 
 
 def _fingerprint(mapping: EntityMapping[Any]) -> int:
-    """63 bits over the format, the table and each column's attribute, name and type on the wire; equal in every process."""
-    columns = [(field.name, field.column.name, _type_name(field.wire)) for field in mapping.fields]
+    """63 bits over the format, the table and each column's attribute, name and types; equal in every process.
+
+    Both types count: a column of words that becomes an enumeration is a string on the wire as before, of names.
+    """
+    columns = [
+        (field.name, field.column.name, _type_name(field.wire), _type_name(field.python_type))
+        for field in mapping.fields
+    ]
     text = repr((FORMAT, mapping.table.fullname, columns))
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) >> 1
 
 
-def _type_name(wire: Any) -> str:
-    return getattr(wire, "__name__", None) or str(wire)
+def _type_name(type_: Any) -> str:
+    # Not the enumeration's own name: a class that is renamed holds the same members.
+    return "Enum" if isinstance(type_, type) and issubclass(type_, enum.Enum) else str(type_.__name__)
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Equal in value and in type, all the way down: ``1 == True == 1.0`` are three values here."""
+    """Equal in value and in type, all the way down: ``1 == True == 1.0`` are three values here.
+
+    So are noon in UTC and one o'clock in Paris, and the two turns of an hour that a time zone repeats.
+    """
     if type(one) is not type(other):
         return False
     if isinstance(one, (tuple, list)):
         return len(one) == len(other) and all(map(_same, one, other))
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(_same(value, other[name]) for name, value in one.items())
+    if isinstance(one, (datetime.datetime, datetime.time)):
+        return bool(one == other and one.tzinfo == other.tzinfo and one.fold == other.fold)
     return bool(one == other)

@@ -104,6 +104,10 @@ def test_the_difference_of_two_stats_is_what_happened_between_them() -> None:
     assert counters.snapshot() - earlier == Stats(hits=2, fills=1)
 
 
+def test_the_sum_of_two_stats_adds_each_number() -> None:
+    assert Stats(hits=1, fills=2) + Stats(hits=3, errors=4) == Stats(hits=4, fills=2, errors=4)
+
+
 def test_a_counter_that_does_not_exist_is_refused() -> None:
     with pytest.raises(AttributeError):
         Counters().hit += 1  # type: ignore[attr-defined]
