@@ -89,6 +89,7 @@ _Place = tuple[str, str]
 class _Placed(NamedTuple):
     token: bytes
     stones: dict[_Place, _Stone]
+    missing: frozenset[_Place]
 
 
 class MemcachedBackend(LeaseBackend):
@@ -214,13 +215,15 @@ class MemcachedBackend(LeaseBackend):
             if not work:
                 break
         self._overwrite(work, token, stones)
-        markers = [(group, (server, _marker_of(group))) for group in groups for server in self.servers]
+        wanted = {(self._server_of(key), key): key for key in keys}
+        markers = {(server, _marker_of(group)): group for group in groups for server in self.servers}
+        missing = frozenset({**wanted, **markers}.keys() - stones.keys())
         return Tombstones(
             frozenset(keys),
             frozenset(groups),
-            failed_keys=frozenset(key for key in keys if (self._server_of(key), key) not in stones),
-            failed_groups=frozenset(group for group, place in markers if place not in stones),
-            placed=_Placed(token, stones),
+            failed_keys=frozenset(key for place, key in wanted.items() if place in missing),
+            failed_groups=frozenset(group for place, group in markers.items() if place in missing),
+            placed=_Placed(token, stones, missing),
         )
 
     def _left(
@@ -280,7 +283,9 @@ class MemcachedBackend(LeaseBackend):
                 if words[0] in _GONE:
                     del left[place]
         silent: set[str] = set()  # one that lets us wait is not asked again for each of its items
-        for server, name in left:
+        # Where no tombstone could be placed a reader may hold a lease from before the commit, on a server that is
+        # there again: its lease goes too, or it would fill the old row.
+        for server, name in [*left, *placed.missing]:
             if server in silent:
                 continue
             try:
