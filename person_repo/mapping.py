@@ -145,7 +145,8 @@ class EntityMapping(Generic[E]):
         key_at = tuple(self.fields.index(field) for field in self.key_fields)
         self.identity_in: Callable[[Row], Identity] = _picker(key_at)
         """The primary key's values in a row."""
-        self._unloaded = _unloaded(mapper, self.names)
+        # Expressions that a session would load with the row; without a mark they would read as None in silence.
+        self._unloaded = frozenset(prop.key for prop in mapper.column_attrs).difference(self.names)
         self._short = _longest_id(self.key_fields)
         self._manager = mapper.class_manager
         self._identity_class = mapper.class_
@@ -319,21 +320,15 @@ def _decorated(type_: sa.TypeDecorator[Any], column: sa.Column[Any]) -> _Travel:
 
 
 def _mapped_columns(mapper: orm.Mapper[Any]) -> Iterable[tuple[orm.ColumnProperty[Any], sa.Column[Any]]]:
-    """The attributes that are columns of the mapped table.
+    """The attributes that are columns.
 
     A column_property over an SQL expression has no row of its own whose change could be seen: it is left unloaded
     on both sides of the toggle.
     """
     for prop in mapper.column_attrs:
         column = prop.columns[0]
-        if isinstance(column, sa.Column) and column.table is mapper.local_table:
+        if isinstance(column, sa.Column):
             yield prop, column
-
-
-def _unloaded(mapper: orm.Mapper[Any], names: Iterable[str]) -> frozenset[str]:
-    """The expressions that a session would load with the row. Without a mark they would read as None in silence."""
-    loaded = {prop.key for prop in mapper.column_attrs if ("query_expression", True) not in (prop.strategy_key or ())}
-    return frozenset(loaded.difference(names))
 
 
 def _key_fields(mapper: orm.Mapper[Any], fields: Iterable[Field]) -> tuple[Field, ...]:
