@@ -82,31 +82,37 @@ class _Call:
 class _Failure(click.ClickException):
     """What ends a call with an exit code other than 0: ``kind`` is for programs, the message for people."""
 
-    def __init__(self, kind: str, exit_code: int, message: str, **details: Any) -> None:
+    def __init__(self, kind: str, code: int, message: str, **details: Any) -> None:
         super().__init__(message)
         self.kind = kind
-        self.exit_code = exit_code
+        self.code = code
         self.details = details
 
 
 class _Program(click.Group):
     """The group of all commands; the one place where errors become messages and exit codes."""
 
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> NoReturn:
         """Runs one call and exits."""
         arguments = list(sys.argv[1:] if args is None else args)
         call = _Call()
-        extra |= {"standalone_mode": False, "obj": call}
         try:
             # --help and --version return an exit code, commands return None.
-            sys.exit(super().main(arguments, prog_name or "person-repo", **extra))
+            sys.exit(super().main(arguments, prog_name or "person-repo", complete_var, False, obj=call, **extra))
         except click.exceptions.NoArgsIsHelpError as exc:
             exc.show()
             sys.exit(exc.exit_code)
         except (click.Abort, click.ClickException, PersonRepoError, OSError) as exc:
             failure = _failure(exc, call)
             _complain(failure, call, as_json=call.json or "--json" in arguments)
-            sys.exit(failure.exit_code)
+            sys.exit(failure.code)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command; a reader of the output that has seen enough (``| head``) is no error."""
@@ -159,7 +165,7 @@ def _complain(failure: _Failure, call: _Call, *, as_json: bool) -> None:
     if not as_json:
         _say(f"person-repo: {message}")
         return
-    document = {"error": failure.kind, "exit_code": failure.exit_code, "message": message, **failure.details}
+    document = {"error": failure.kind, "exit_code": failure.code, "message": message, **failure.details}
     click.echo(json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace"), err=True)
 
 
@@ -206,17 +212,16 @@ def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
         setattr(ctx.ensure_object(_Call), str(param.name), value)
 
 
-class _Text(click.ParamType):
+class _Text(click.types.StringParamType):
     """An argument that a database can hold or look for."""
 
-    name = "text"
-
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(super().convert(value, param, ctx))
         try:
-            str(value).encode()
+            text.encode()
         except UnicodeEncodeError:
             self.fail("it is not UTF-8", param, ctx)
-        return str(value)
+        return text
 
 
 _TEXT = _Text()
@@ -251,7 +256,7 @@ def _shared(command: F) -> F:
 _call = click.make_pass_decorator(_Call)
 
 
-@click.group(cls=_Program, epilog=_EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("person-repo", cls=_Program, epilog=_EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
 @_shared
 @click.version_option(package_name="person-repo", message="%(prog)s %(version)s")
 def main() -> None:
@@ -316,7 +321,7 @@ def import_(call: _Call, file: str, skip_bad: str | None) -> None:
     from person_repo.interchange import import_people
 
     call.undone = "nothing was imported"
-    source: str | BinaryIO = click.get_binary_stream("stdin") if file == "-" else file
+    source: str | BinaryIO = sys.stdin.buffer if file == "-" else file
     with _people(call) as people, _progress() as bar, _uninterrupted_commit(bar) as progress:
         report = import_people(people, source, skip_bad=skip_bad, progress=progress)
     bad_rows = str(report.bad_rows) if report.bad_rows else None
@@ -343,7 +348,7 @@ def export(call: _Call, file: str | None, format: Literal["csv", "jsonl"] | None
 
     to_file = file is not None and file != "-"
     call.undone = f"{file} was left as it was" if to_file else ""
-    target = replacing(file) if file and to_file else contextlib.nullcontext(click.get_binary_stream("stdout"))
+    target = replacing(file) if file and to_file else contextlib.nullcontext(sys.stdout.buffer)
     format = format or ("jsonl" if call.json else "csv")
     with _people(call) as people, target as stream, _progress(wanted=to_file or not sys.stdout.isatty()) as bar:
         exported = export_people(people, stream, format=format, progress=bar)
@@ -402,7 +407,7 @@ def list_(call: _Call, after: str | None, limit: int) -> None:
 @click.option("--last-name", type=_TEXT, metavar="NAME", help="Whose last name is exactly this.")
 @_shared
 @_call
-def find(call: _Call, **names: str | None) -> None:
+def find(call: _Call, /, **names: str | None) -> None:
     """Show everybody with this first name, this last name, or both. That nobody has them is an answer, no error."""
     equals = _given(names)
     with _people(call) as people:
@@ -416,7 +421,7 @@ def find(call: _Call, **names: str | None) -> None:
 @click.option("--last-name", type=_TEXT, metavar="NAME", help="The new last name.")
 @_shared
 @_call
-def update(call: _Call, id: str, **names: str | None) -> None:
+def update(call: _Call, /, id: str, **names: str | None) -> None:
     """Change one person's first name, last name, or both."""
     changes = _given(names)
     _refuse_bad(changes)
@@ -431,8 +436,10 @@ def update(call: _Call, id: str, **names: str | None) -> None:
 @_call
 def delete(call: _Call, ids: tuple[str, ...]) -> None:
     """Delete the people with these ids, in one transaction; those that nobody has are named."""
+    from sqlalchemy.orm import Session
+
     call.undone = "nobody was deleted"
-    with _people(call) as people, people.sessions.begin() as session:
+    with _people(call) as people, Session(people.engine) as session, session.begin():
         bound = people.bind(session)
         deleted = [id for id in dict.fromkeys(ids) if bound.delete(id)]
     missing = [id for id in dict.fromkeys(ids) if id not in deleted]
@@ -459,7 +466,10 @@ def demo(call: _Call) -> None:
     # The default is where a user's own people are; nobody has asked for a demo among them.
     own = call.database_url is None and url == Settings().database_url
     call.undone = "what the demo had added was removed"
-    with _database_errors(), _usable(url):
+    if not own:
+        with _engine(call):
+            pass  # whether it can be used at all is told here
+    with _database_errors():
         steps = run(None if own else url, settings.cache_url)
     wrong = [step for step in steps if step.wrong]
     place = {"database": "a temporary SQLite file" if own else redact(url), "cache": redact(settings.cache_url)}
@@ -507,6 +517,8 @@ def _usable(url: str) -> Iterator[None]:
     import sqlalchemy as sa
 
     try:
+        if "@" in (sa.make_url(url).host or ""):
+            raise ConfigurationError(f"the database URL {redact(url)!r} has two @; write %40 for an @ in a password")
         yield
     except PersonRepoError:
         raise
@@ -561,7 +573,7 @@ def _is_absent(url: str) -> bool:
     with _usable(url):
         parsed = sa.make_url(url)
     path = parsed.database or ":memory:"
-    is_file = parsed.get_backend_name() == "sqlite" and path != ":memory:" and not path.startswith("file:")
+    is_file = parsed.drivername.startswith("sqlite") and not parsed.host and not path.startswith((":memory:", "file:"))
     return is_file and not os.path.exists(path)
 
 

@@ -11,7 +11,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import orm
@@ -22,8 +21,6 @@ from person_repo.model import Person
 from person_repo.service import PersonService, connect
 
 __all__ = ["Step", "laureates", "run"]
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +80,7 @@ class _Ledger:
         """What the engines call before each statement."""
         self._statements += 1
 
-    def step(self, what: str, do: Callable[[], T], *, expect: T) -> None:
+    def step(self, what: str, do: Callable[[], object], *, expect: object) -> None:
         """Does one thing and records it; an answer that is not equal to ``expect`` is recorded as wrong."""
         before, statements = self._people.stats(), self._statements
         start = time.perf_counter()
@@ -216,7 +213,7 @@ def _change(people: PersonService, ledger: _Ledger, ada: Person) -> None:
 def _remove(people: PersonService, added: Mapping[str, Person], changed_id: str) -> int:
     """Deletes what the demo added, unless somebody has changed it since; how many of ``added`` that were."""
     people.delete(changed_id)
-    with people.sessions.begin() as session:
+    with orm.Session(people.engine) as session, session.begin():
         bound = people.bind(session)
         return sum(bound.delete(id) for id, person in bound.get_many(added).items() if person == added[id])
 
