@@ -398,8 +398,11 @@ def test_a_written_key_that_a_database_may_convert_is_unknown(mapping: EntityMap
 
 
 @pytest.mark.parametrize("number", [True, Loud.VERY, 7])
-def test_a_row_is_found_under_the_identity_that_was_told_when_it_was_written(engine: sa.Engine, number: int) -> None:
-    row = stored(engine, parcel(depot=Text("Köln"), number=number))
+def test_a_row_is_found_under_the_identity_that_was_told_when_it_was_written(database_url: str, number: int) -> None:
+    database = sa.create_engine(database_url)
+    HostBase.metadata.create_all(database)
+    row = stored(database, parcel(depot=Text("Köln"), number=number))
+    database.dispose()
     told = PARCELS.stored_identity([Text("Köln"), number])
 
     assert PARCELS.identity_in(row) == told
