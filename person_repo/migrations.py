@@ -156,10 +156,17 @@ def _connected(target: Target) -> Iterator[sa.Connection]:
 
 
 def _engine(url: str | sa.URL) -> sa.Engine:
+    # What SQLAlchemy says of a URL may quote a part of the password, so no cause is chained.
+    try:
+        host = sa.make_url(url).host or ""
+    except (sa.exc.ArgumentError, ValueError):
+        raise ConfigurationError(f"database URL {redact(url)!r} is none; write dialect+driver://...") from None
+    if "@" in host:  # the driver would show the host
+        raise ConfigurationError(f"database URL {redact(url)!r} has two @; write %40 for an @ in a password")
     try:
         return sa.create_engine(url)
     except (sa.exc.ArgumentError, ImportError) as exc:
-        raise ConfigurationError(f"database URL {redact(url)!r} cannot be used: {exc}") from exc
+        raise ConfigurationError(f"database URL {redact(url)!r} cannot be used: {redact(exc)}") from None
 
 
 @contextmanager
