@@ -57,6 +57,7 @@ class Connection:
         self.largest_body = 0
         self.opened = time.monotonic()
         self._timeout = settings.timeout
+        self._client: Client | None = None
         try:
             self._client = _connected(server, settings, tls)
         except Exception as exc:  # pymemcache raises what the socket or TLS made it stumble over
@@ -89,7 +90,12 @@ class Connection:
     def close(self) -> None:
         """Closes the connection; it is not opened again."""
         self.in_step = False
-        self._client.close()
+        if self._client is not None:
+            self._client.close()
+
+    def __del__(self) -> None:
+        # A thread that ends closes nothing of its own.
+        self.close()
 
     def exchange(self, request: bytes, replies: int) -> list[Reply]:
         """Sends a request of at most ``LARGEST_REQUEST`` bytes (or one item) and returns its replies, in order."""

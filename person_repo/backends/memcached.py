@@ -57,6 +57,7 @@ _EPOCH: Final = 8
 _TOKEN: Final = 16
 _APPENDS: Final = 3
 _WITHDRAWALS: Final = 8
+_CONNECTIONS: Final = 2
 _GONE: Final = frozenset({b"HD", b"NF"})
 
 # A marker outlives every value of its epoch whatever the ttl; one that expires only makes
@@ -252,8 +253,8 @@ class MemcachedBackend(LeaseBackend):
         for connection, names, replies in self._converse(work, request, 3):
             try:
                 for name, (appended, _), (seen, _) in zip(names, replies[1::3], replies[2::3], strict=True):
-                    if appended[0] == b"HD" and seen[0] == b"HD":
-                        stones[connection.server, name] = _stone(connection, appended, seen)
+                    if appended[0] == seen[0] == b"HD" and (stone := _stone(connection, appended, seen)):
+                        stones[connection.server, name] = stone
             except CacheUnavailableError as exc:
                 self._failed(connection.server, exc)
 
@@ -286,13 +287,24 @@ class MemcachedBackend(LeaseBackend):
         # Where no tombstone could be placed a reader may hold a lease from before the commit, on a server that is
         # there again: its lease goes too, or it would fill the old row.
         for server, name in [*left, *placed.missing]:
-            if server in silent:
-                continue
-            try:
-                self._withdraw(self._connection(server), name, placed.token)
-            except CacheUnavailableError as exc:
+            if server not in silent and not self._withdrawn(server, name, placed.token):
                 silent.add(server)
+
+    def _withdrawn(self, server: str, name: str, token: bytes) -> bool:
+        """``_withdraw``, and whether the server answered. It is asked again where the connection turned out to be
+        closed: the server may have restarted, and a reader may have filled the old row where the tombstone was."""
+        for _ in range(_CONNECTIONS):
+            connection: Connection | None = None
+            try:
+                connection = self._connection(server)
+                self._withdraw(connection, name, token)
+            except CacheUnavailableError as exc:
                 self._failed(server, exc)
+                if connection is None or connection.timed_out:
+                    break
+            else:
+                return True
+        return False
 
     def _untouched(self, stones: Mapping[_Place, _Stone]) -> dict[Connection, list[_Place]]:
         """The tombstones that a CAS id alone tells for ours: nobody else's was there, and the connection is the one
@@ -532,11 +544,14 @@ def _number(words: list[bytes], flag: bytes) -> int:
         raise CacheUnavailableError(f"a reply whose {flag.decode()} is no number: {word[:80]!r}") from None
 
 
-def _stone(connection: Connection, appended: list[bytes], seen: list[bytes]) -> _Stone:
-    """Cases: the item is as our append left it, whose size tells whether we are its only owner; it has changed since,
-    so that the CAS id seen may be that of another's tombstone."""
-    cas = _word(seen, b"c")
+def _stone(connection: Connection, appended: list[bytes], seen: list[bytes]) -> _Stone | None:
+    """Cases: a lease or a value stands there, so that ours was lost between the two commands; the item is as our append
+    left it, whose size tells whether we are its only owner; it has changed since, and the CAS id may be another's.
+    """
     size = _number(seen, b"s") - max(_number(seen, b"f") - BASE, 0)
+    if size == 0:
+        return None
+    cas = _word(seen, b"c")
     return _Stone(connection, cas, alone=cas == _word(appended, b"c") and size == _TOKEN)
 
 
