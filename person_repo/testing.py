@@ -712,11 +712,11 @@ class LeaseContract:
         assert reader.fill(take_after_restart(reader), OLD)
         assert reader.fill(take(reader, KEY_OF_OTHER_GROUP, OTHER_GROUP), OLD)
 
-        writer.release(first)
+        writer.release(second)
 
         take(reader)
         take(reader, KEY_OF_OTHER_GROUP, OTHER_GROUP)
-        writer.release(second)
+        writer.release(first)
 
     def test_a_tombstone_from_before_a_restart_is_not_taken_for_anothers_after_it(self) -> None:
         reader, writer = self._both()
