@@ -20,7 +20,8 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
-from person_repo.exceptions import ConfigurationError, MigrationError
+from person_repo.engines import engine_of
+from person_repo.exceptions import MigrationError
 from person_repo.settings import redact
 
 __all__ = ["VERSION_TABLE", "Target", "current", "downgrade", "exclusive", "head", "script_location", "upgrade"]
@@ -146,27 +147,13 @@ def _connected(target: Target) -> Iterator[sa.Connection]:
     if isinstance(target, sa.Connection):
         yield target
         return
-    engine = target if isinstance(target, sa.Engine) else _engine(target)
+    engine = target if isinstance(target, sa.Engine) else engine_of(target)
     try:
         with engine.connect() as connection:
             yield connection
     finally:
         if engine is not target:
             engine.dispose()
-
-
-def _engine(url: str | sa.URL) -> sa.Engine:
-    # What SQLAlchemy says of a URL may quote a part of the password, so no cause is chained.
-    try:
-        host = sa.make_url(url).host or ""
-    except (sa.exc.ArgumentError, ValueError):
-        raise ConfigurationError(f"database URL {redact(url)!r} is none; write dialect+driver://...") from None
-    if "@" in host:  # the driver would show the host
-        raise ConfigurationError(f"database URL {redact(url)!r} has two @; write %40 for an @ in a password")
-    try:
-        return sa.create_engine(url)
-    except (sa.exc.ArgumentError, ImportError) as exc:
-        raise ConfigurationError(f"database URL {redact(url)!r} cannot be used: {redact(exc)}") from None
 
 
 @contextmanager

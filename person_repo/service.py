@@ -16,12 +16,12 @@ from sqlalchemy import orm
 from person_repo import invalidation
 from person_repo.backends import Coherence
 from person_repo.cached import CachedRepository
+from person_repo.engines import engine_of
 from person_repo.exceptions import ConfigurationError
 from person_repo.model import Person
 from person_repo.observability import Stats
 from person_repo.region import make_region, region_of
 from person_repo.repository import BoundRepository, Sessions, SQLAlchemyRepository
-from person_repo.settings import redact
 
 __all__ = ["PersonService", "Service", "connect"]
 
@@ -239,26 +239,10 @@ def connect(
     if options and not isinstance(cache_url, str):
         raise ConfigurationError(f"{next(iter(options))}= is an option of a region made here; this one is made already")
     region = make_region(cache_url, **options) if isinstance(cache_url, str) else region_of(cache_url)
-    engine = _engine(database_url)
+    engine = engine_of(database_url)
     people = PersonService.over(orm.sessionmaker(engine), region, use_db=use_db)
     people.closing.callback(engine.dispose)
     return people
-
-
-def _engine(url: str | sa.URL) -> sa.Engine:
-    try:
-        parsed = sa.make_url(url)
-        if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
-            # One connection for all threads: each connection to SQLite in memory is a database of its own.
-            return sa.create_engine(parsed, poolclass=sa.StaticPool, connect_args={"check_same_thread": False})
-        return sa.create_engine(parsed)
-    except sa.exc.ArgumentError as exc:
-        raise ConfigurationError(f"database URL {redact(url)!r} cannot be used: {redact(exc)}") from None
-    except ModuleNotFoundError as exc:
-        raise ConfigurationError(
-            f"database URL {redact(url)!r} needs the driver {exc.name}, which is not installed; for MySQL and MariaDB "
-            "write mysql+pymysql://"
-        ) from exc
 
 
 def _engine_of(session: orm.Session, mapper: orm.Mapper[Any]) -> sa.Engine:
