@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
-from collections.abc import Callable
 
 import pytest
+from forks import forking, in_child
 
 from person_repo.backends import BLOCKED, BUSY, Lease
 from person_repo.backends.memory import MemoryBackend
@@ -130,9 +128,8 @@ def test_an_unknown_option_is_refused_by_name() -> None:
         MemoryBackend({"tll": 3})
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 class TestFork:
+    @forking
     def test_a_child_starts_empty(self) -> None:
         """It would never see what its parent invalidates."""
         backend = MemoryBackend({})
@@ -150,6 +147,7 @@ class TestFork:
         assert backend.fetch(GROUP, OTHER_KEY) is BLOCKED
         backend.release(tombstones)
 
+    @forking
     def test_a_child_forked_while_a_thread_holds_the_lock_is_not_locked_out(self) -> None:
         held, done = threading.Event(), threading.Event()
 
@@ -173,30 +171,10 @@ class TestFork:
             holder.join()
         assert backend.fetch(GROUP, KEY) is BUSY
 
+    @forking
     def test_a_lease_of_the_parent_fills_nothing_in_the_child(self) -> None:
         backend = MemoryBackend({})
         lease = take(backend)
 
         assert in_child(lambda: backend.fill(lease, OLD)) == "False"
         assert backend.fill(lease, OLD)
-
-
-def in_child(call: Callable[[], object]) -> str:
-    """What the call returns in a forked process, as text; a process that hangs is ended by its own alarm."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        signal.alarm(30)
-        os.close(reading)
-        try:
-            os.write(writing, str(call()).encode())
-        except BaseException as exc:
-            os.write(writing, repr(exc).encode())
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as answer:
-        said = answer.read().decode()
-    _, status = os.waitpid(child, 0)
-    assert status == 0, f"the child ended with status {status}"
-    return said
