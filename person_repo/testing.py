@@ -410,6 +410,7 @@ class LeaseContract:
     def test_a_lease_from_before_a_restart_is_not_taken_for_the_one_after_it(self) -> None:
         """Ids that begin again with the server give two leases the same one."""
         reader, another = self._both()
+        self.restart(reader)  # so that the ids before and after the next one are the same
         lease = take(reader)
         self.restart(reader)
         successor = take_after_restart(another)
@@ -420,6 +421,7 @@ class LeaseContract:
 
     def test_abandoning_a_lease_from_before_a_restart_leaves_the_one_after_it(self) -> None:
         reader, another = self._both()
+        self.restart(reader)  # so that the ids before and after the next one are the same
         lease = take(reader)
         self.restart(reader)
         successor = take_after_restart(another)
@@ -720,6 +722,7 @@ class LeaseContract:
 
     def test_a_tombstone_from_before_a_restart_is_not_taken_for_anothers_after_it(self) -> None:
         reader, writer = self._both()
+        self.restart(reader)  # so that the ids before and after the next one are the same
         lost = writer.put_tombstones([KEY])
         self.restart(writer)
         standing = reader.put_tombstones([KEY])
