@@ -370,6 +370,19 @@ class TestForksAndThreads:
             assert thread.submit(elsewhere).result() is False
         assert backend.fill(lease, NEW)
 
+    def test_a_release_in_another_thread_leaves_the_connection_of_the_first_alone(
+        self, connect: Connect, server: Memcached
+    ) -> None:
+        backend = connect(server)
+        tombstones = backend.put_tombstones([KEY])
+        steps = stepwise(backend, server)
+
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(backend.release, tombstones).result()
+
+        assert steps.requests == 0
+        take(backend)
+
     @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
     def test_the_connections_of_a_thread_that_ends_are_closed(self, connect: Connect, server: Memcached) -> None:
         backend = connect(server)
