@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 import shlex
@@ -103,6 +104,8 @@ class _Program(click.Group):
         """Runs one call and exits."""
         arguments = list(sys.argv[1:] if args is None else args)
         call = _Call()
+        warnings = logging.getLogger("person_repo")
+        warnings.addHandler(listener := _Warnings(call))
         try:
             # --help and --version return an exit code, commands return None.
             sys.exit(super().main(arguments, prog_name or "person-repo", complete_var, False, obj=call, **extra))
@@ -113,6 +116,8 @@ class _Program(click.Group):
             failure = _failure(exc, call)
             _complain(failure, call, as_json=call.json or "--json" in arguments)
             sys.exit(failure.code)
+        finally:
+            warnings.removeHandler(listener)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command; a reader of the output that has seen enough (``| head``) is no error."""
@@ -124,6 +129,21 @@ class _Program(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return None
         return result
+
+
+class _Warnings(logging.Handler):
+    """What the package logs during a call, such as a cache that does not answer, told on stderr."""
+
+    def __init__(self, call: _Call) -> None:
+        super().__init__(logging.WARNING)
+        self._call = call
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = _without_passwords(record.getMessage(), self._call)
+        if self._call.json:
+            _print_json({"warning": message}, err=True)
+        else:
+            _say(f"person-repo: warning: {message}")
 
 
 def _failure(exc: Exception, call: _Call) -> _Failure:
@@ -166,7 +186,7 @@ def _complain(failure: _Failure, call: _Call, *, as_json: bool) -> None:
         _say(f"person-repo: {message}")
         return
     document = {"error": failure.kind, "exit_code": failure.code, "message": message, **failure.details}
-    click.echo(json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace"), err=True)
+    _print_json(document, err=True)
 
 
 def _say(message: str) -> None:
@@ -181,7 +201,6 @@ def _without_passwords(message: str, call: _Call) -> str:
     except ConfigurationError:
         return message
     for url in (settings.database_url, settings.cache_url):
-        message = message.replace(url, redact(url))
         for secret in _secrets(url):
             message = message.replace(secret, "***")
     return message
@@ -273,17 +292,17 @@ def upgrade(call: _Call) -> None:
     """Bring the schema of the database to the one this version needs."""
     from person_repo import migrations
 
-    url = call.settings().database_url
     call.undone = "the schema may be half way; run upgrade again"
     with _engine(call) as engine:
+        _reach(engine)
         before = migrations.current(engine)
         migrations.upgrade(engine)
         after = migrations.current(engine)
     if call.json:
-        _print_json({"database": redact(url), "before": before, "revision": after})
+        _print_json({"database": redact(engine.url), "before": before, "revision": after})
     else:
         done = "is up to date" if before == after else f"was upgraded from {before or 'nothing'}"
-        _print(f"{redact(url)} {done}: {after}")
+        _print(f"{redact(engine.url)} {done}: {after}")
 
 
 @main.command(short_help="Show the revision of the schema.")
@@ -293,17 +312,17 @@ def current(call: _Call) -> None:
     """Show the revision of the schema, and the one this version needs."""
     from person_repo import migrations
 
-    url = call.settings().database_url
     revision, head = None, migrations.head()
-    if not _is_absent(url):
-        with _engine(call) as engine:
+    with _engine(call) as engine:
+        if not _is_absent(engine):
+            _reach(engine)
             revision = migrations.current(engine)
     up_to_date = revision == head
     if call.json:
-        _print_json({"database": redact(url), "revision": revision, "head": head, "up_to_date": up_to_date})
+        _print_json({"database": redact(engine.url), "revision": revision, "head": head, "up_to_date": up_to_date})
     else:
         rest = "up to date" if up_to_date else f"this version needs {head}; run: person-repo upgrade"
-        _print(f"{redact(url)}: {revision or 'no schema'} ({rest})")
+        _print(f"{redact(engine.url)}: {revision or 'no schema'} ({rest})")
 
 
 @main.command("import", short_help="Import people from a CSV, all of it or nothing.")
@@ -467,8 +486,8 @@ def demo(call: _Call) -> None:
     own = call.database_url is None and url == Settings().database_url
     call.undone = "what the demo had added was removed"
     if not own:
-        with _engine(call):
-            pass  # whether it can be used at all is told here
+        with _engine(call) as engine:
+            _reach(engine)
     with _database_errors():
         steps = run(None if own else url, settings.cache_url)
     wrong = [step for step in steps if step.wrong]
@@ -487,46 +506,24 @@ def _people(call: _Call) -> Iterator[PersonService]:
     from person_repo import connect
 
     settings = call.settings()
-    url = settings.database_url
-    with _database_errors():
-        with _usable(url):
-            people = connect(url, settings.cache_url, use_db=settings.use_db)
-        with people:
-            _require_schema(people.engine, url)
-            yield people
+    with (
+        _database_errors(),
+        connect(settings.database_url, settings.cache_url, use_db=settings.use_db) as people,
+    ):
+        _require_schema(people.engine)
+        yield people
 
 
 @contextlib.contextmanager
 def _engine(call: _Call) -> Iterator[sa.Engine]:
-    import sqlalchemy as sa
+    from person_repo.engines import engine_of
 
-    url = call.settings().database_url
     with _database_errors():
-        with _usable(url):
-            engine = sa.create_engine(url)
+        engine = engine_of(call.settings().database_url)
         try:
-            _reach(engine)
             yield engine
         finally:
             engine.dispose()
-
-
-@contextlib.contextmanager
-def _usable(url: str) -> Iterator[None]:
-    """Tells of a database URL that is none, or whose driver is not there, without what is secret in it."""
-    import sqlalchemy as sa
-
-    try:
-        if "@" in (sa.make_url(url).host or ""):
-            raise ConfigurationError(f"the database URL {redact(url)!r} has two @; write %40 for an @ in a password")
-        yield
-    except PersonRepoError:
-        raise
-    except (sa.exc.ArgumentError, ImportError) as exc:
-        raise ConfigurationError(f"the database URL {redact(url)!r} cannot be used: {exc}") from exc
-    except ValueError as exc:
-        # Its message quotes what stands where the port should, which may be a part of the password.
-        raise ConfigurationError(f"the database URL {redact(url)!r} cannot be read") from exc
 
 
 @contextlib.contextmanager
@@ -553,27 +550,23 @@ def _reach(engine: sa.Engine) -> None:
         raise _Failure("database", 3, f"the database cannot be used: {type(exc).__name__}: {exc}") from exc
 
 
-def _require_schema(engine: sa.Engine, url: str) -> None:
+def _require_schema(engine: sa.Engine) -> None:
     import sqlalchemy as sa
 
     from person_repo.model import Person
 
     table = Person.__tablename__
-    if not _is_absent(url):
+    if not _is_absent(engine):
         _reach(engine)
         if sa.inspect(engine).has_table(table):
             return
-    raise _Failure("schema", 3, f"{redact(url)} has no table {table}; run: person-repo upgrade")
+    raise _Failure("schema", 3, f"{redact(engine.url)} has no table {table}; run: person-repo upgrade")
 
 
-def _is_absent(url: str) -> bool:
+def _is_absent(engine: sa.Engine) -> bool:
     """Whether this is a SQLite file that does not exist. Only to look into it would make an empty one."""
-    import sqlalchemy as sa
-
-    with _usable(url):
-        parsed = sa.make_url(url)
-    path = parsed.database or ":memory:"
-    is_file = parsed.drivername.startswith("sqlite") and not parsed.host and not path.startswith((":memory:", "file:"))
+    path = engine.url.database or ":memory:"
+    is_file = engine.dialect.name == "sqlite" and not engine.url.host and not path.startswith((":memory:", "file:"))
     return is_file and not os.path.exists(path)
 
 
@@ -640,9 +633,9 @@ def _fail_if_missing(missing: Sequence[str]) -> None:
         raise _Failure("not-found", 1, f"nobody has the id {', '.join(map(repr, missing))}", missing=missing)
 
 
-def _print_json(document: Mapping[str, Any]) -> None:
+def _print_json(document: Mapping[str, Any], *, err: bool = False) -> None:
     # A path that is not UTF-8 holds surrogates; the escape they become is JSON's own.
-    click.echo(json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace"))
+    click.echo(json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace"), err=err)
 
 
 def _print_person(call: _Call, person: Person) -> None:

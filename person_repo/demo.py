@@ -157,8 +157,8 @@ def _read(people: PersonService, ledger: _Ledger) -> None:
     def read() -> Person | None:
         return people.get(corbato.id)
 
-    ledger.step("read one: a miss, loaded and filled", read, expect=corbato)
-    ledger.step("read it again: a hit", read, expect=corbato)
+    ledger.step("read one for the first time", read, expect=corbato)
+    ledger.step("read it again", read, expect=corbato)
     with people.using(use_db=True):
         ledger.step("read it in a block with use_db on", read, expect=corbato)
     people.use_db = True
@@ -166,10 +166,10 @@ def _read(people: PersonService, ledger: _Ledger) -> None:
     people.use_db = False
     ledger.step("turn use_db off again, read it", read, expect=corbato)
     people.invalidate(*wanted)
-    ledger.step("read all in one call, none cached", lambda: people.get_many(wanted), expect=wanted)
-    ledger.step("read all in one call, all cached", lambda: people.get_many(wanted), expect=wanted)
+    ledger.step("read all in one call", lambda: people.get_many(wanted), expect=wanted)
+    ledger.step("read all in one call again", lambda: people.get_many(wanted), expect=wanted)
     ledger.step("read an id that nobody has", lambda: people.get(nobody), expect=None)
-    ledger.step("read it again: a negative entry", lambda: people.get(nobody), expect=None)
+    ledger.step("read that id again", lambda: people.get(nobody), expect=None)
 
 
 def _change(people: PersonService, ledger: _Ledger, ada: Person) -> None:

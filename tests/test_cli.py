@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -329,6 +330,24 @@ class TestPasswords:
             assert "Access denied" in result.stderr
             assert SECRET not in result.output
 
+    def test_a_driver_that_repeats_it_is_not_repeated(self) -> None:
+        """Once as it was given, once as it is meant."""
+        url = f"mysql+pymysql://root:%40{SECRET}@host/x"
+
+        def refuse(*_: object) -> None:
+            raise ConnectionRefusedError(f"no login with @{SECRET} from {url}")
+
+        sa.event.listen(sa.Engine, "do_connect", refuse)
+        try:
+            result = call("--database-url", url, "list")
+        finally:
+            sa.event.remove(sa.Engine, "do_connect", refuse)
+        assert result.exit_code == 3
+        assert result.stderr == (
+            "person-repo: the database cannot be used: ConnectionRefusedError: "
+            "no login with *** from mysql+pymysql://root:***@host/x\n"
+        )
+
     def test_an_answer_names_the_database_without_it(self, mysql_url: str) -> None:
         user = f"CREATE USER reader IDENTIFIED BY '{SECRET}'"
         engine = sa.create_engine(mysql_url)
@@ -398,6 +417,25 @@ class TestSettings:
             assert application.get_one("knuth-1974").first_name == "Don"
             assert run("delete", "knuth-1974", "--cache-url", cache_url).exit_code == 0
             assert application.get("knuth-1974") is None
+
+
+class TestWarnings:
+    """A cache that does not answer."""
+
+    @sqlite_only
+    def test_people_are_read_and_the_cache_is_named(self, run: Run, people: PersonService) -> None:
+        people.add(Person(**KNUTH))
+        silent = f"memcached://127.0.0.1:{free_port()}"
+
+        result = run("get", "knuth-1974", "--cache-url", silent)
+        assert result.exit_code == 0
+        assert "Donald" in result.stdout
+        assert result.stderr.startswith(f"person-repo: warning: {silent.replace('://', ' ')}: ")
+
+        result = run("--json", "get", "nobody", "--cache-url", silent)
+        warning, failure = map(json.loads, result.stderr.splitlines())
+        assert list(warning) == ["warning"]
+        assert failure["error"] == "not-found"
 
 
 class TestImport:
@@ -505,14 +543,19 @@ class TestExport:
         assert exporting.returncode == 0
 
 
+Interrupt = Callable[..., None]
+
+
 @pytest.fixture
-def interrupted_at() -> Iterator[Callable[[str, str], None]]:
-    """Sends this process SIGINT at the first event of an engine whose statement begins like this."""
+def interrupted_at() -> Iterator[Interrupt]:
+    """Sends this process SIGINT at an event of any engine: the ``nth`` one whose statement begins like this."""
     armed: list[tuple[str, Any]] = []
 
-    def arm(event: str, beginning: str) -> None:
+    def arm(event: str, beginning: str = "", nth: int = 1) -> None:
+        left = itertools.count(nth - 1, -1)
+
         def interrupt(*args: Any) -> None:
-            if event == "commit" or args[2].startswith(beginning):
+            if (event == "commit" or args[2].startswith(beginning)) and next(left) == 0:
                 signal.raise_signal(signal.SIGINT)
 
         armed.append((event, interrupt))
@@ -532,11 +575,11 @@ class TestInterrupted:
         run: Run,
         people: PersonService,
         tmp_path: Path,
-        interrupted_at: Callable[[str, str], None],
+        interrupted_at: Interrupt,
         event: str,
     ) -> None:
         (tmp_path / "some.csv").write_bytes(rows(5000) + b"bad\n")
-        interrupted_at(event, "INSERT INTO person")
+        interrupted_at(event, "INSERT INTO person", nth=3)
 
         result = run("import", "some.csv", "--skip-bad", "bad.csv")
 
@@ -545,11 +588,32 @@ class TestInterrupted:
         assert people.count() == 0
         assert not (tmp_path / "bad.csv").exists()
 
+    def test_a_process_interrupted_while_the_database_works_leaves_nothing(
+        self, mysql_url: str, tmp_path: Path
+    ) -> None:
+        """A row of somebody else's transaction holds the import up in the middle of its INSERTs."""
+        migrations.upgrade(mysql_url)
+        (tmp_path / "some.csv").write_bytes(rows(5000))
+        engine = sa.create_engine(mysql_url)
+        waits = sa.text("SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'")
+        with engine.connect() as other, engine.connect().execution_options(isolation_level="AUTOCOMMIT") as watcher:
+            other.execute(sa.insert(Person).values(id="id-004500", first_name="a", last_name="b", version=1))
+            with process("--database-url", mysql_url, "import", "some.csv") as importing:
+                while not watcher.scalar(waits):
+                    assert importing.poll() is None
+                importing.send_signal(signal.SIGINT)
+                _, stderr = importing.communicate()
+            other.rollback()
+            assert importing.returncode == 130
+            assert stderr.strip() == b"person-repo: interrupted; nothing was imported"
+            assert other.scalar(sa.select(sa.func.count()).select_from(Person)) == 0
+        engine.dispose()
+
     def test_once_the_commit_is_on_its_way_the_import_is_done(
-        self, run: Run, people: PersonService, interrupted_at: Callable[[str, str], None]
+        self, run: Run, people: PersonService, interrupted_at: Interrupt
     ) -> None:
         listening = signal.getsignal(signal.SIGINT)
-        interrupted_at("commit", "")
+        interrupted_at("commit")
 
         result = run("import", str(LAUREATES))
 
@@ -558,10 +622,10 @@ class TestInterrupted:
         assert signal.getsignal(signal.SIGINT) is listening
 
     def test_deleting_several_is_all_or_nothing(
-        self, run: Run, people: PersonService, interrupted_at: Callable[[str, str], None]
+        self, run: Run, people: PersonService, interrupted_at: Interrupt
     ) -> None:
         run("import", str(LAUREATES))
-        interrupted_at("after_cursor_execute", "DELETE FROM person")
+        interrupted_at("before_cursor_execute", "DELETE FROM person", nth=2)
 
         result = run("delete", "knuth-1974", "wirth-1984")
 
@@ -593,7 +657,7 @@ class TestDemo:
         result = call("demo")
         assert (result.exit_code, result.stderr) == (0, "")
         assert "a temporary SQLite file, memory://" in result.stdout
-        line = next(line for line in result.stdout.splitlines() if "a hit" in line)
+        line = next(line for line in result.stdout.splitlines() if "read it again" in line)
         assert re.search(r"Fernando Corbató\W+cache\W+[\d,]+\W+0\W+1\W", line)
 
     def test_a_demo_in_a_database_with_a_cache_says_where(
@@ -628,7 +692,7 @@ class TestDemo:
         result = call("demo", *flags)
         assert result.exit_code == 1
         assert "Not Me" in result.stdout
-        assert "wrong answer: read it again: a hit" in result.stderr
+        assert "wrong answer: read it again" in result.stderr
 
     @sqlite_only
     def test_people_in_the_way_are_a_conflict(self, run: Run) -> None:
