@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy import pool
+from sqlalchemy import event, pool
+from sqlalchemy.engine.interfaces import DBAPIConnection
 
 from person_repo.mapping import EntityMapping, Identity, Row
 
@@ -81,7 +82,7 @@ class Loader(Generic[E]):
         self._mapping = mapping
         self._engine = engine
         self._queries = queries = Queries(mapping)
-        self._columns = sa.select(*mapping.columns)
+        self._columns = _restricted(mapping, sa.select(*mapping.columns))
         self._one = self._columns.where(queries.by_key)
 
     def one(self, identity: Identity) -> Loaded:
@@ -121,7 +122,13 @@ class Loader(Generic[E]):
     def count(self) -> int:
         """How many rows there are."""
         with self._engine.connect() as connection:
-            return connection.execute(sa.select(sa.func.count()).select_from(self._mapping.table)).scalar_one()
+            return connection.execute(_restricted(self._mapping, sa.select(sa.func.count()))).scalar_one()
+
+
+def _restricted(mapping: EntityMapping[Any], query: sa.Select[Any]) -> sa.Select[Any]:
+    """The query over the rows of the mapped class: of a hierarchy these may lie in several tables, or share one."""
+    query = query.select_from(mapping.source)
+    return query if mapping.restriction is None else query.where(mapping.restriction)
 
 
 def read_engine_of(engine: sa.Engine) -> sa.Engine:
@@ -132,14 +139,24 @@ def read_engine_of(engine: sa.Engine) -> sa.Engine:
     """
     if isinstance(engine.pool, (pool.StaticPool, pool.SingletonThreadPool)):
         return _beside(engine)
-    return sa.create_engine(
+    reader = sa.create_engine(
         engine.url,
         pool=engine.pool.recreate(),
-        isolation_level="AUTOCOMMIT",
         skip_autocommit_rollback=True,
         execution_options=_options_of(engine),
-        **_json_of(engine),
+        **_settings_of(engine),
     )
+    event.listen(reader, "connect", lambda connection, _: _read_committed(reader.dialect, connection))
+    return reader
+
+
+def _read_committed(dialect: sa.Dialect, connection: DBAPIConnection) -> None:
+    """Each statement a transaction of its own, which sees what is committed: the host's listeners, which were called
+    before, may have asked for READ UNCOMMITTED, and AUTOCOMMIT alone would leave it at that.
+    """
+    level = "READ COMMITTED" if "READ COMMITTED" in dialect.get_isolation_level_values(connection) else "SERIALIZABLE"
+    dialect.set_isolation_level(connection, level)
+    dialect.set_isolation_level(connection, "AUTOCOMMIT")
 
 
 def _beside(engine: sa.Engine) -> sa.Engine:
@@ -151,12 +168,17 @@ def _beside(engine: sa.Engine) -> sa.Engine:
             "poolclass=StaticPool and connect_args={'check_same_thread': False}, or a file",
             engine.url.render_as_string(hide_password=True),
         )
-    # Checked out for good: to check it in would roll back what the host is in the middle of.
+    # Checked out for good: to check it in would roll back what the host is in the middle of. So would the end of the
+    # thread or of the service that holds it; therefore the one connection of all threads holds itself.
     held = threading.local()
 
     def creator() -> Any:
-        held.fairy = engine.raw_connection()
-        return held.fairy.dbapi_connection
+        checked_out = engine.raw_connection()
+        if isinstance(engine.pool, pool.StaticPool):
+            checked_out.info[_SHARED] = checked_out
+        else:
+            held.checked_out = checked_out
+        return checked_out.dbapi_connection
 
     reader = sa.create_engine(
         engine.url,
@@ -164,7 +186,7 @@ def _beside(engine: sa.Engine) -> sa.Engine:
         poolclass=pool.StaticPool if shared else pool.SingletonThreadPool,
         pool_reset_on_return=None,
         execution_options={**_options_of(engine), _SHARED: shared},
-        **_json_of(engine),
+        **_settings_of(engine),
     )
     for name in ("do_begin", "do_commit", "do_rollback", "do_close", "do_terminate"):
         setattr(reader.dialect, name, lambda connection: None)
@@ -172,7 +194,9 @@ def _beside(engine: sa.Engine) -> sa.Engine:
 
 
 _SHARED = "person_repo_shared"
-"""The execution option of a read engine on a host's own connection: whether it may be judged by ``_settled``."""
+"""The execution option of a read engine on a host's own connection: whether it may be judged by ``_settled``. In that
+connection's ``info``: what keeps it checked out.
+"""
 
 
 def _settled(connection: sa.Connection) -> object | None:
@@ -195,11 +219,14 @@ def _options_of(engine: sa.Engine) -> dict[str, Any]:
     return {name: value for name, value in engine.get_execution_options().items() if name != "isolation_level"}
 
 
-def _json_of(engine: sa.Engine) -> dict[str, Any]:
-    """The host's own JSON functions, where its dialect has any: what they read must read the same here."""
+def _settings_of(engine: sa.Engine) -> dict[str, Any]:
+    """The host's own JSON functions, where its dialect has any: what they read must read the same here; and whether
+    its logs and errors may show parameters.
+    """
     names = {"json_serializer": "_json_serializer", "json_deserializer": "_json_deserializer"}
     found = {name: getattr(engine.dialect, attribute, None) for name, attribute in names.items()}
-    return {name: function for name, function in found.items() if function is not None}
+    functions = {name: function for name, function in found.items() if function is not None}
+    return {"hide_parameters": engine.hide_parameters, **functions}
 
 
 def _equal(one: Identity, other: Identity) -> bool:
