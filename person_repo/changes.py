@@ -10,17 +10,32 @@ everything else (SQL text, an insert from a select, a conflict on another unique
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import orm
+from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.sql import dml, elements, operators, visitors
 
 from person_repo.mapping import EntityMapping, Identity
 
-__all__ = ["OWN", "Change", "Parameters", "TextKind", "Watched", "kind_of_text", "of_statement"]
+__all__ = [
+    "OWN",
+    "Change",
+    "Parameters",
+    "TextKind",
+    "Watched",
+    "chains",
+    "kind_of_text",
+    "of_statement",
+    "replaces",
+    "set_columns",
+    "targets_of",
+]
 
 OWN = "person_repo_own"
 """The execution option of statements sent here: they change nothing that is not looked at already."""
@@ -31,30 +46,38 @@ Parameters = Sequence[Mapping[str, Any]]
 
 @dataclass(eq=False)
 class Watched:
-    """A model whose changes are looked for: its mapping, and the names by which statements refer to its table."""
+    """A model whose changes are looked for: its mapping, one of its tables, and the names by which statements refer to it.
+
+    A hierarchy has several tables; each holds the primary key, under names of its own.
+    """
 
     mapping: EntityMapping[Any]
+    source: sa.Table
     table: str = field(init=False)
     key_names: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.table = self.mapping.table.name.lower()
-        self.key_names = tuple(key.column.name for key in self.mapping.key_fields)
+        self.table = self.source.name.lower()
+        self.key_names = tuple(column.name for column in self.mapping.key_columns[self.source])
         self._in_text = re.compile(rf"(?<!\w){re.escape(self.table)}(?!\w)", re.IGNORECASE)
 
     def is_named_in(self, text: str) -> bool:
         """Whether SQL text speaks of the table, or of something that holds its name as a word."""
         return self._in_text.search(text) is not None
 
+    def converts_keys(self) -> bool:
+        """Whether the types of the key columns change values on their way in, in ways that are not followed here."""
+        return any(_converts(key.column.type) for key in self.mapping.key_fields)
+
     def has_other_unique_keys(self) -> bool:
         """Whether the metadata declares a unique key beside the primary one, on which an insert can conflict too."""
-        table = self.mapping.table
+        table = self.source
         constraints = any(isinstance(constraint, sa.UniqueConstraint) for constraint in table.constraints)
         return constraints or any(index.unique for index in table.indexes)
 
     def compares_exactly(self, dialect: sa.Dialect) -> bool:
         """Whether ``=`` on the primary key finds the rows of equal keys and no other, so that parameters name them."""
-        return all(_exact(key.column.type, dialect) for key in self.mapping.key_fields)
+        return not self.converts_keys() and all(_exact(key.column.type, dialect) for key in self.mapping.key_fields)
 
 
 @dataclass
@@ -72,62 +95,89 @@ class Change:
 
 
 class TextKind:
-    """What SQL text does, as far as its first word tells."""
+    """What SQL text does, as far as its first words tell."""
 
     READ = "read"
     WRITE = "write"
     ANY = "any"
-    COMMIT = "commit"
     BEGIN = "begin"
+    COMMIT = "commit"
     ROLLBACK = "rollback"
+    SAVEPOINT = "savepoint"
+    RELEASE = "release"
 
 
 _READS = frozenset(
     {
-        "SELECT", "SHOW", "EXPLAIN", "DESCRIBE", "DESC", "PRAGMA", "SET", "USE", "SAVEPOINT", "RELEASE", "VALUES",
-        "ATTACH", "DETACH", "VACUUM", "HELP", "KILL",
+        "SELECT", "SHOW", "PRAGMA", "USE", "SAVEPOINT", "RELEASE", "VALUES", "TABLE", "HANDLER", "ATTACH", "DETACH",
+        "VACUUM", "HELP", "KILL",
     }
 )  # fmt: skip
-_RUNS_ANYTHING = frozenset({"CALL", "EXECUTE", "EXEC", "DO", "HANDLER"})
-_BEGINS = frozenset({"BEGIN", "START"})
+_EXPLAINS = frozenset({"EXPLAIN", "DESCRIBE", "DESC"})
+_RUNS_ANYTHING = frozenset({"CALL", "EXECUTE", "EXEC", "DO", "BINLOG", "IMPORT"})
 _COMMITS = frozenset({"COMMIT", "END"})
-# The MySQL manual, "Statements That Cause an Implicit Commit".
+# The MySQL manual, "Statements That Cause an Implicit Commit". Some do so only in some forms (CREATE TABLE does, CREATE
+# TEMPORARY TABLE does not), and some are also words by which MariaDB runs another statement (ANALYZE UPDATE ...).
 _IMPLICIT_COMMITS = frozenset(
     {
         "ALTER", "ANALYZE", "BEGIN", "CACHE", "CHANGE", "CHECK", "CREATE", "DROP", "FLUSH", "GRANT", "IMPORT",
-        "INSTALL", "LOCK", "OPTIMIZE", "RENAME", "REPAIR", "RESET", "REVOKE", "START", "STOP", "TRUNCATE",
+        "INSTALL", "LOCK", "OPTIMIZE", "RENAME", "REPAIR", "RESET", "REVOKE", "SET", "START", "STOP", "TRUNCATE",
         "UNINSTALL", "UNLOCK",
     }
 )  # fmt: skip
 _WRITES = re.compile(r"\b(INSERT|UPDATE|DELETE|REPLACE|MERGE|TRUNCATE|CALL)\b", re.IGNORECASE)
+_RUNS = re.compile(rf"\b({'|'.join(sorted(_RUNS_ANYTHING))}|XA)\b", re.IGNORECASE)
 _TO = re.compile(r"\bTO\b", re.IGNORECASE)
-_XA_COMMIT = re.compile(r"\bXA\s+COMMIT\b", re.IGNORECASE)
-_LEADING = re.compile(r"(?:\s+|--[^\n]*(?:\n|$)|#[^\n]*(?:\n|$)|/\*(?!!).*?\*/|\()*", re.DOTALL)
-_WORD = re.compile(r"/\*!\d*\s*(\w+)|(\w+)")
+_ANALYZE = re.compile(r"\bANALYZE\b", re.IGNORECASE)
+_CHAIN = re.compile(r"(?<!NO)\s+CHAIN\b", re.IGNORECASE)
+# MySQL and MariaDB run what stands in /*! and /*M!.
+_GAP = r"(?>\s+|--[^\n]*(?:\n|$)|#[^\n]*(?:\n|$)|/\*(?!M?!).*?\*/|\()*+(?:/\*M?!\d*\s*)?"
+_WORDS = re.compile(rf"{_GAP}(\w+)(?:{_GAP}(\w+))?", re.DOTALL)
+# MariaDB runs the statement after FOR; of the others only these commit, or set whether every statement does.
+_SETS = re.compile(r"\b(STATEMENT|AUTOCOMMIT|PASSWORD|ROLE)\b", re.IGNORECASE)
 
 
 def kind_of_text(text: str, dialect_name: str) -> tuple[str, bool]:
-    """What SQL text does (a ``TextKind``), and whether the database commits what came before it, too."""
-    start = _LEADING.match(text)
-    found = _WORD.match(text, start.end() if start else 0)
-    word = (found.group(1) or found.group(2)).upper() if found else ""
-    commits = word in _COMMITS or (dialect_name in ("mysql", "mariadb") and word in _IMPLICIT_COMMITS)
-    several = ";" in text.rstrip("; \t\r\n")
-    if several:
-        return TextKind.WRITE, commits
-    if word in _BEGINS:
-        return TextKind.BEGIN, commits
-    if word in _COMMITS:
-        return TextKind.COMMIT, commits
-    if word == "ROLLBACK":
-        return (TextKind.READ if _TO.search(text) else TextKind.ROLLBACK), commits
-    if word == "XA":
-        return (TextKind.ANY, True) if _XA_COMMIT.search(text) else (TextKind.READ, False)
-    if word in _RUNS_ANYTHING:
-        return TextKind.ANY, commits
-    if word in _READS or (word == "WITH" and not _WRITES.search(text)):
-        return TextKind.READ, commits or (word == "SET" and "autocommit" in text.lower())
-    return TextKind.WRITE, commits
+    """What SQL text does (a ``TextKind``), and whether the database may commit by it, be it what came before.
+
+    Nothing is parsed: what cannot be told for a read is a write, or anything.
+    """
+    if ";" in text.rstrip("; \t\r\n"):  # several statements, or a literal: nobody tells what the others are
+        return (TextKind.ANY if _RUNS.search(text) else TextKind.WRITE), True
+    found = _WORDS.match(text)
+    first, second = ((word or "").upper() for word in found.groups()) if found else ("", "")
+    kind = _kind_of_words(first, second, text, dialect_name)
+    if kind in (TextKind.ANY, TextKind.COMMIT, TextKind.RELEASE):
+        return kind, True
+    if dialect_name not in ("mysql", "mariadb") or first not in _IMPLICIT_COMMITS:
+        return kind, False
+    return kind, first != "SET" or _SETS.search(text) is not None
+
+
+def _kind_of_words(first: str, second: str, text: str, dialect_name: str) -> str:
+    """Cases: the ends and beginnings of transactions; what runs statements that are not seen here; reads; the rest."""
+    if first == "BEGIN" or (first == "START" and second == "TRANSACTION"):
+        return TextKind.BEGIN
+    if first in _COMMITS:
+        return TextKind.ANY if second == "PREPARED" else TextKind.COMMIT
+    if first == "ROLLBACK":
+        return TextKind.READ if _TO.search(text) or second == "PREPARED" else TextKind.ROLLBACK
+    if first == "XA":
+        return TextKind.ANY if second == "COMMIT" else TextKind.READ
+    if first in ("SAVEPOINT", "RELEASE") and dialect_name == "sqlite":
+        return TextKind.SAVEPOINT if first == "SAVEPOINT" else TextKind.RELEASE
+    if first in _RUNS_ANYTHING or (first == "DROP" and second in ("DATABASE", "SCHEMA")):
+        return TextKind.ANY
+    if first == "SET":
+        return TextKind.WRITE if second == "STATEMENT" else TextKind.READ
+    if first == "WITH" or (first in _EXPLAINS and _ANALYZE.search(text)):
+        return TextKind.WRITE if _WRITES.search(text) else TextKind.READ
+    return TextKind.READ if first in _READS or first in _EXPLAINS else TextKind.WRITE
+
+
+def chains(text: str) -> bool:
+    """Whether the text of a COMMIT or ROLLBACK begins the next transaction, too."""
+    return _CHAIN.search(text) is not None
 
 
 def of_statement(
@@ -163,7 +213,11 @@ def _of_insert(connection: sa.Connection, statement: dml.Insert, parameters: Par
     """Cases: rows from a select; a conflict that may change a row of another key; keys given; keys made by the
     database.
     """
-    if statement._select_names is not None or _may_change_others(connection, statement, entry):
+    if (
+        statement._select_names is not None
+        or entry.converts_keys()
+        or _may_change_others(connection, statement, parameters, entry)
+    ):
         return Change(entry, None)
     identities: list[Identity] = []
     generated = False
@@ -179,26 +233,40 @@ def _of_insert(connection: sa.Connection, statement: dml.Insert, parameters: Par
     return Change(entry, identities, generated=generated)
 
 
-def _may_change_others(connection: sa.Connection, statement: dml.Insert, entry: Watched) -> bool:
-    replaces = statement._post_values_clause is not None or bool(statement._prefixes)
-    return replaces and (entry.has_other_unique_keys() or not entry.compares_exactly(connection.dialect))
+def _may_change_others(
+    connection: sa.Connection, statement: dml.Insert, parameters: Parameters, entry: Watched
+) -> bool:
+    """Whether a conflict may change a row of another key than the inserted one, or give one another key."""
+    if statement._post_values_clause is None and not replaces(statement):
+        return False
+    if entry.has_other_unique_keys() or not entry.compares_exactly(connection.dialect):
+        return True
+    names = set_columns(statement, parameters)
+    return names is None or not names.isdisjoint(entry.key_names)
 
 
 def _rows_of(statement: dml.Insert, parameters: Parameters, entry: Watched) -> Iterator[dict[str, Any]]:
-    """The inserted values by column name; what is no plain value is left out, or None."""
-    table = statement.table
+    """The inserted keys by column name; what is no plain value is left out, or None."""
+    columns = [column for column in statement.table.c if column.name in entry.key_names]
+    for rows in statement._multi_values:
+        given = parameters[0] if parameters else {}
+        for row in rows:
+            pairs = row.items() if isinstance(row, Mapping) else zip(statement.table.c, row, strict=False)
+            yield _key_values(statement, pairs, given, entry)
     if statement._multi_values:
-        for rows in statement._multi_values:
-            names = [column.key for column in table.c]
-            for row in rows:
-                pairs = row.items() if isinstance(row, Mapping) else zip(names, row, strict=False)
-                yield {_column_name(entry, table, column): _plain(value, {}) for column, value in pairs}
         return
-    fixed = {_column_name(entry, table, column): value for column, value in (statement._values or {}).items()}
+    fixed = list((statement._values or {}).items())
     for given in parameters or [{}]:
-        values = {name: _plain(value, given) for name, value in fixed.items()}
-        values.update({column.name: given[column.key] for column in table.c if column.key in given})
+        values = _key_values(statement, fixed, given, entry)
+        values.update({column.name: given[column.key] for column in columns if column.key in given})
         yield values
+
+
+def _key_values(
+    statement: dml.Insert, pairs: Iterable[tuple[Any, Any]], given: Mapping[str, Any], entry: Watched
+) -> dict[str, Any]:
+    named = ((_column_name(statement, column), value) for column, value in pairs)
+    return {name: _plain(value, given) for name, value in named if name in entry.key_names}
 
 
 # Updates and deletes
@@ -220,7 +288,7 @@ def _of_criteria(
     if entry.compares_exactly(connection.dialect):
         named = _named_by_criteria(statement, parameters, entry, target, most)
         if named is not None:
-            return Change(entry, [*named, *_moved(named, moved, entry)] if all(named) else None)
+            return Change(entry, [*itertools.chain(*named), *_moved(named, moved, entry)])
     if moved or not may_ask or len(parameters) > 1:
         return Change(entry, None)
     asked = _ask(connection, statement, parameters, entry, target, most)
@@ -235,9 +303,9 @@ def _moved_keys(
     if isinstance(statement, dml.Delete):
         return []
     fixed: dict[str, Any] = {
-        _column_name(entry, target, column): value for column, value in (statement._values or {}).items()
+        _column_name(statement, column): value for column, value in (statement._values or {}).items()
     }
-    keys = {name: getattr(target.c.get(name), "key", name) for name in entry.key_names}
+    keys = {name: getattr(_column_of(target, name), "key", name) for name in entry.key_names}
     if not any(name in fixed for name in keys) and not any(
         key in given for given in parameters for key in keys.values()
     ):
@@ -248,41 +316,42 @@ def _moved_keys(
         for at, (name, key) in enumerate(keys.items()):
             if name in fixed or key in given:
                 value = given[key] if key in given else _plain(fixed[name], given)
-                if value is None or value is _MISSING:
+                stored = None if value is _MISSING else entry.mapping.key_fields[at].as_stored(value)
+                if stored is None or entry.converts_keys():
                     return None
-                parts[at] = value
+                parts[at] = stored
         moved.append(parts)
     return moved
 
 
-def _moved(named: Sequence[Identity], moved: Sequence[dict[int, Any]], entry: Watched) -> Iterator[Identity]:
-    """The new keys of rows whose primary key is set: every old key with every new part; too many is safe."""
-    for parts in moved:
-        for identity in named:
-            new = entry.mapping.stored_identity([parts.get(at, value) for at, value in enumerate(identity)])
-            yield () if new is None else new
+def _moved(named: Iterable[Sequence[Identity]], moved: Iterable[dict[int, Any]], entry: Watched) -> Iterator[Identity]:
+    """The new keys of rows whose primary key is set: of each parameter set, every old key with the new parts."""
+    for identities, parts in zip(named, moved, strict=False):
+        for identity in identities:
+            yield tuple(parts.get(at, value) for at, value in enumerate(identity))
 
 
 def _named_by_criteria(
     statement: dml.Update | dml.Delete, parameters: Parameters, entry: Watched, target: Any, most: int
-) -> list[Identity] | None:
-    """The keys that ``key = value`` and ``key IN (values)`` among the criteria allow; None where they allow any."""
+) -> list[list[Identity]] | None:
+    """For each parameter set, the keys that ``key = value`` and ``key IN (values)`` among the criteria allow; None
+    where they allow any.
+    """
     binds = _key_binds(statement._where_criteria, entry, target)
     if binds is None:
         return None
-    identities: list[Identity] = []
+    named: list[list[Identity]] = []
     for given in parameters or [{}]:
         choices = [_choices(bind, given) for bind in binds]
         if any(choice is None for choice in choices):
             return None
-        for values in _product([choice for choice in choices if choice is not None]):
-            if len(identities) > most:
-                return identities  # enough to know that it is the whole model
-            identity = entry.mapping.stored_identity(values)
-            if identity is None:
-                return None
-            identities.append(identity)
-    return identities
+        product = itertools.product(*[choice for choice in choices if choice is not None])
+        # One more than the most is enough to know that it is the whole model.
+        stored = [entry.mapping.stored_identity(values) for values in itertools.islice(product, most + 1)]
+        if None in stored:
+            return None
+        named.append([identity for identity in stored if identity is not None])
+    return named
 
 
 def _key_binds(criteria: Iterable[Any], entry: Watched, target: Any) -> list[Any] | None:
@@ -336,15 +405,6 @@ def _choices(side: Any, given: Mapping[str, Any]) -> list[Any] | None:
     return [value]
 
 
-def _product(choices: Sequence[Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
-    if not choices:
-        yield ()
-        return
-    for rest in _product(choices[:-1]):
-        for value in choices[-1]:
-            yield (*rest, value)
-
-
 def _ask(
     connection: sa.Connection,
     statement: dml.Update | dml.Delete,
@@ -358,24 +418,62 @@ def _ask(
     A row that comes to meet them between this and the statement makes the statement match more rows than
     were found here: the caller compares.
     """
-    columns = [target.c.get(name) for name in entry.key_names]
+    columns = [_column_of(target, name) for name in entry.key_names]
     if any(column is None for column in columns):
         return None
     if connection.dialect.name == "sqlite":
         # It has no row locks: a statement that changes nothing takes the one lock for writing, so that the
         # rows stay as they are asked for.
-        connection.execute(sa.delete(entry.mapping.table).where(sa.false()), execution_options={OWN: True})
+        connection.execute(sa.delete(entry.source).where(sa.false()), execution_options={OWN: True})
     query = sa.select(*[column for column in columns if column is not None]).where(*statement._where_criteria)
     typed = [key.column.type for key in entry.mapping.key_fields]
     query = query.with_only_columns(
         *[sa.type_coerce(column, type_) for column, type_ in zip(columns, typed, strict=True)]
     )
-    given = dict(parameters[0]) if parameters else {}
+    # The other names are those that the statement's compilation made up: here they may stand for other values.
+    given = {name: value for name, value in (parameters[0] if parameters else {}).items() if name in _names(statement)}
     rows = connection.execute(query.limit(most + 1).with_for_update(), given, execution_options={OWN: True}).all()
     return None if len(rows) > most else [tuple(row) for row in rows]
 
 
+def _names(statement: dml.Update | dml.Delete) -> set[str]:
+    """The names of the parameters in the criteria."""
+    elements_in = (element for criterion in statement._where_criteria for element in visitors.iterate(criterion))
+    return {element.key for element in elements_in if isinstance(element, elements.BindParameter)}
+
+
 # Statements
+
+
+def set_columns(statement: dml.UpdateBase, parameters: Parameters) -> frozenset[str] | None:
+    """The names of the columns that a statement sets in rows that are there already; None where nobody can tell.
+
+    An insert sets some where it meets a conflict.
+    """
+    if isinstance(statement, dml.Update):
+        named = [_column_name(statement, column) for column in statement._values or {}]
+        return frozenset([*named, *[column.name for column in statement.table.c if _is_given(column, parameters)]])
+    clause = getattr(statement, "_post_values_clause", None)
+    if clause is None:
+        return frozenset()
+    values = getattr(clause, "update", None) or getattr(clause, "update_values_to_set", None)
+    if not isinstance(values, Mapping):
+        return frozenset() if type(clause).__name__ == "OnConflictDoNothing" else None
+    return frozenset(_column_name(statement, column) for column in values)
+
+
+def _is_given(column: Any, parameters: Parameters) -> bool:
+    return any(column.key in given for given in parameters)
+
+
+def replaces(statement: dml.Insert) -> bool:
+    """Whether an insert deletes the rows that it conflicts with (SQLite's INSERT OR REPLACE)."""
+    return any("REPLACE" in str(prefix).upper() for prefix, _ in statement._prefixes)
+
+
+def targets_of(statement: dml.UpdateBase) -> list[str]:
+    """The names of all tables that a statement changes."""
+    return [target.name.lower() for target, _ in _targets(statement)]
 
 
 def _targets(statement: dml.UpdateBase) -> Iterator[tuple[Any, bool]]:
@@ -391,7 +489,7 @@ def _targets(statement: dml.UpdateBase) -> Iterator[tuple[Any, bool]]:
 
 
 def _other_tables(statement: dml.UpdateBase, table: Any) -> list[Any]:
-    """The tables of columns set beside the target's own (UPDATE a, b SET b.x), and those of data-changing CTEs."""
+    """The tables of columns set beside the target's own (UPDATE a, b SET b.x)."""
     others: list[Any] = []
     if isinstance(statement, dml.Update):
         others += [
@@ -401,10 +499,6 @@ def _other_tables(statement: dml.UpdateBase, table: Any) -> list[Any]:
             and column.table is not None
             and getattr(column.table, "name", None) != getattr(table, "name", None)
         ]
-    for cte in getattr(statement, "_independent_ctes", ()):
-        element = getattr(cte, "element", cte)
-        if isinstance(element, dml.UpdateBase):
-            others += [target for target, _ in _targets(element)]
     return [other for other in others if isinstance(getattr(other, "name", None), str)]
 
 
@@ -414,35 +508,64 @@ class _Missing:
 
 _MISSING = _Missing()
 
+_UNBOUND = sa.TypeDecorator.process_bind_param
+_DIALECT = DefaultDialect()
+
 
 def _plain(value: Any, given: Mapping[str, Any]) -> Any:
-    """The Python value of an expression, ``_MISSING`` where the database computes it."""
+    """The Python value of an expression, ``_MISSING`` where the database computes it, or a type on the way to it."""
     if isinstance(value, elements.BindParameter):
-        if value.key in given:
-            return given[value.key]
+        plain = given.get(value.key, _MISSING)
         # A callable is asked by SQLAlchemy too, and may say something else then.
-        return _MISSING if value.required or value.callable is not None else value.value
+        if plain is _MISSING and not value.required and value.callable is None:
+            plain = value.value
+        return plain if _arrives(plain, value.type) else _MISSING
     if isinstance(value, elements.Null):
         return None
     return _MISSING if isinstance(value, sa.ClauseElement) or hasattr(value, "__clause_element__") else value
 
 
-def _column_name(entry: Watched, table: Any, column: Any) -> str:
-    """The name in the database of what ``values()`` was given: a column, the key of one, or an attribute of the
-    class.
+def _arrives(value: Any, type_: sa.types.TypeEngine[Any]) -> bool:
+    """Whether a parameter's type, which need not be the column's, sends a value as it is."""
+    if _converts(type_):
+        return False
+    binds = isinstance(type_, sa.TypeDecorator) and type(type_).process_bind_param is not _UNBOUND
+    return not binds or bool(type_.process_bind_param(value, _DIALECT) == value)  # type: ignore[attr-defined]
+
+
+def _converts(type_: sa.types.TypeEngine[Any]) -> bool:
+    """Whether a type changes values on their way in by a function in SQL, by a host's own code, or, as ``Uuid`` of
+    strings does, because it takes several spellings of one.
+    """
+    if isinstance(type_, sa.TypeDecorator) and _converts(type_.impl_instance):
+        return True
+    binds = getattr(type(type_).bind_processor, "__module__", "sqlalchemy.")
+    spells = isinstance(type_, sa.Uuid) and not type_.as_uuid
+    return spells or type_._has_bind_expression or not binds.startswith("sqlalchemy.")
+
+
+def _column_of(target: Any, name: str) -> Any:
+    """The column of a table by its name in the database, which need not be its key; None where there is none."""
+    return next((column for column in target.c if column.name == name), None)
+
+
+def _column_name(statement: dml.UpdateBase, column: Any) -> str:
+    """The name in the database of what ``values()`` was given: a column, or a string that is an attribute's name to the
+    ORM and a column's key to Core.
     """
     if not isinstance(column, str):
         return str(getattr(column, "name", column))
-    if column in entry.mapping.by_name:
-        return entry.mapping.by_name[column].column.name
-    found = table.c.get(column)
+    mapper = statement._propagate_attrs.get("plugin_subject")
+    attribute = mapper.column_attrs.get(column) if isinstance(mapper, orm.Mapper) else None
+    found = statement.table.c.get(column) if attribute is None else attribute.columns[0]
     return column if found is None else str(found.name)
 
 
 def _exact(type_: sa.types.TypeEngine[Any], dialect: sa.Dialect) -> bool:
     """Whether equality of a column's values is equality of their Python values.
 
-    Strings on MySQL: only in a binary collation that does not pad. On SQLite: unless a collation says otherwise.
+    Strings on MySQL: only in a binary collation that does not pad. On SQLite, PostgreSQL and Oracle: unless a collation
+    says otherwise.
     """
     loaded = type_.dialect_impl(dialect)
     if isinstance(type_, sa.TypeDecorator):
@@ -452,4 +575,6 @@ def _exact(type_: sa.types.TypeEngine[Any], dialect: sa.Dialect) -> bool:
     collation = (getattr(loaded, "collation", None) or "").lower()
     if dialect.name in ("mysql", "mariadb"):
         return collation in ("utf8mb4_0900_bin", "binary") or collation.endswith("_nopad_bin")
-    return collation in ("", "binary", "c", "posix")
+    # Elsewhere (SQL Server) a column without a collation may fold as MySQL's do.
+    known = dialect.name in ("sqlite", "postgresql", "oracle")
+    return known and collation in ("", "binary", "c", "posix")

@@ -10,8 +10,9 @@ DBAPI
    outcome (the connection died in COMMIT) leaves them to their ttl.
 
 Step 2 and 3 wrap the functions of the engine's dialect, the one place that every path to a COMMIT passes; SQLAlchemy
-has no event after it. Statements that commit by themselves (AUTOCOMMIT, DDL on MySQL, COMMIT as text) have both steps
-around them.
+has no event after it. Statements that commit by themselves (AUTOCOMMIT, COMMIT as text) have both steps around them.
+Those that may (DDL on MySQL, a procedure, whatever SQLite runs outside a transaction) have step 2 before them, and step
+3 after them where the driver says that no transaction is open any more, else at the transaction's end.
 
 After an acknowledged commit nothing here raises, and before it a failing cache does not: it is counted and logged.
 """
@@ -22,12 +23,13 @@ import functools
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.engine.base import OptionEngine
 from sqlalchemy.engine.interfaces import DBAPICursor, ExceptionContext, ExecutionContext
 from sqlalchemy.sql import dml
 
@@ -43,14 +45,23 @@ __all__ = ["announce", "cover", "release"]
 logger = logging.getLogger(__name__)
 
 _PENDING = "person_repo"
-"""Where a DBAPI connection's ``info`` keeps what its transaction has changed."""
+"""Where a DBAPI connection's ``info`` keeps what its transaction has changed, and an execution context its part."""
+
+_SINCE = "person_repo_since"
+"""Where a DBAPI connection's ``info`` keeps how many models were covered when its transaction began."""
+
+_IN_TRANSACTION = 1
+"""The flag of MySQL's protocol: SERVER_STATUS_IN_TRANS."""
+
+# What Python's sqlite3 begins a transaction for; before 3.12 it always does, unless it is told to leave that alone.
+_BEGUN_FOR = ("INSERT", "UPDATE", "DELETE", "REPLAC")
 
 
 class CoveredModel(Watched):
-    """A watched model, with the cache that holds its entities."""
+    """A watched table of a model, with the cache that holds its entities."""
 
-    def __init__(self, mapping: EntityMapping[Any], keys: Keyspace, backend: LeaseBackend) -> None:
-        super().__init__(mapping)
+    def __init__(self, mapping: EntityMapping[Any], source: sa.Table, keys: Keyspace, backend: LeaseBackend) -> None:
+        super().__init__(mapping, source)
         self.keys = keys
         self.backend = backend
 
@@ -60,6 +71,7 @@ class CoveredModel(Watched):
             and other.backend is self.backend
             and other.keys.group == self.keys.group
             and other.mapping.entity is self.mapping.entity
+            and other.source is self.source
         )
 
     __hash__ = None  # type: ignore[assignment]
@@ -91,10 +103,8 @@ class _Pending:
 
     changed: dict[LeaseBackend, _Changed] = field(default_factory=dict)
     placed: list[tuple[LeaseBackend, Tombstones]] = field(default_factory=list)
-    generating: list[CoveredModel] = field(default_factory=list)
-    counted: list[tuple[CoveredModel, int]] = field(default_factory=list)
     begun_by_text: bool = False
-    ends_with_statement: bool = False
+    begun_by_savepoint: bool = False
 
     def add(self, change: Change) -> None:
         model = change.watched
@@ -125,6 +135,25 @@ class _Pending:
         """Releases them, and forgets nothing of what changed: the transaction goes on."""
         placed, self.placed = self.placed, []
         release(placed)
+
+
+@dataclass
+class _Sent:
+    """What is still to do for a statement once it has run.
+
+    Each has its own, kept with its execution context: a listener of the host's may send others in the middle of it.
+    ``ends``: no transaction is open after it. ``due``: what it changes is yet to be announced.
+    """
+
+    pending: _Pending
+    ends: bool
+    begins: bool
+    due: bool
+    generating: list[CoveredModel] = field(default_factory=list)
+    counted: list[tuple[CoveredModel, int]] = field(default_factory=list)
+
+    def unsettled(self) -> list[CoveredModel]:
+        return [*self.generating, *[model for model, _ in self.counted]]
 
 
 def announce(
@@ -171,7 +200,8 @@ def cover(engine: sa.Engine, mapping: EntityMapping[Any], keys: Keyspace, backen
         raise ConfigurationError(
             f"cover() takes an Engine, not {engine!r:.120}; of an AsyncEngine give the sync_engine"
         )
-    _coverage_of(engine).add(CoveredModel(mapping, keys, backend))
+    for table in mapping.key_columns:
+        _coverage_of(engine).add(CoveredModel(mapping, table, keys, backend))
 
 
 class _Coverage:
@@ -180,7 +210,7 @@ class _Coverage:
     def __init__(self, engine: sa.Engine) -> None:
         self._models: list[CoveredModel] = []
         self._by_table: dict[str, list[CoveredModel]] = {}
-        self._cascades: dict[tuple[str, bool], list[CoveredModel]] = {}
+        self._cascades: dict[tuple[str, bool], list[tuple[frozenset[str], list[CoveredModel]]]] = {}
         self._tables_seen = 0
         self._prepared: dict[Any, _Pending] = {}
         self._twophase = threading.local()
@@ -189,7 +219,11 @@ class _Coverage:
             around = getattr(self, f"_{name}")
             setattr(dialect, name, functools.partial(around, getattr(dialect, name)))
         # An engine made by execution_options() has listeners of its own besides those of the one it was made from.
-        root = getattr(engine, "_proxied", engine)
+        root = engine
+        while isinstance(root, OptionEngine):
+            root = root._proxied
+        event.listen(root, "begin", self._begin)
+        event.listen(root, "begin_twophase", self._begin)
         event.listen(root, "before_cursor_execute", self._before_statement)
         event.listen(root, "after_cursor_execute", self._after_driver_statement)
         event.listen(root, "after_execute", self._after_statement)
@@ -213,14 +247,18 @@ class _Coverage:
         context: Any,
         executemany: bool,
     ) -> None:
-        """Cases: a query, which passes at once; an insert, update or delete that SQLAlchemy made; any other text."""
+        """Cases: a query, which passes at once; an insert, update or delete that SQLAlchemy made; any other text.
+
+        An insert in several batches is looked at before the first, and so is one whose defaults are asked for.
+        """
         writes = context is not None and (context.isinsert or context.isupdate or context.isdelete)
-        if not writes and statement[:6] in ("SELECT", "select") and ";" not in statement:
+        if not writes and ";" not in statement and (statement[:6] in ("SELECT", "select") or _is_query(context)):
             return
-        if context is not None and context.execution_options.get(changes.OWN):
+        if context is not None and (_PENDING in context.__dict__ or context.execution_options.get(changes.OWN)):
             return
+        kind, commits = (TextKind.WRITE, False) if writes else changes.kind_of_text(statement, connection.dialect.name)
         try:
-            found = self._of_dml(connection, context) if writes else self._of_text(connection, statement)
+            found = self._of_dml(connection, context) if writes else self._of_text(statement, kind)
         except sa.exc.DBAPIError:
             raise  # of a question to the database: the statement would have met the same
         except Exception:  # a statement of a kind never seen: it must not fail for us, nor go unseen
@@ -228,36 +266,27 @@ class _Coverage:
                 "what a statement changes cannot be told; every cached model is dropped: %.200s", statement
             )
             found = [Change(model, None) for model in self._models]
-        if found:
-            self._keep(connection, found)
+        if found or commits or kind not in (TextKind.READ, TextKind.WRITE):
+            self._keep(connection, context, statement, kind, commits, found)
 
     def _of_dml(self, connection: sa.Connection, context: Any) -> list[Change]:
-        if context.__dict__.get(_PENDING):  # an insert in several batches: all of it was looked at before the first
-            return []
-        context.__dict__[_PENDING] = True
         statement = getattr(context.invoked_statement, "_resolved", context.invoked_statement)
-        if not isinstance(statement, dml.UpdateBase):
-            statement = context.compiled.statement
-            parameters: changes.Parameters | None = None
-        else:
-            parameters = context.compiled_parameters
-        table = getattr(statement.table, "name", None)
+        if not isinstance(statement, dml.UpdateBase):  # a Compiled of the host's
+            return [Change(model, None) for model in self._models]
+        parameters: changes.Parameters = context.compiled_parameters
+        targets = changes.targets_of(statement)
         found: list[Change] = []
-        if not isinstance(table, str) or table.lower() in self._by_table or self._is_wide(statement):
+        if any(name in self._by_table for name in targets):
             found = self._resolved(connection, statement, parameters)
-        for model in self._cascading(statement, table):
+        for name in _changed_by_ctes(context.compiled):
+            found += [Change(model, None) for model in self._by_table.get(name, ())]
+        for model in self._cascading(statement, parameters):
             found.append(Change(model, None))
         return found
 
-    def _is_wide(self, statement: dml.UpdateBase) -> bool:
-        """Whether it may change tables beside its own: UPDATE of several tables, data-changing CTEs."""
-        return bool(getattr(statement, "_independent_ctes", ())) or isinstance(statement, dml.Update)
-
     def _resolved(
-        self, connection: sa.Connection, statement: dml.UpdateBase, parameters: changes.Parameters | None
+        self, connection: sa.Connection, statement: dml.UpdateBase, parameters: changes.Parameters
     ) -> list[Change]:
-        if parameters is None:
-            return [Change(model, None) for models in self._by_table.values() for model in models]
         return changes.of_statement(
             connection,
             statement,
@@ -267,41 +296,53 @@ class _Coverage:
             may_ask=not self._commits_itself(connection),
         )
 
-    def _of_text(self, connection: sa.Connection, statement: str) -> list[Change]:
-        """Cases: the ends and the beginning of a transaction; a read; what may change anything; what changes the
-        tables it names.
-
-        Where the database commits what came before it, too, that is announced first.
-        """
-        kind, commits = changes.kind_of_text(statement, connection.dialect.name)
-        if commits or kind in (TextKind.BEGIN, TextKind.ROLLBACK):
-            pending = self._pending(connection)
-            pending.begun_by_text = kind == TextKind.BEGIN
-            pending.ends_with_statement = True
-            if commits:
-                pending.put()
+    def _of_text(self, statement: str, kind: str) -> list[Change]:
         if kind == TextKind.ANY:
-            return (
-                [] if getattr(self._twophase, "committing", False) else [Change(model, None) for model in self._models]
-            )
+            committing = getattr(self._twophase, "committing", False)
+            return [] if committing else [Change(model, None) for model in self._models]
         if kind != TextKind.WRITE:
             return []
         named = [model for model in self._models if model.is_named_in(statement)]
         named += [model for model in self._cascading_from_text(statement) if model not in named]
         return [Change(model, None) for model in named]
 
-    def _keep(self, connection: sa.Connection, found: Sequence[Change]) -> None:
-        pending = self._pending(connection)
+    def _keep(
+        self,
+        connection: sa.Connection,
+        context: Any,
+        statement: str,
+        kind: str,
+        commits: bool,
+        found: Sequence[Change],
+    ) -> None:
+        """Adds to what the transaction has changed; announces all of it where the statement may commit.
+
+        Cases: SQLite's savepoints, which are transactions of their own where none is open; the ends and beginnings of
+        transactions; a statement that commits itself; one that may; one that leaves the transaction open.
+        """
+        pending = self._changed_on(connection.connection.info)
+        if kind in (TextKind.SAVEPOINT, TextKind.RELEASE):
+            begins = kind == TextKind.SAVEPOINT and _is_open(connection) is False
+            if not begins and (pending is None or not pending.begun_by_savepoint):
+                return
+            pending = self._pending(connection)
+            pending.begun_by_savepoint = True
+        pending = pending or self._pending(connection)
+        ends = kind in (TextKind.BEGIN, TextKind.COMMIT, TextKind.ROLLBACK) or self._commits_itself(connection)
+        begins = kind == TextKind.BEGIN or (kind in (TextKind.COMMIT, TextKind.ROLLBACK) and changes.chains(statement))
+        sent = _Sent(pending, ends=ends, begins=begins, due=kind != TextKind.ROLLBACK)
         for change in found:
-            pending.add(change)
             assert isinstance(change.watched, CoveredModel)
+            pending.add(change)
             if change.generated:
-                pending.generating.append(change.watched)
+                sent.generating.append(change.watched)
             if change.counted and change.identities is not None:
-                pending.counted.append((change.watched, len(change.identities)))
-        if pending.ends_with_statement or self._commits_itself(connection):
-            pending.ends_with_statement = True
+                sent.counted.append((change.watched, len(change.identities)))
+        if sent.due and (ends or commits or _is_outside(connection, statement)):
             pending.put()
+            sent.due = False
+        if context is not None:
+            context.__dict__[_PENDING] = sent
 
     def _after_statement(
         self,
@@ -312,28 +353,7 @@ class _Coverage:
         execution_options: Any,
         result: sa.CursorResult[Any],
     ) -> None:
-        pending: _Pending | None = connection.connection.info.get(_PENDING)
-        if pending is None:
-            return
-        if pending.counted or pending.generating:
-            self._settle(pending, result)
-            if self._commits_itself(connection):
-                pending.put()
-                pending.ends_with_statement = True
-        if pending.ends_with_statement:
-            self._end(connection, pending)
-
-    @staticmethod
-    def _settle(pending: _Pending, result: Any) -> None:
-        """What only the outcome of a statement tells: how many rows it matched, and which keys the database made."""
-        counted, pending.counted = pending.counted, []
-        for model, asked in counted:
-            if result.rowcount != asked:
-                pending.drop(model)
-        generating, pending.generating = pending.generating, []
-        for model in generating:
-            made = _made_keys(result, model)
-            pending.add(Change(model, made))
+        self._after(connection, getattr(result, "context", None), result)
 
     def _after_driver_statement(
         self,
@@ -345,34 +365,61 @@ class _Coverage:
         executemany: bool,
     ) -> None:
         """``exec_driver_sql`` ends here; everything else in ``_after_statement``."""
-        if getattr(context, "compiled", None) is not None:
-            return
-        pending: _Pending | None = connection.connection.info.get(_PENDING)
-        if pending is not None and pending.ends_with_statement:
-            self._end(connection, pending)
+        if getattr(context, "compiled", None) is None:
+            self._after(connection, context, None)
 
-    def _after_error(self, context: ExceptionContext) -> None:
-        """A statement failed that commits by itself, or commits what came before it.
-
-        Where nobody knows whether it did (the connection is gone), the tombstones stay to their ttl. Else they go; but
-        what was changed before is kept: MySQL commits before some statements that then fail, and not before others.
+    def _after(self, connection: sa.Connection, context: Any, result: sa.CursorResult[Any] | None) -> None:
+        """Cases: rows that SQLite has yet to return, and commits with the last of them; a transaction that is over;
+        one that was ended on the way, maybe in part; one that goes on.
         """
-        if context.connection is None or context.connection.invalidated or context.is_disconnect:
+        sent: _Sent | None = context.__dict__.pop(_PENDING, None) if context is not None else None
+        if sent is None:
             return
-        pending: _Pending | None = context.connection.connection.info.get(_PENDING)
-        if pending is None:
+        pending = sent.pending
+        due = self._settle(sent, result) or sent.due
+        over = _is_open(connection) is False
+        if due and (sent.ends or over):
+            pending.put()
+        if connection.dialect.name == "sqlite" and _has_rows(context, result):
             return
-        pending.counted, pending.generating = [], []
-        if pending.ends_with_statement:
-            pending.ends_with_statement = False
+        if sent.ends:
+            pending.end()
+            pending.begun_by_text = sent.begins
+        elif over:
             pending.withdraw()
+        if over:
+            pending.begun_by_savepoint = False
 
     @staticmethod
-    def _end(connection: sa.Connection, pending: _Pending) -> None:
-        pending.ends_with_statement = False
-        pending.end()
-        if not pending.begun_by_text:
-            connection.connection.info.pop(_PENDING, None)
+    def _settle(sent: _Sent, result: Any) -> bool:
+        """What only the outcome of a statement tells: how many rows it matched, and which keys the database made.
+        Whether any of it is new.
+        """
+        news = [model for model, asked in sent.counted if result is None or result.rowcount != asked]
+        for model in news:
+            sent.pending.drop(model)
+        for model in sent.generating:
+            sent.pending.add(Change(model, _made_keys(result, model)))
+        return bool(news or sent.generating)
+
+    def _after_error(self, context: ExceptionContext) -> None:
+        """A statement failed, or a listener after it.
+
+        Where nobody knows what it did (the connection is gone), the tombstones stay to their ttl. Else they go; but
+        what was changed before is kept: MySQL commits before some statements that then fail, and not before others.
+        Of several executions in one the first may have been done, with keys that nobody tells now.
+        """
+        sent: _Sent | None = getattr(context.execution_context, "__dict__", {}).pop(_PENDING, None)
+        if sent is None or context.is_disconnect:
+            return
+        refused = isinstance(context.sqlalchemy_exception, sa.exc.DBAPIError)
+        if not refused or getattr(context.execution_context, "executemany", True):
+            for model in sent.unsettled():
+                sent.pending.drop(model)
+            if sent.ends and sent.unsettled():
+                sent.pending.put()
+        if not sent.due:
+            sent.pending.withdraw()
 
     @staticmethod
     def _pending(connection: sa.Connection) -> _Pending:
@@ -381,26 +428,53 @@ class _Coverage:
     @staticmethod
     def _commits_itself(connection: sa.Connection) -> bool:
         """Whether each statement is a transaction of its own now."""
+        is_open = _is_open(connection)
+        if is_open:
+            return False
         pending: _Pending | None = connection.connection.info.get(_PENDING)
-        if pending is not None and pending.begun_by_text:
+        if is_open is None and pending is not None and pending.begun_by_text:
             return False
         driver: Any = connection.connection.driver_connection
-        if (
-            getattr(driver, "in_transaction", False) is True
-        ):  # sqlite3, where BEGIN was sent by a listener of the host's
-            return False
+        if getattr(driver, "autocommit", None) is True:  # sqlite3 from Python 3.12 on
+            return True
         try:
             return connection.dialect.detect_autocommit_setting(driver)
         except NotImplementedError:
             return connection.get_isolation_level() == "AUTOCOMMIT"
 
+    # Transactions
+
+    def _begin(self, connection: sa.Connection, xid: Any = None) -> None:
+        connection.connection.info[_SINCE] = len(self._models)
+
+    def _changed_on(self, info: dict[Any, Any] | None) -> _Pending | None:
+        """What a connection's transaction has changed, None where it is nothing.
+
+        What it did before a model was covered, nobody saw.
+        """
+        if info is None:
+            return None
+        unseen = self._models[info.get(_SINCE, 0) :]
+        info[_SINCE] = len(self._models)
+        for model in unseen:
+            _pending_of(info).drop(model)
+        found: _Pending | None = info.get(_PENDING)
+        return found
+
     # Cascades
 
-    def _cascading(self, statement: dml.UpdateBase, table: str | None) -> Sequence[CoveredModel]:
+    def _cascading(self, statement: dml.UpdateBase, parameters: changes.Parameters) -> list[CoveredModel]:
         """The models whose rows change because a row that they refer to is deleted, or its key updated."""
-        if table is None or (isinstance(statement, dml.Insert) and not statement._prefixes):
-            return ()
-        return self._cascading_from(table.lower(), isinstance(statement, dml.Update))
+        found: list[CoveredModel] = []
+        for by_update in _ways_to_act(statement):
+            for table in changes.targets_of(statement):
+                # Most updates set no column that anything refers to.
+                actions = self._actions_on(table, by_update)
+                named = changes.set_columns(statement, parameters) if by_update and actions else None
+                for referred, models in actions:
+                    if named is None or not named.isdisjoint(referred):
+                        found += [model for model in models if model not in found]
+        return found
 
     def _cascading_from_text(self, text: str) -> list[CoveredModel]:
         tables = {table.name for metadata in self._metadatas() for table in metadata.tables.values()}
@@ -410,48 +484,58 @@ class _Coverage:
             for table in tables
             if table.lower() in words
             for by_update in (True, False)
-            for model in self._cascading_from(table.lower(), by_update)
+            for _, models in self._actions_on(table.lower(), by_update)
+            for model in models
         ]
 
     def _metadatas(self) -> list[sa.MetaData]:
         return list({id(model.mapping.table.metadata): model.mapping.table.metadata for model in self._models}.values())
 
-    def _cascading_from(self, table: str, by_update: bool) -> list[CoveredModel]:
+    def _actions_on(self, table: str, by_update: bool) -> list[tuple[frozenset[str], list[CoveredModel]]]:
+        """For each foreign key that acts on a change of this table: the columns it refers to, and the models that are
+        changed by it.
+        """
         metadatas = self._metadatas()
         seen = sum(len(metadata.tables) for metadata in metadatas)
         if seen != self._tables_seen:  # a host may map more classes later
             self._tables_seen, self._cascades = seen, {}
         found = self._cascades.get((table, by_update))
         if found is None:
-            reached = {name for metadata in metadatas for name in _reached(metadata, table, by_update)}
-            found = [model for model in self._models if model.table in reached]
-            self._cascades[table, by_update] = found
+            actions = [action for metadata in metadatas for action in _actions(metadata, table, by_update)]
+            found = [
+                (referred, [model for model in self._models if model.table in reached]) for referred, reached in actions
+            ]
+            found = self._cascades[table, by_update] = [action for action in found if action[1]]
         return found
 
     # Around COMMIT and ROLLBACK
 
     def _do_commit(self, commit: Callable[[Any], None], dbapi_connection: Any) -> None:
-        pending = _pending_on(dbapi_connection)
-        if pending is None:
+        info = _info_of(dbapi_connection)
+        pending = self._changed_on(info)
+        if info is None or pending is None:
             commit(dbapi_connection)
             return
         pending.put()
         commit(dbapi_connection)
-        dbapi_connection.info.pop(_PENDING, None)
+        info.pop(_PENDING, None)
         pending.end()
 
     def _do_rollback(self, rollback: Callable[[Any], None], dbapi_connection: Any) -> None:
         rollback(dbapi_connection)
-        pending = _pending_on(dbapi_connection)
+        info = _info_of(dbapi_connection)
+        if info is None:
+            return
+        info[_SINCE] = len(self._models)
+        pending: _Pending | None = info.pop(_PENDING, None)
         if pending is not None:
-            del dbapi_connection.info[_PENDING]
             pending.end()
 
     def _do_prepare_twophase(self, prepare: Callable[..., None], connection: sa.Connection, xid: Any) -> None:
-        pending: _Pending | None = connection.connection.info.pop(_PENDING, None)
-        if pending is not None:
-            self._prepared[xid] = pending
-            pending.put()
+        info = connection.connection.info
+        self._prepared[xid] = pending = self._changed_on(info) or _Pending()
+        info.pop(_PENDING, None)
+        pending.put()
         prepare(connection, xid)
 
     def _do_commit_twophase(
@@ -465,8 +549,10 @@ class _Coverage:
         """Cases: prepared here; not prepared, one phase; prepared by a process that is gone: what it changed is
         unknown.
         """
-        pending = self._prepared.get(xid) or connection.connection.info.get(_PENDING)
-        if pending is None and recover:
+        pending = self._prepared.get(xid)
+        if pending is None and not is_prepared:
+            pending = self._changed_on(connection.connection.info)
+        elif pending is None:
             pending = _Pending()
             for model in self._models:
                 pending.drop(model)
@@ -516,19 +602,65 @@ def _pending_of(info: dict[Any, Any]) -> _Pending:
     return found
 
 
-def _pending_on(dbapi_connection: Any) -> _Pending | None:
+def _info_of(dbapi_connection: Any) -> dict[Any, Any] | None:
     try:
-        found: _Pending | None = dbapi_connection.info.get(_PENDING)
+        info: dict[Any, Any] = dbapi_connection.info
     except NotImplementedError:  # the connection on which SQLAlchemy first looks at a server has none
         return None
-    return found
+    return info
+
+
+def _is_open(connection: sa.Connection) -> bool | None:
+    """Whether a transaction is open on the DBAPI's connection; None where its driver does not tell."""
+    driver: Any = connection.connection.driver_connection
+    is_open = getattr(driver, "in_transaction", None)
+    if isinstance(is_open, bool):
+        return is_open
+    status = getattr(driver, "server_status", None)
+    return bool(status & _IN_TRANSACTION) if isinstance(status, int) else None
+
+
+def _is_outside(connection: sa.Connection, statement: str) -> bool:
+    """Whether SQLite may run a statement outside any transaction, and so commit it: its driver begins one for some
+    words only, and sees none of them in ``WITH ... UPDATE``.
+    """
+    if connection.dialect.name != "sqlite" or _is_open(connection) is not False:
+        return False
+    return statement[:6].upper() not in _BEGUN_FOR
+
+
+def _is_query(context: Any) -> bool:
+    """Whether SQLAlchemy made a statement that changes nothing."""
+    compiled = getattr(context, "compiled", None)
+    made = isinstance(getattr(compiled, "statement", None), (sa.Select, sa.CompoundSelect))
+    return made and not _changed_by_ctes(compiled)
+
+
+def _changed_by_ctes(compiled: Any) -> list[str]:
+    """The tables that inserts, updates and deletes within a WITH change."""
+    elements = [getattr(cte, "element", None) for cte in getattr(compiled, "ctes", None) or ()]
+    return [name for element in elements if isinstance(element, dml.UpdateBase) for name in changes.targets_of(element)]
+
+
+def _ways_to_act(statement: dml.UpdateBase) -> list[bool]:
+    """Whether the foreign-key actions on updates (True) and on deletions (False) may follow from a statement."""
+    if not isinstance(statement, dml.Insert):
+        return [isinstance(statement, dml.Update)]
+    return [True] * (statement._post_values_clause is not None) + [False] * changes.replaces(statement)
+
+
+def _has_rows(context: Any, result: sa.CursorResult[Any] | None) -> bool:
+    """Whether rows of a statement are still to be fetched."""
+    if result is not None:
+        return result.returns_rows and not result.closed
+    return context.cursor.description is not None
 
 
 def _made_keys(result: Any, model: CoveredModel) -> list[Any] | None:
     """The primary keys that the database made for inserted rows; None where it does not tell."""
     try:
         rows = result.context.inserted_primary_key_rows
-    except sa.exc.InvalidRequestError:
+    except (AttributeError, sa.exc.InvalidRequestError):
         return None
     names = [column.name for column in result.context.compiled.statement.table.primary_key]
     if not rows or sorted(names) != sorted(model.key_names):
@@ -543,22 +675,30 @@ def _made_keys(result: Any, model: CoveredModel) -> list[Any] | None:
     return identities
 
 
-def _reached(metadata: sa.MetaData, table: str, by_update: bool) -> set[str]:
-    """The tables whose rows a change in one changes through declared foreign-key actions, however far.
+def _actions(metadata: sa.MetaData, table: str, by_update: bool) -> Iterator[tuple[frozenset[str], set[str]]]:
+    """For each foreign key that acts on a change of a table: the columns it refers to, and the tables whose rows that
+    changes through declared actions, however far.
 
-    A row that an action deletes is a deletion in turn; one whose column is set is not a change of what others refer
-    to, unless that column is referred to itself. Any action is followed: too many is safe.
+    A row that an action deletes is a deletion in turn, one whose column it sets is an update.
     """
-    reached: set[str] = set()
-    todo = [table]
-    while todo:
-        parent = todo.pop()
-        for child in metadata.tables.values():
-            name = child.name.lower()
-            if name not in reached and any(_acts(key, parent, by_update) for key in child.foreign_key_constraints):
-                reached.add(name)
-                todo.append(name)
-    return reached
+    for child, constraint in _acting(metadata, table, by_update):
+        reached: set[tuple[str, bool]] = set()
+        todo = [(child, by_update or not _deletes(constraint))]
+        while todo:
+            step = todo.pop()
+            if step not in reached:
+                reached.add(step)
+                todo += [
+                    (name, step[1] or not _deletes(further)) for name, further in _acting(metadata, step[0], step[1])
+                ]
+        yield frozenset(element.column.name for element in constraint.elements), {name for name, _ in reached}
+
+
+def _acting(metadata: sa.MetaData, parent: str, by_update: bool) -> Iterator[tuple[str, sa.ForeignKeyConstraint]]:
+    for child in metadata.tables.values():
+        for constraint in child.foreign_key_constraints:
+            if _acts(constraint, parent, by_update):
+                yield child.name.lower(), constraint
 
 
 def _acts(constraint: sa.ForeignKeyConstraint, parent: str, by_update: bool) -> bool:
@@ -569,6 +709,10 @@ def _acts(constraint: sa.ForeignKeyConstraint, parent: str, by_update: bool) -> 
         return constraint.referred_table.name.lower() == parent
     except sa.exc.NoReferenceError:  # it refers to a table that no metadata knows, so not to this one
         return False
+
+
+def _deletes(constraint: sa.ForeignKeyConstraint) -> bool:
+    return (constraint.ondelete or "").upper() == "CASCADE"
 
 
 def _words(text: str) -> Iterable[str]:
