@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import sqlalchemy as sa
-from sqlalchemy import orm
+from sqlalchemy import exc, orm
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.orm import attributes
 
@@ -125,31 +125,55 @@ class EntityMapping(Generic[E]):
         mapper = sa.inspect(entity, raiseerr=False)
         if not isinstance(mapper, orm.Mapper):
             raise ConfigurationError(f"{entity!r:.120} is not a mapped class")
-        if mapper.polymorphic_on is not None or len(list(mapper.base_mapper.self_and_descendants)) > 1:
-            raise ConfigurationError(
-                f"{entity.__name__} takes part in mapped inheritance, which is not covered; cache a class of its own"
-            )
-        if not isinstance(mapper.local_table, sa.Table):
+        hierarchy = list(mapper.base_mapper.self_and_descendants)
+        if not all(isinstance(variant.local_table, sa.Table) for variant in hierarchy):
             raise ConfigurationError(
                 f"{entity.__name__} is mapped to {str(mapper.local_table)!r:.120}; only tables can be cached"
             )
+        if any(variant.concrete for variant in hierarchy):
+            raise ConfigurationError(
+                f"{entity.__name__} takes part in concrete inheritance; only joined and single-table inheritance can be "
+                "cached"
+            )
         self.entity = entity
         self.mapper: orm.Mapper[E] = mapper
-        self.table: sa.Table = mapper.local_table
         self.name = entity.__name__
-        self.fields = tuple(Field(prop.key, column) for prop, column in _mapped_columns(mapper))
-        self.names = tuple(field.name for field in self.fields)
+        self.table = cast("sa.Table", mapper.base_mapper.local_table)
+        """The table that has the primary key."""
+        self.fields = _fields(mapper)
         self.columns = tuple(field.column for field in self.fields)
-        self.by_name = {field.name: field for field in self.fields}
-        self.key_fields = _key_fields(mapper, self.fields)
+        # Siblings may have attributes of one name for different columns: the first stands for it.
+        self.names = tuple(dict.fromkeys(field.name for field in self.fields))
+        self.by_name = {name: next(field for field in self.fields if field.name == name) for name in self.names}
+        self.key_fields = _key_fields(mapper, self.by_name)
         key_at = tuple(self.fields.index(field) for field in self.key_fields)
         self.identity_in: Callable[[Row], Identity] = _picker(key_at)
         """The primary key's values in a row."""
-        # Expressions that a session would load with the row; without a mark they would read as None in silence.
-        self._unloaded = frozenset(prop.key for prop in mapper.column_attrs).difference(self.names)
+        self.source, self.restriction = _source(mapper)
+        """Where rows are selected from, and by which criterion: None where every row is one."""
+        self.key_columns = _key_columns(mapper)
+        """Every table that holds a part of an entity, with the columns there that hold its primary key."""
+        self._shape = _Shape(mapper, self.fields)
+        self._shapes = _shapes(mapper, self.fields)
+        self._discriminator = _discriminator(mapper, self.columns)
         self._short = _longest_id(self.key_fields)
-        self._manager = mapper.class_manager
-        self._identity_class = mapper.class_
+        self._identity_class = mapper.base_mapper.class_
+
+    @property
+    def cache_name(self) -> str:
+        """What tells the entities of this class from those of another in a cache, on every host alike.
+
+        The table; for a class that inherits, the class too: a row of the table may be none of its entities.
+        """
+        if self.mapper.inherits is None:
+            return self.table.fullname
+        kind = self.mapper.polymorphic_identity
+        return f"{self.table.fullname}/{self.name if kind is None else kind}"
+
+    @property
+    def inherits(self) -> bool:
+        """Whether rows become objects of several classes, or lie in several tables."""
+        return bool(self._shapes)
 
     def identity(self, id: Any) -> Identity | None:
         """The key's values for what a caller passed as ``id``; None where no row can have it.
@@ -193,16 +217,26 @@ class EntityMapping(Generic[E]):
         context, as from ``Session.merge``. Relationships and SQL expressions are left unloaded: touching one raises
         SQLAlchemy's ``DetachedInstanceError`` until the object is added to a session.
         """
-        manager = self._manager
+        shape = self._shape_of(row) if self._shapes else self._shape
+        manager = shape.manager
         instance: E = manager.new_instance()
-        instance.__dict__.update(zip(self.names, row, strict=True))
+        instance.__dict__.update(zip(shape.names, row if shape.pick is None else shape.pick(row), strict=True))
         state = attributes.instance_state(instance)
         state.key = (self._identity_class, self.identity_in(row), None)
-        if self._unloaded:
-            state.expired_attributes.update(self._unloaded)
+        if shape.unloaded:
+            state.expired_attributes.update(shape.unloaded)
         if manager.dispatch.load:  # composites, Mutable types and @reconstructor listen here
             manager.dispatch.load(state, None)
         return instance
+
+    def _shape_of(self, row: Row) -> _Shape:
+        if self._discriminator is None:
+            return self._shape
+        kind = row[self._discriminator]
+        try:
+            return self._shapes[kind]
+        except KeyError:
+            raise exc.InvalidRequestError(f"no class of {self.name}'s hierarchy is mapped to {kind!r:.120}") from None
 
     def check(self, values: Mapping[str, Any]) -> None:
         """Refuses what a database would refuse, cut or convert, the same on each database.
@@ -224,7 +258,7 @@ class EntityMapping(Generic[E]):
     def values_of(self, entity: E) -> dict[str, Any]:
         """The values of the columns that are set on an object, by name."""
         state = entity.__dict__
-        return {name: state[name] for name in self.names if name in state}
+        return {name: state[name] for name in self.by_name if name in state}
 
     def criteria(self, equals: Mapping[str, Any]) -> Sequence[sa.ColumnElement[bool]]:
         """One SQL criterion for each name; None becomes IS NULL, a value that no row can hold becomes false.
@@ -242,7 +276,8 @@ class EntityMapping(Generic[E]):
             raise InvalidEntityError(f"{self.name}.{field.name} {_shown(value)} {refusal}")
         if refusal is not None:
             return sa.false()
-        compares = self.mapper.column_attrs[field.name].comparator_factory is not orm.ColumnProperty.Comparator
+        own = self.mapper.column_attrs.get(field.name)
+        compares = own is not None and own.comparator_factory is not orm.ColumnProperty.Comparator
         side: Any = getattr(self.entity, field.name) if compares else field.column
         return cast("sa.ColumnElement[bool]", side == value)
 
@@ -319,21 +354,52 @@ def _decorated(type_: sa.TypeDecorator[Any], column: sa.Column[Any]) -> _Travel:
     return _Travel(object, inner.wire, encode, decode)
 
 
+class _Shape:
+    """How a row becomes an object of one class: ``names`` of its attributes, and ``pick``, which picks their values
+    from a row; None where they are the whole of it.
+    """
+
+    __slots__ = ("manager", "names", "pick", "unloaded")
+
+    def __init__(self, mapper: orm.Mapper[Any], fields: Sequence[Field]) -> None:
+        at = {field.column: index for index, field in enumerate(fields)}
+        own = [(prop.key, at[column]) for prop, column in _mapped_columns(mapper)]
+        self.manager = mapper.class_manager
+        self.names = tuple(name for name, _ in own)
+        indexes = [index for _, index in own]
+        self.pick = None if indexes == list(range(len(fields))) else _picker(indexes)
+        # Expressions that a session would load with the row; without a mark they would read as None in silence.
+        self.unloaded = frozenset(prop.key for prop in mapper.column_attrs).difference(self.names)
+
+
 def _mapped_columns(mapper: orm.Mapper[Any]) -> Iterable[tuple[orm.ColumnProperty[Any], sa.Column[Any]]]:
-    """The attributes that are columns.
+    """The attributes that are columns; the base table's, where an attribute stands for a column of each table.
 
     A column_property over an SQL expression has no row of its own whose change could be seen: it is left unloaded
     on both sides of the toggle.
     """
+    base = mapper.base_mapper.local_table
     for prop in mapper.column_attrs:
-        column = prop.columns[0]
-        if isinstance(column, sa.Column):
-            yield prop, column
+        columns = [column for column in prop.columns if isinstance(column, sa.Column)]
+        if columns:
+            yield prop, next((column for column in columns if column.table is base), columns[0])
 
 
-def _key_fields(mapper: orm.Mapper[Any], fields: Iterable[Field]) -> tuple[Field, ...]:
-    by_name = {field.name: field for field in fields}
-    keys = tuple(by_name[mapper.get_property_by_column(cast("sa.Column[Any]", c)).key] for c in mapper.primary_key)
+def _fields(mapper: orm.Mapper[Any]) -> tuple[Field, ...]:
+    """The columns of a class and of those that inherit from it, each once."""
+    fields: dict[sa.Column[Any], Field] = {}
+    for variant in mapper.self_and_descendants:
+        for prop, column in _mapped_columns(variant):
+            fields.setdefault(column, Field(prop.key, column))
+    discriminator = mapper.polymorphic_on
+    if isinstance(discriminator, sa.Column):
+        fields.setdefault(discriminator, Field(discriminator.key, discriminator))
+    return tuple(fields.values())
+
+
+def _key_fields(mapper: orm.Mapper[Any], by_name: Mapping[str, Field]) -> tuple[Field, ...]:
+    base = mapper.base_mapper
+    keys = tuple(by_name[base.get_property_by_column(cast("sa.Column[Any]", c)).key] for c in base.primary_key)
     for field in keys:
         if not (isinstance(field.python_type, type) and issubclass(field.python_type, _KEY_TYPES)):
             raise ConfigurationError(
@@ -341,6 +407,59 @@ def _key_fields(mapper: orm.Mapper[Any], fields: Iterable[Field]) -> tuple[Field
                 f"{field.column.type!r}; keys may be {', '.join(t.__name__ for t in _KEY_TYPES)}"
             )
     return keys
+
+
+def _shapes(mapper: orm.Mapper[Any], fields: Sequence[Field]) -> dict[Any, _Shape]:
+    """The shapes by discriminator; empty for a class on its own."""
+    variants = list(mapper.self_and_descendants)
+    if len(variants) == 1 and mapper.inherits is None:
+        return {}
+    return {variant.polymorphic_identity: _Shape(variant, fields) for variant in variants}
+
+
+def _discriminator(mapper: orm.Mapper[Any], columns: Sequence[sa.Column[Any]]) -> int | None:
+    if mapper.polymorphic_on is None:
+        return None
+    if not isinstance(mapper.polymorphic_on, sa.Column):
+        raise ConfigurationError(
+            f"{mapper.class_.__name__} is told from its siblings by {mapper.polymorphic_on}; only a column can do that "
+            "for what is cached"
+        )
+    return columns.index(mapper.polymorphic_on)
+
+
+def _source(mapper: orm.Mapper[Any]) -> tuple[sa.FromClause, sa.ColumnElement[bool] | None]:
+    """Where the rows of a class are: its tables joined, those of inheriting classes joined where there is a row.
+
+    A class that shares its table with its siblings has the rows of its discriminators only.
+    """
+    source: sa.FromClause = mapper.persist_selectable
+    joined = set(mapper.tables)
+    for variant in mapper.self_and_descendants:
+        if variant.local_table not in joined:
+            joined.add(cast("sa.Table", variant.local_table))
+            source = sa.outerjoin(source, variant.local_table, variant.inherit_condition)
+    if mapper.inherits is None or mapper.polymorphic_on is None:
+        return source, None
+    kinds = [variant.polymorphic_identity for variant in mapper.self_and_descendants]
+    return source, mapper.polymorphic_on.in_([kind for kind in kinds if kind is not None])
+
+
+def _key_columns(mapper: orm.Mapper[Any]) -> dict[sa.Table, tuple[sa.Column[Any], ...]]:
+    """For each table of a class, of its bases and of those that inherit from it, the columns of the primary key
+    there.
+    """
+    found: dict[sa.Table, tuple[sa.Column[Any], ...]] = {}
+    for variant in mapper.self_and_descendants:
+        for part in variant.tables:
+            table = cast("sa.Table", part)
+            columns = [
+                next((column for column in variant.get_property_by_column(key).columns if column.table is table), None)
+                for key in cast("Iterable[sa.Column[Any]]", mapper.base_mapper.primary_key)
+            ]
+            if all(column is not None for column in columns):
+                found[table] = tuple(cast("sa.Column[Any]", column) for column in columns)
+    return found
 
 
 def _picker(at: Sequence[int]) -> Callable[[Row], Identity]:
@@ -362,7 +481,10 @@ def _takes_none(field: Field, mapper: orm.Mapper[Any]) -> bool:
     column = field.column
     if column.nullable or column.default is not None or column.server_default is not None:
         return True
-    if column is mapper.version_id_col or column is cast("sa.Table", mapper.local_table).autoincrement_column:
+    if (
+        column is mapper.version_id_col
+        or column is cast("sa.Table", mapper.base_mapper.local_table).autoincrement_column
+    ):
         return True
     return column.type.should_evaluate_none or (field.encode is not None and isinstance(column.type, sa.TypeDecorator))
 
