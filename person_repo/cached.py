@@ -65,7 +65,7 @@ class CachedRepository(Generic[E]):
         self.region = region_of(cache)
         self.backend: LeaseBackend = lease_backend(self.region)
         self.mapping = database.mapping
-        self.keys = Keyspace(self.backend.settings.namespace, self.mapping.table.fullname)
+        self.keys = Keyspace(self.backend.settings.namespace, self.mapping.cache_name)
         self.counters = Counters()
         self._codec = Codec(self.mapping)
         self._sleep = sleep
@@ -336,7 +336,7 @@ class CachedRepository(Generic[E]):
         """See ``Repository``."""
         return self.database.delete(id)
 
-    def bind(self, session: orm.Session) -> BoundRepository[E]:
+    def bind(self, session: orm.Session | orm.scoped_session[Any]) -> BoundRepository[E]:
         """See ``SQLAlchemyRepository``."""
         return self.database.bind(session)
 

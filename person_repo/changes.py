@@ -46,7 +46,8 @@ Parameters = Sequence[Mapping[str, Any]]
 
 @dataclass(eq=False)
 class Watched:
-    """A model whose changes are looked for: its mapping, one of its tables, and the names by which statements refer to it.
+    """A model whose changes are looked for: its mapping, one of its tables, and the names by which statements refer to
+    that.
 
     A hierarchy has several tables; each holds the primary key, under names of its own.
     """

@@ -1,0 +1,158 @@
+"""Mapped hierarchies: joined and single-table inheritance, read through the cache and kept coherent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import orm
+
+from person_repo import ExactString, Service, make_region
+
+
+class Host(orm.MappedAsDataclass, orm.DeclarativeBase):
+    pass
+
+
+class Vehicle(Host):
+    __tablename__ = "vehicle"
+    id: orm.Mapped[str] = orm.mapped_column(ExactString(40), primary_key=True)
+    name: orm.Mapped[str] = orm.mapped_column(ExactString(40))
+    kind: orm.Mapped[str] = orm.mapped_column(ExactString(20), init=False)
+    __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "vehicle"}
+
+
+class Car(Vehicle):
+    """Joined: a table of its own."""
+
+    __tablename__ = "car"
+    id: orm.Mapped[str] = orm.mapped_column(sa.ForeignKey("vehicle.id"), primary_key=True)
+    doors: orm.Mapped[int] = orm.mapped_column(default=4)
+    __mapper_args__ = {"polymorphic_identity": "car"}
+
+
+class Boat(Vehicle):
+    """Single-table: a column in its parent's table."""
+
+    sails: orm.Mapped[int | None] = orm.mapped_column(default=1, nullable=True)
+    __mapper_args__ = {"polymorphic_identity": "boat"}
+
+
+class Cab(Car):
+    """Joined, and single-table beyond that."""
+
+    sign: orm.Mapped[str | None] = orm.mapped_column(ExactString(20), default="TAXI", nullable=True)
+    __mapper_args__ = {"polymorphic_identity": "cab"}
+
+
+FLEET = [
+    lambda: Vehicle(id="sled", name="Sled"),
+    lambda: Car(id="mini", name="Mini", doors=2),
+    lambda: Boat(id="sloop", name="Sloop", sails=3),
+    lambda: Cab(id="black", name="Black", doors=5, sign="FREE"),
+]
+
+
+@pytest.fixture
+def vehicles(engine: sa.Engine, cache_url: str) -> Iterator[Service[Vehicle]]:
+    Host.metadata.create_all(engine)
+    with Service.over(Vehicle, orm.sessionmaker(engine), make_region(cache_url)) as vehicles:
+        vehicles.add_many(make() for make in FLEET)
+        yield vehicles
+
+
+@pytest.fixture
+def cars(vehicles: Service[Vehicle]) -> Iterator[Service[Car]]:
+    with Service.over(Car, vehicles.sessions, vehicles.region) as cars:
+        yield cars
+
+
+def answers(service: Service, id: str) -> list[object]:  # type: ignore[type-arg]
+    with service.using(use_db=True):
+        expected = service.get(id)
+    return [expected, service.get(id), service.get(id), service.get_many([id]).get(id)]
+
+
+@pytest.mark.parametrize(("id", "entity"), [("sled", Vehicle), ("mini", Car), ("sloop", Boat), ("black", Cab)])
+def test_each_row_becomes_an_object_of_its_class(vehicles: Service[Vehicle], id: str, entity: type[Vehicle]) -> None:
+    with orm.Session(vehicles.engine) as session:
+        expected = session.get_one(Vehicle, id)
+        for found in answers(vehicles, id):
+            assert type(found) is entity
+            assert found == expected
+            assert sa.inspect(found).key == sa.inspect(expected).key
+            assert sa.inspect(found).detached
+
+
+def test_a_subclass_has_the_rows_of_its_kinds_only(cars: Service[Car]) -> None:
+    assert [type(found) for found in answers(cars, "mini")] == [Car] * 4
+    assert [type(found) for found in answers(cars, "black")] == [Cab] * 4
+    assert answers(cars, "sloop") == [None] * 4
+    assert (cars.count(), [car.id for car in cars.list()]) == (2, ["black", "mini"])
+
+
+def test_a_hit_on_a_hierarchy_is_one_round_trip_and_no_query(vehicles: Service[Vehicle]) -> None:
+    vehicles.get("black")
+    before = vehicles.stats()
+    assert vehicles.get("black") == Cab(id="black", name="Black", doors=5, sign="FREE")
+    spent = vehicles.stats() - before
+    assert (spent.round_trips, spent.loads, spent.hits) == (1, 0, 1)
+
+
+WRITES = {
+    "attribute of the base": lambda session: setattr(session.get_one(Vehicle, "black"), "name", "Old"),
+    "attribute of the subclass": lambda session: setattr(session.get_one(Vehicle, "black"), "doors", 3),
+    "attribute in the shared table": lambda session: setattr(session.get_one(Vehicle, "black"), "sign", "BUSY"),
+    "update of the base's table": lambda session: session.execute(
+        sa.update(Vehicle.__table__).where(Vehicle.__table__.c.id == "black").values(name="Old")  # type: ignore[arg-type]
+    ),
+    "update of the subclass's table": lambda session: session.execute(
+        sa.update(Car.__table__).where(Car.__table__.c.doors == 5).values(doors=6)  # type: ignore[arg-type]
+    ),
+    "text on the subclass's table": lambda session: session.execute(sa.text("UPDATE car SET doors = 9")),
+    "delete": lambda session: session.delete(session.get_one(Vehicle, "black")),
+    "another kind": lambda session: session.execute(
+        sa.update(Vehicle.__table__).where(Vehicle.__table__.c.id == "black").values(kind="car")  # type: ignore[arg-type]
+    ),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_a_write_to_any_of_its_tables_is_seen(vehicles: Service[Vehicle], cars: Service[Car], write) -> None:  # type: ignore[no-untyped-def]
+    for service in (vehicles, cars):
+        answers(service, "black")
+    with orm.Session(vehicles.engine) as session, session.begin():
+        write(session)
+    for service in (vehicles, cars):
+        expected, *cached = answers(service, "black")
+        assert cached == [expected] * 3
+        assert {type(found) for found in cached} == {type(expected)}
+
+
+def test_a_write_to_one_invalidates_that_one_alone(vehicles: Service[Vehicle], cars: Service[Car]) -> None:
+    for service in (vehicles, cars):
+        service.get_many(["mini", "black"])
+    vehicles.update("mini", name="Maxi")
+    before = vehicles.stats()
+    assert vehicles.get_one("black").name == "Black"
+    assert cars.get_one("black").name == "Black"
+    assert (vehicles.stats() - before).hits == 1
+    assert vehicles.stats().model_drops == 0
+    assert (vehicles.get_one("mini").name, cars.get_one("mini").name) == ("Maxi", "Maxi")
+
+
+def test_an_added_object_of_a_subclass_ends_the_negative_entries(
+    vehicles: Service[Vehicle], cars: Service[Car]
+) -> None:
+    assert (vehicles.get("new"), cars.get("new")) == (None, None)
+    vehicles.add(Car(id="new", name="New", doors=1))
+    assert vehicles.get("new") == cars.get("new") == Car(id="new", name="New", doors=1)
+
+
+def test_a_discriminator_that_no_class_has_is_an_error_and_not_another_class(vehicles: Service[Vehicle]) -> None:
+    with vehicles.engine.begin() as connection:
+        connection.execute(sa.insert(Vehicle.__table__), [{"id": "ufo", "name": "?", "kind": "saucer"}])  # type: ignore[arg-type]
+    for use_db in (True, False, False):
+        with vehicles.using(use_db=use_db), pytest.raises(sa.exc.InvalidRequestError, match="saucer"):
+            vehicles.get("ufo")
