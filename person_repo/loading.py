@@ -14,7 +14,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event, pool
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.engine.interfaces import DBAPIConnection, IsolationLevel
 
 from person_repo.mapping import EntityMapping, Identity, Row
 
@@ -122,7 +122,8 @@ class Loader(Generic[E]):
     def count(self) -> int:
         """How many rows there are."""
         with self._engine.connect() as connection:
-            return connection.execute(_restricted(self._mapping, sa.select(sa.func.count()))).scalar_one()
+            counted: int = connection.execute(_restricted(self._mapping, sa.select(sa.func.count()))).scalar_one()
+            return counted
 
 
 def _restricted(mapping: EntityMapping[Any], query: sa.Select[Any]) -> sa.Select[Any]:
@@ -154,8 +155,9 @@ def _read_committed(dialect: sa.Dialect, connection: DBAPIConnection) -> None:
     """Each statement a transaction of its own, which sees what is committed: the host's listeners, which were called
     before, may have asked for READ UNCOMMITTED, and AUTOCOMMIT alone would leave it at that.
     """
-    level = "READ COMMITTED" if "READ COMMITTED" in dialect.get_isolation_level_values(connection) else "SERIALIZABLE"
-    dialect.set_isolation_level(connection, level)
+    weakest: IsolationLevel = "READ COMMITTED"
+    known = weakest in dialect.get_isolation_level_values(connection)
+    dialect.set_isolation_level(connection, weakest if known else "SERIALIZABLE")
     dialect.set_isolation_level(connection, "AUTOCOMMIT")
 
 

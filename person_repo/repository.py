@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc, orm
 from sqlalchemy.orm import exc as orm_exc
 
+from person_repo import changes
 from person_repo.exceptions import (
     ConfigurationError,
     EntityExistsError,
@@ -23,6 +24,7 @@ from person_repo.exceptions import (
     InvalidEntityError,
     InvalidIdError,
     PersonNotFoundError,
+    PersonRepoError,
     StaleEntityError,
 )
 from person_repo.loading import Loader, Queries, read_engine_of
@@ -39,6 +41,11 @@ Sessions = orm.sessionmaker[Any] | orm.scoped_session[Any] | sa.Engine
 
 _CHUNK = 1000
 _ATTEMPTS = 5
+
+# The numbers are MySQL's and MariaDB's ("Server Error Message Reference", "MariaDB Error Codes").
+_DUPLICATES = frozenset({1062, 1586})  # ER_DUP_ENTRY; ER_DUP_ENTRY_WITH_KEY_NAME
+_CHECKS = frozenset({3819, 4025})  # ER_CHECK_CONSTRAINT_VIOLATED; ER_CONSTRAINT_FAILED
+_OVERTAKEN = frozenset({1020, 1213})  # ER_CHECKREAD, under innodb_snapshot_isolation; ER_LOCK_DEADLOCK
 
 
 class Repository(Protocol[E]):
@@ -109,8 +116,9 @@ class SQLAlchemyRepository(Generic[E]):
     ) -> None:
         self.mapping = EntityMapping(entity)
         self.sessions = sessions
-        self._open = _factory(sessions)
-        self.bind_of_sessions = _bind_of(self._open, self.mapping, engine)
+        self._maker = _maker_of(sessions)
+        with self._open() as session:
+            self.bind_of_sessions = bind_of(session, self.mapping, engine)
         self.engine: sa.Engine = engine or self.bind_of_sessions.engine
         self._owns_read_engine = read_engine is None
         self.read_engine = read_engine or read_engine_of(self.engine)
@@ -120,9 +128,11 @@ class SQLAlchemyRepository(Generic[E]):
     def joined(self) -> bool:
         """Whether the sessions work on one Connection of the host's, as test suites do that roll everything back.
 
-        What such a session wrote is nowhere else to be seen, so reads go through the sessions then.
+        What such a session wrote is nowhere else to be seen, so reads go through the sessions then. A test suite may
+        configure a sessionmaker so after its application has built this.
         """
-        return isinstance(self.bind_of_sessions, sa.Connection)
+        bind = self._maker.kw.get("bind")
+        return isinstance(self.bind_of_sessions if bind is None else bind, sa.Connection)
 
     def get(self, id: Any) -> E | None:
         """See ``Repository``. One query."""
@@ -179,28 +189,45 @@ class SQLAlchemyRepository(Generic[E]):
             return bound.add_many(entities)
 
     def update(self, id: Any, **changes: Any) -> E:
-        """See ``Repository``. Read and written under a row lock where the database has any."""
-        return self._again(lambda bound: bound.update(id, **changes))
+        """See ``Repository``. Read and written under a lock."""
+        return self._again(lambda bound, _: bound.update(id, **changes))
 
     def upsert(self, entity: E) -> E:
         """See ``Repository``."""
-        if _state(self.mapping, entity).key is not None:  # a copy: to try again would not make it younger
-            with self._transaction() as bound:
-                return bound.upsert(entity)
-        return self._again(lambda bound: bound.upsert(entity), (StaleEntityError, EntityExistsError))
+        is_copy = _state(self.mapping, entity).key is not None  # to try again would not make it younger
+        overtaken = (EntityExistsError,) if is_copy else (EntityExistsError, StaleEntityError)
+
+        def write(bound: BoundRepository[E], again: bool) -> E:
+            # Not the first time: on MySQL, to lock a row that is not there locks others out of the gap
+            # around it, and two that do so before they insert are a deadlock.
+            if again and not is_copy:
+                bound.lock(entity)
+            return bound.upsert(entity)
+
+        return self._again(write, overtaken)
 
     def delete(self, id: Any) -> bool:
         """See ``Repository``."""
-        return self._again(lambda bound: bound.delete(id))
+        return self._again(lambda bound, _: bound.delete(id))
 
-    def bind(self, session: orm.Session) -> BoundRepository[E]:
-        """The same methods inside a session of the host's."""
+    def bind(self, session: orm.Session | orm.scoped_session[Any]) -> BoundRepository[E]:
+        """The same methods inside a session of the host's. Raises ``ConfigurationError`` for what is no session."""
+        if isinstance(session, orm.scoped_session):
+            session = session()
+        if not isinstance(session, orm.Session):
+            raise ConfigurationError(
+                f"bind() takes a Session, not {session!r:.120}; of an AsyncSession give the sync_session in run_sync"
+            )
         return BoundRepository(self.mapping, session)
 
     def close(self) -> None:
         """Closes the connections that reads were made on. May be called again; the repository stays usable."""
         if self._owns_read_engine:
             self.read_engine.dispose()
+
+    def _open(self) -> orm.Session:
+        """A session whose objects keep their state after it is closed."""
+        return cast("orm.Session", self._maker(expire_on_commit=False))
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[BoundRepository[E]]:
@@ -209,22 +236,33 @@ class SQLAlchemyRepository(Generic[E]):
 
     def _through_session(self, read: Callable[[BoundRepository[E]], R]) -> R:
         with self._open() as session:
-            return read(self.bind(session))
+            bound = self.bind(session)
+            found = read(bound)
+            for entity in session:  # what loads late cannot do so once the session is closed
+                if isinstance(entity, self.mapping.entity):
+                    bound.complete(entity)
+            return found
 
     def _again(
         self,
-        write: Callable[[BoundRepository[E]], R],
-        overtaken: tuple[type[Exception], ...] = (StaleEntityError,),
+        write: Callable[[BoundRepository[E], bool], R],
+        overtaken: tuple[type[PersonRepoError], ...] = (StaleEntityError,),
     ) -> R:
-        """A write that another one overtook is done once more on what that one left: it was made from no older copy."""
-        for attempt in range(1, _ATTEMPTS + 1):
+        """A write that another one overtook is done once more on what that one left: it was made from no older copy.
+
+        ``write`` is told whether it is not the first time.
+        """
+        for attempt in range(1, _ATTEMPTS):
             try:
                 with self._transaction() as bound:
-                    return write(bound)
+                    return write(bound, attempt > 1)
             except overtaken:
-                if attempt == _ATTEMPTS:
+                continue
+            except exc.OperationalError as error:
+                if _number_of(error) not in _OVERTAKEN:
                     raise
-        raise AssertionError("unreachable")
+        with self._transaction() as bound:
+            return write(bound, True)
 
 
 class BoundRepository(Generic[E]):
@@ -240,12 +278,39 @@ class BoundRepository(Generic[E]):
         self._queries = Queries(mapping)
 
     def get(self, id: Any, *, for_update: bool = False) -> E | None:
-        """See ``Repository``. ``for_update``: read again from the database, and locked until the transaction ends."""
+        """See ``Repository``. ``for_update``: read again from the database, and locked until the transaction ends
+        (SQLite has one lock for the whole database). What the session has changed is flushed before; raises
+        ``StaleEntityError`` where that was changed by others meanwhile.
+        """
         identity = self.mapping.identity(id)
         if identity is None:
             return None
-        key = identity if len(identity) > 1 else identity[0]
-        return self.session.get(self.mapping.entity, key, with_for_update=for_update or None)
+        key = self.mapping.id_of(identity)
+        entity = self._locked(identity) if for_update else self.session.get(self.mapping.entity, key)
+        # A case-insensitive collation finds rows of other keys: they are not the one that was asked for.
+        if entity is None or _state(self.mapping, entity).identity != identity:
+            return None
+        return entity
+
+    def _locked(self, identity: Identity) -> E | None:
+        """Not by ``Session.get(with_for_update=True)``: that refuses what the session has read before and others have
+        changed since, even where it has no change to lose.
+        """
+        self._take_sqlites_lock()
+        with _translated(self.mapping):
+            self.session.flush()
+        query = sa.select(self.mapping.entity).where(self._queries.by_key).with_for_update()
+        found = self.session.scalars(
+            query, self._queries.parameters(identity), execution_options={"populate_existing": True}
+        )
+        return found.unique().one_or_none()
+
+    def _take_sqlites_lock(self) -> None:
+        """SQLite knows no FOR UPDATE; a statement that writes nothing takes its lock for writing all the same."""
+        connection = self.session.connection(bind_arguments={"mapper": self.mapping.mapper})
+        if connection.dialect.name == "sqlite":
+            nothing = sa.delete(self.mapping.table).where(sa.false())
+            connection.execute(nothing, execution_options={changes.OWN: True})
 
     def get_one(self, id: Any, *, for_update: bool = False) -> E:
         """See ``Repository`` and ``get``."""
@@ -290,15 +355,29 @@ class BoundRepository(Generic[E]):
         with _translated(self.mapping):
             self.session.add(entity)
             self.session.flush()
+            if state.expired_attributes:
+                self.complete(entity)
 
     def add_many(self, entities: Iterable[E]) -> int:
         """See ``Repository``."""
         added = 0
         with _translated(self.mapping):
             for chunk in _chunks(entities, _CHUNK):
-                self.session.execute(sa.insert(self.mapping.entity), [self._values(entity) for entity in chunk])
+                values = [self._values(entity) for entity in chunk]
+                if self.mapping.inherits:  # each class has inserts of its own, and its discriminator
+                    self._flush(chunk)
+                else:
+                    self.session.execute(sa.insert(self.mapping.entity), values)
                 added += len(chunk)
         return added
+
+    def _flush(self, entities: Sequence[E]) -> None:
+        """Inserts objects by the unit of work and lets go of them, so that they are as they were, and none is held."""
+        self.session.add_all(entities)
+        self.session.flush()
+        for entity in entities:
+            self.session.expunge(entity)
+            orm.make_transient(entity)
 
     def _values(self, entity: E) -> dict[str, Any]:
         _state(self.mapping, entity)
@@ -314,7 +393,7 @@ class BoundRepository(Generic[E]):
             for name, value in changes.items():
                 setattr(entity, name, value)
             self.session.flush()
-            self._complete(entity)
+            self.complete(entity)
         return entity
 
     def upsert(self, entity: E) -> E:
@@ -323,9 +402,21 @@ class BoundRepository(Generic[E]):
         self.mapping.check(self.mapping.values_of(entity))
         with _translated(self.mapping):
             stored = self.session.merge(entity)
+            self._refuse_another(stored, entity)
             self.session.flush()
-            self._complete(stored)
+            self.complete(stored)
         return stored
+
+    def _refuse_another(self, stored: E, entity: E) -> None:
+        """Where the database takes another row's key for this one's, a merge would change that row, key and all."""
+        given, found = _state(self.mapping, entity), _state(self.mapping, stored).identity
+        asked = given.identity or tuple(self.mapping.mapper.primary_key_from_instance(entity))
+        if found is not None and found != asked:
+            self.session.expire(stored)
+            raise EntityExistsError(
+                f"{self.mapping.name} {self.mapping.id_of(found)!r:.120} exists already, and the database takes "
+                f"{self.mapping.id_of(asked)!r:.120} for the same"
+            )
 
     def delete(self, id: Any) -> bool:
         """See ``Repository``."""
@@ -337,8 +428,14 @@ class BoundRepository(Generic[E]):
             self.session.flush()
         return True
 
-    def _complete(self, entity: E) -> None:
-        """Loads what the database made up in this flush: a detached object could not do so later."""
+    def lock(self, entity: E) -> None:
+        """Reads the row of an entity under a lock, where there is one."""
+        identity = self.mapping.stored_identity(self.mapping.mapper.primary_key_from_instance(entity))
+        if identity is not None:
+            self._locked(identity)
+
+    def complete(self, entity: E) -> None:
+        """Loads what the database made up, and what loads late: a detached object could not do so."""
         missing = _state(self.mapping, entity).unloaded.intersection(self.mapping.names)
         if missing:
             self.session.refresh(entity, missing)
@@ -384,37 +481,36 @@ def page(mapping: EntityMapping[Any], after: Any, limit: int) -> Sequence[sa.Col
     return [Queries(mapping).after(identity)]
 
 
-def _factory(sessions: Sessions) -> Callable[[], orm.Session]:
-    """What opens a session whose objects keep their state after it is closed.
-
-    Raises ``ConfigurationError`` for anything that is no source of sessions.
-    """
+def _maker_of(sessions: Sessions) -> orm.sessionmaker[Any]:
+    """What opens sessions. Raises ``ConfigurationError`` for anything that is no source of sessions."""
     source: Any = sessions
     if isinstance(source, sa.Engine):
-        return orm.sessionmaker(source, expire_on_commit=False)
+        return orm.sessionmaker(source)
     if isinstance(source, orm.scoped_session):
         source = source.session_factory
     if isinstance(source, orm.sessionmaker):
-        return lambda: cast("orm.Session", source(expire_on_commit=False))
+        return source
     raise ConfigurationError(
-        f"sessions {sessions!r:.120} is neither a sessionmaker, a scoped_session nor an Engine; for async sessions "
-        "give the engine's sync_engine, for one session use bind(session)"
+        f"sessions {sessions!r:.120} is neither a sessionmaker, a scoped_session of one, nor an Engine; for async "
+        "sessions give the engine's sync_engine, for one session use bind(session)"
     )
 
 
-def _bind_of(
-    open_session: Callable[[], orm.Session], mapping: EntityMapping[Any], engine: sa.Engine | None
+def bind_of(
+    session: orm.Session, mapping: EntityMapping[Any], engine: sa.Engine | None = None
 ) -> sa.Engine | sa.Connection:
-    """What the sessions of this class work on: an Engine, or one Connection that they all join."""
-    with open_session() as session:
-        try:
-            return session.get_bind(mapping.mapper)
-        except exc.UnboundExecutionError:
-            if engine is not None:
-                return engine
-            raise ConfigurationError(
-                f"no engine can be told from the sessions for {mapping.name}; name it with engine="
-            ) from None
+    """What a session works on for this class: an Engine, or one Connection that sessions join.
+
+    ``engine`` stands in where the session cannot tell, be it only for now: some need a request's context.
+    """
+    try:
+        return session.get_bind(mapping.mapper)
+    except Exception as error:
+        if engine is not None:
+            return engine
+        raise ConfigurationError(
+            f"no engine can be told from the sessions for {mapping.name} ({error}); name it with engine="
+        ) from error
 
 
 def _state(mapping: EntityMapping[E], entity: E) -> orm.InstanceState[E]:
@@ -434,6 +530,10 @@ def _translated(mapping: EntityMapping[Any]) -> Iterator[None]:
         raise InvalidEntityError(f"{mapping.name} was refused by the database: {error.orig}") from error
     except exc.DataError as error:
         raise InvalidEntityError(f"{mapping.name} was refused by the database: {error.orig}") from error
+    except exc.OperationalError as error:
+        if _number_of(error) not in _CHECKS:
+            raise
+        raise InvalidEntityError(f"{mapping.name} was refused by the database: {error.orig}") from error
     except orm_exc.StaleDataError as error:
         raise StaleEntityError(
             f"{mapping.name} has changed since this copy of it was read; read it again and apply the change to that"
@@ -441,11 +541,12 @@ def _translated(mapping: EntityMapping[Any]) -> Iterator[None]:
 
 
 def _is_duplicate(error: exc.IntegrityError) -> bool:
-    """MySQL says it by number (1062, ER_DUP_ENTRY; 1586 names the key), SQLite in words."""
-    arguments = getattr(error.orig, "args", ())
-    if not arguments:
-        return False
-    return arguments[0] in (1062, 1586) or "UNIQUE constraint failed" in str(arguments[0])
+    return _number_of(error) in _DUPLICATES or "UNIQUE constraint failed" in str(error.orig)
+
+
+def _number_of(error: exc.DBAPIError) -> object:
+    """MySQL's number of an error; SQLite has words instead."""
+    return next(iter(getattr(error.orig, "args", ())), None)
 
 
 def _chunks(entities: Iterable[E], size: int) -> Iterator[Sequence[E]]:

@@ -21,7 +21,7 @@ from person_repo.exceptions import ConfigurationError
 from person_repo.model import Person
 from person_repo.observability import Stats
 from person_repo.region import make_region, region_of
-from person_repo.repository import BoundRepository, Sessions, SQLAlchemyRepository
+from person_repo.repository import BoundRepository, Sessions, SQLAlchemyRepository, bind_of
 
 __all__ = ["PersonService", "Service", "connect"]
 
@@ -46,8 +46,9 @@ class Service(Generic[E]):
         self.closing = contextlib.ExitStack()
         """What else ``close`` closes: a host may hang its own on it."""
         self._here: ContextVar[bool | None] = ContextVar("use_db", default=None)
-        for engine in (database.engine, cached.database.engine):
-            self.cover(engine)
+        for repository in (database, cached.database):
+            self.cover(repository.engine)
+            self.cover(repository.bind_of_sessions.engine)  # another one where ``engine=`` named one of its own
 
     @classmethod
     def over(
@@ -137,10 +138,14 @@ class Service(Generic[E]):
         """Deletes an entity; whether there was one."""
         return self.database.delete(id)
 
-    def bind(self, session: orm.Session) -> BoundRepository[E]:
-        """The same methods inside a transaction of the host's: reads see its changes, nothing is committed for it."""
-        self.cover(_engine_of(session, self.database.mapping.mapper))
-        return self.database.bind(session)
+    def bind(self, session: orm.Session | orm.scoped_session[Any]) -> BoundRepository[E]:
+        """The same methods inside a transaction of the host's: reads see its changes, nothing is committed for it.
+
+        Raises ``ConfigurationError`` for what is no session, or one without an engine.
+        """
+        bound = self.database.bind(session)
+        self.cover(bind_of(bound.session, bound.mapping).engine)
+        return bound
 
     # The cache
 
@@ -243,7 +248,3 @@ def connect(
     people = PersonService.over(orm.sessionmaker(engine), region, use_db=use_db)
     people.closing.callback(engine.dispose)
     return people
-
-
-def _engine_of(session: orm.Session, mapper: orm.Mapper[Any]) -> sa.Engine:
-    return session.get_bind(mapper).engine
