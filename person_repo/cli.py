@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from person_repo.demo import Step
-    from person_repo.interchange import Progress
+    from person_repo.interchange import Progress, StepName
     from person_repo.model import Person
     from person_repo.service import PersonService
 
@@ -155,7 +155,9 @@ def _failure(exc: Exception, call: _Call) -> _Failure:
             return _Failure("interrupted", 130, "; ".join(filter(None, ["interrupted", call.undone])))
         case click.UsageError():
             command = exc.ctx.command_path if exc.ctx else "person-repo"
-            return _Failure("usage", 2, f"{exc.format_message()} ({command} --help tells more)")
+            # A URL in the wrong place is quoted there.
+            told = re.sub(r"[\w+.-]+://.*", lambda url: redact(url[0]), exc.format_message())
+            return _Failure("usage", 2, f"{told} ({command} --help tells more)")
         case click.ClickException():
             return _Failure("usage", 2, exc.format_message())
         case ImportFailedError():
@@ -181,7 +183,8 @@ def _failure(exc: Exception, call: _Call) -> _Failure:
 
 
 def _complain(failure: _Failure, call: _Call, *, as_json: bool) -> None:
-    message = _without_passwords(failure.message, call)
+    may_quote_urls = failure.kind in ("configuration", "database", "schema")
+    message = _without_passwords(failure.message, call) if may_quote_urls else failure.message
     if not as_json:
         _say(f"person-repo: {message}")
         return
@@ -322,7 +325,7 @@ def current(call: _Call) -> None:
         _print_json({"database": redact(engine.url), "revision": revision, "head": head, "up_to_date": up_to_date})
     else:
         rest = "up to date" if up_to_date else f"this version needs {head}; run: person-repo upgrade"
-        _print(f"{redact(engine.url)}: {revision or 'no schema'} ({rest})")
+        _print(f"{redact(engine.url)}: {revision or 'no revision'} ({rest})")
 
 
 @main.command("import", short_help="Import people from a CSV, all of it or nothing.")
@@ -341,8 +344,16 @@ def import_(call: _Call, file: str, skip_bad: str | None) -> None:
 
     call.undone = "nothing was imported"
     source: str | BinaryIO = sys.stdin.buffer if file == "-" else file
-    with _people(call) as people, _progress() as bar, _uninterrupted_commit(bar) as progress:
+    with _people(call) as people, _progress() as bar, contextlib.ExitStack() as from_commit_on:
+
+        def progress(step: StepName, done: int, total: int | None) -> None:
+            if step == "commit":
+                from_commit_on.enter_context(_undisturbed())
+            if bar:
+                bar(step, done, total)
+
         report = import_people(people, source, skip_bad=skip_bad, progress=progress)
+        call.undone = "the import was complete"
     bad_rows = str(report.bad_rows) if report.bad_rows else None
     if call.json:
         _print_json({"file": report.file, "imported": report.imported, "skipped": report.skipped, "bad_rows": bad_rows})
@@ -369,8 +380,10 @@ def export(call: _Call, file: str | None, format: Literal["csv", "jsonl"] | None
     call.undone = f"{file} was left as it was" if to_file else ""
     target = replacing(file) if file and to_file else contextlib.nullcontext(sys.stdout.buffer)
     format = format or ("jsonl" if call.json else "csv")
-    with _people(call) as people, target as stream, _progress(wanted=to_file or not sys.stdout.isatty()) as bar:
-        exported = export_people(people, stream, format=format, progress=bar)
+    with _people(call) as people:
+        with target as stream, _progress(wanted=to_file or not sys.stdout.isatty()) as bar:
+            exported = export_people(people, stream, format=format, progress=bar)
+        call.undone = "the export was complete"
     if to_file and call.json:
         _print_json({"file": file, "exported": exported})
     elif to_file:
@@ -458,9 +471,12 @@ def delete(call: _Call, ids: tuple[str, ...]) -> None:
     from sqlalchemy.orm import Session
 
     call.undone = "nobody was deleted"
-    with _people(call) as people, Session(people.engine) as session, session.begin():
+    with _people(call) as people, Session(people.engine) as session:
         bound = people.bind(session)
         deleted = [id for id in dict.fromkeys(ids) if bound.delete(id)]
+        with _undisturbed():
+            session.commit()
+            call.undone = "the deletion was complete"
     missing = [id for id in dict.fromkeys(ids) if id not in deleted]
     if call.json:
         _print_json({"deleted": deleted, "missing": missing})
@@ -484,7 +500,6 @@ def demo(call: _Call) -> None:
     url = call.database_url or settings.database_url
     # The default is where a user's own people are; nobody has asked for a demo among them.
     own = call.database_url is None and url == Settings().database_url
-    call.undone = "what the demo had added was removed"
     if not own:
         with _engine(call) as engine:
             _reach(engine)
@@ -584,7 +599,7 @@ def _progress(*, wanted: bool = True) -> Iterator[Progress | None]:
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
         tasks: dict[str, TaskID] = {}
 
-        def report(step: str, done: int, total: int | None) -> None:
+        def report(step: StepName, done: int, total: int | None) -> None:
             if step not in tasks:
                 tasks[step] = bars.add_task(step, total=total)
             bars.update(tasks[step], completed=done, total=total)
@@ -593,25 +608,16 @@ def _progress(*, wanted: bool = True) -> Iterator[Progress | None]:
 
 
 @contextlib.contextmanager
-def _uninterrupted_commit(bar: Progress | None) -> Iterator[Progress]:
-    """Progress that stops listening to Ctrl-C when the COMMIT is next.
-
-    Interrupted there, nobody could say whether anything was imported; it is over in a moment anyway.
-    """
-    in_charge = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGINT)
-
-    def progress(step: Literal["check", "import", "commit", "export"], done: int, total: int | None) -> None:
-        if step == "commit" and in_charge:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if bar:
-            bar(step, done, total)
-
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C does nothing in this block. For a COMMIT: interrupted there, nobody could say whether it took place."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        yield progress
+        yield
     finally:
-        if in_charge:
-            signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, before)
 
 
 def _given(names: Mapping[str, str | None]) -> dict[str, str]:

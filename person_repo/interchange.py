@@ -30,6 +30,7 @@ __all__ = [
     "FORMATS",
     "ImportReport",
     "Progress",
+    "StepName",
     "check_fields",
     "export_people",
     "import_people",
@@ -42,7 +43,10 @@ COLUMNS = ("id", "first_name", "last_name")
 FORMATS = ("csv", "jsonl")
 """What an export can be written as."""
 
-Progress = Callable[[Literal["check", "import", "commit", "export"], int, int | None], None]
+StepName = Literal["check", "import", "commit", "export"]
+"""What an import or an export is at."""
+
+Progress = Callable[[StepName, int, int | None], None]
 """Called as the work goes on with the step, the rows done and the rows in all (None where nobody can know).
 
 ``"commit"`` comes once, when every row was handed over and the COMMIT is next. What it raises calls the import off.

@@ -315,6 +315,13 @@ class TestPasswords:
             assert SECRET not in result.output
             assert result.stderr != ""
 
+    @pytest.mark.parametrize("args", [[], ["--json"]])
+    def test_a_url_in_the_wrong_place_is_quoted_without_it(self, args: list[str]) -> None:
+        result = call(*args, f"mysql+pymysql://root:{SECRET}@host/x", "list")
+        assert result.exit_code == 2
+        assert "mysql+pymysql://root:***@host/x" in result.stderr
+        assert SECRET not in result.stderr
+
     @pytest.mark.parametrize("url", [f"memcached://me:{SECRET}@host", f"nonsense://me:{SECRET}@host"])
     def test_a_cache_that_cannot_be_used_is_named_without_it(self, url: str) -> None:
         call("upgrade")
@@ -620,6 +627,41 @@ class TestInterrupted:
         assert (result.exit_code, result.stderr) == (0, "")
         assert people.count() == 79
         assert signal.getsignal(signal.SIGINT) is listening
+
+    @sqlite_only
+    @pytest.mark.parametrize(
+        ("command", "claim"),
+        [
+            (["import", str(LAUREATES)], "the import was complete"),
+            (["export", "all.csv"], "the export was complete"),
+            (["delete", "x"], "the deletion was complete"),
+        ],
+        ids=["import", "export", "delete"],
+    )
+    def test_after_the_work_is_done_nobody_is_told_that_it_was_not(
+        self, run: Run, people: PersonService, monkeypatch: pytest.MonkeyPatch, command: list[str], claim: str
+    ) -> None:
+        people.add(Person(id="x", first_name="a", last_name="b"))
+        close = PersonService.close
+
+        def interrupted_close(service: PersonService) -> None:
+            close(service)
+            signal.raise_signal(signal.SIGINT)
+
+        monkeypatch.setattr(PersonService, "close", interrupted_close)
+        result = run(*command)
+        monkeypatch.undo()
+        assert result.exit_code == 130
+        assert result.stderr.strip() == f"person-repo: interrupted; {claim}"
+
+    def test_a_deletion_whose_commit_is_on_its_way_is_done(
+        self, run: Run, people: PersonService, interrupted_at: Interrupt
+    ) -> None:
+        run("import", str(LAUREATES))
+        interrupted_at("commit")
+
+        assert run("delete", "knuth-1974").exit_code == 0
+        assert people.count() == 78
 
     def test_deleting_several_is_all_or_nothing(
         self, run: Run, people: PersonService, interrupted_at: Interrupt
