@@ -602,7 +602,10 @@ class TestInterrupted:
         migrations.upgrade(mysql_url)
         (tmp_path / "some.csv").write_bytes(rows(5000))
         engine = sa.create_engine(mysql_url)
-        waits = sa.text("SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'")
+        waits = sa.text(
+            "SELECT COUNT(*) FROM information_schema.processlist "
+            "WHERE info LIKE 'INSERT INTO person %id-004500%' AND id <> CONNECTION_ID()"
+        )
         with engine.connect() as other, engine.connect().execution_options(isolation_level="AUTOCOMMIT") as watcher:
             other.execute(sa.insert(Person).values(id="id-004500", first_name="a", last_name="b", version=1))
             with process("--database-url", mysql_url, "import", "some.csv") as importing:
