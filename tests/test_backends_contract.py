@@ -76,8 +76,9 @@ class TestMemcached(LeaseContract):
             for key in ITEMS:
                 answer = server.ask(f"mg {key} t").split()
                 if answer[0] == "HD":
-                    left = int(answer[1].removeprefix("t")) - seconds
-                    server.ask(f"touch {key} {left if left > 0 else -1}")
+                    left = int(answer[1].removeprefix("t"))
+                    if left >= 0:  # else it never expires
+                        server.ask(f"touch {key} {left - seconds if left > seconds else -1}")
 
 
 class TestThreeMemcached(TestMemcached):

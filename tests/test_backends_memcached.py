@@ -192,23 +192,22 @@ class TestCost:
         self, connect: Connect, server: Memcached
     ) -> None:
         """And takes with it what a reader may have filled where the tombstone was lost."""
-        backend, others = connect(server), connect(server)
+        backend, reader, raw = connect(server), connect(server), Raw(server)
         mine = backend.put_tombstones([KEY])
-        Raw(server).delete(KEY)
-        store(others, KEY, OLD)
+        raw.delete(KEY)
+        store(reader, KEY, OLD)
+        value = raw.get(KEY)
+        assert value is not None
         steps = stepwise(backend, server)
-        standing: list[Tombstones] = []
 
         def change(command: bytes) -> None:
-            if command.startswith((b"md ", b"ms ")):
-                standing.append(others.put_tombstones([KEY]))
-                Raw(server).set(KEY, 0, b"")
+            if b" C" in command:
+                raw.set(KEY, *value)
 
         steps.before = change
 
         assert round_trips(backend, lambda: backend.release(mine)) <= 2 * 8 + 2
-        assert standing
-        assert not isinstance(others.fetch(GROUP, KEY), bytes)
+        take(reader)
 
     def test_the_round_trips_counted_are_those_on_the_wire(self, connect: Connect, server: Memcached) -> None:
         backend = connect(server)
@@ -611,6 +610,53 @@ class Story:
 
     def do_half_a_write(self) -> None:
         self.do_write(whole=False)
+
+    def at_step(self, backend: MemcachedBackend, server: Memcached, step: int, act: Callable[[], object]) -> None:
+        steps, count = stepwise(backend, server), itertools.count()
+        steps.before = lambda command: act() if next(count) == step else None
+
+    def test_a_tombstone_that_is_lost_while_it_is_placed_is_placed_again(
+        self, connect: Connect, server: Memcached, raw: Raw
+    ) -> None:
+        backend, reader = connect(server), connect(server)
+        leases: list[Lease] = []
+        self.at_step(backend, server, 2, lambda: (raw.delete(KEY), leases.append(take(reader))))
+
+        tombstones = backend.put_tombstones([KEY])
+
+        assert tombstones.complete
+        assert reader.fetch(GROUP, KEY) is BLOCKED
+        assert reader.fill(leases[0], OLD) is False
+        backend.release(tombstones)
+        take(reader)
+
+    def test_anothers_tombstone_is_not_taken_for_ones_own_that_was_lost_while_it_was_placed(
+        self, connect: Connect, server: Memcached, raw: Raw
+    ) -> None:
+        """The two items differ in nothing but their CAS ids."""
+        backend, another = connect(server), connect(server)
+        standing: list[Tombstones] = []
+        self.at_step(backend, server, 2, lambda: (raw.delete(KEY), standing.append(another.put_tombstones([KEY]))))
+        tombstones = backend.put_tombstones([KEY])
+
+        backend.release(tombstones)
+
+        assert another.fetch(GROUP, KEY) is BLOCKED
+        another.release(standing[0])
+        take(another)
+
+    def test_a_tombstone_placed_while_a_reader_takes_an_items_place_stays(
+        self, connect: Connect, server: Memcached
+    ) -> None:
+        backend, writer = connect(server), connect(server)
+        store(writer, KEY, FOREIGN)
+        standing: list[Tombstones] = []
+        self.at_step(backend, server, 2, lambda: standing.append(writer.put_tombstones([KEY])))
+
+        assert backend.fetch(GROUP, KEY, reject=FOREIGN) is BUSY
+
+        assert backend.fetch(GROUP, KEY) is BLOCKED
+        writer.release(standing[0])
 
 
 class TestProtocol:
