@@ -154,24 +154,24 @@ class MemcachedBackend(LeaseBackend):
             raise CacheUnavailableError(f"memcached {connection.server}: {b' '.join(words).decode(errors='replace')}")
         if epoch is None:
             if b"W" in words:
-                self.abandon([_Held(key, connection, _word(words, b"c"), b"")])
+                self.abandon([_Held(key, connection, _cas(words), b"")])
             return BLOCKED
         flags = _number(words, b"f")
         size = len(body)
         if flags == 0 and size == 0:
-            return _Held(key, connection, _word(words, b"c"), epoch) if b"W" in words else BUSY
+            return _Held(key, connection, _cas(words), epoch) if b"W" in words else BUSY
         if flags - size != BASE:
             return BLOCKED
         if body[:_EPOCH] == epoch:
             value = body[_EPOCH:]
             if value != reject:
                 return value
-        return self._take_over(connection, key, epoch, _word(words, b"c"))
+        return self._take_over(connection, key, epoch, _cas(words))
 
     def _take_over(self, connection: Connection, key: str, epoch: bytes, cas: bytes) -> Fetched:
         request = b"ms %b 0 C%b T%d F0 c\r\n\r\n" % (key.encode(), cas, self.settings.lease_ttl)
         ((words, _),) = self._exchange(connection, request, 1)
-        return _Held(key, connection, _word(words, b"c"), epoch) if words[0] == b"HD" else BUSY
+        return _Held(key, connection, _cas(words), epoch) if words[0] == b"HD" else BUSY
 
     def fill(self, lease: Lease, value: bytes) -> bool:
         return self.fill_many([(lease, value)])[0]
@@ -269,7 +269,7 @@ class MemcachedBackend(LeaseBackend):
             try:
                 for name, (words, _) in zip(names, replies, strict=True):
                     if words[0] == b"HD":
-                        stones[connection.server, name] = _Stone(connection, _word(words, b"c"), alone=True)
+                        stones[connection.server, name] = _Stone(connection, _cas(words), alone=True)
             except CacheUnavailableError as exc:
                 self._failed(connection.server, exc)
 
@@ -333,7 +333,7 @@ class MemcachedBackend(LeaseBackend):
             others = [owner for owner in owners if owner != token and not self._is_over(owner)]
             if others and token not in owners:
                 return
-            cas = _word(words, b"c")
+            cas = _cas(words)
             if others:
                 left = b"".join(others)
                 ttl = max(_number(words, b"t"), 1)
@@ -476,7 +476,8 @@ class MemcachedBackend(LeaseBackend):
             return  # this thread is the last to hear of an outage that others have seen end
         if server not in self._down:
             self._down.add(server)
-            logger.warning("%s; reads go to the database until it answers", exc)
+            reason = exc if server in str(exc) else f"memcached {server}: {exc}"
+            logger.warning("%s; reads go to the database until it answers", reason)
 
     def close(self) -> None:
         for connection in self._connections().values():
@@ -522,8 +523,9 @@ def _delete(name: str, cas: bytes) -> bytes:
 
 
 def _plain_key(key: str) -> bytes:
-    encoded = b"prd:" + key.encode()
-    if len(encoded) <= 250 and encoded.isascii() and not any(byte <= 32 or byte == 127 for byte in encoded):
+    encoded = b"prd:" + key.encode(errors="surrogatepass")
+    as_it_is = encoded.isascii() and not any(byte <= 32 or byte == 127 for byte in encoded)
+    if as_it_is and len(encoded) <= 250 and not key.startswith("#"):
         return encoded
     return b"prd:#" + blake2b(encoded, digest_size=20).hexdigest().encode()
 
@@ -534,6 +536,13 @@ def _word(words: list[bytes], flag: bytes) -> bytes:
         if word[:1] == flag and word != flag:
             return word[1:]
     raise CacheUnavailableError(f"a reply without {flag.decode()}: {b' '.join(words)[:80]!r}")
+
+
+def _cas(words: list[bytes]) -> bytes:
+    word = _word(words, b"c")
+    if not word.isdigit():
+        raise CacheUnavailableError(f"a reply whose CAS id is no number: {word[:80]!r}")
+    return word
 
 
 def _number(words: list[bytes], flag: bytes) -> int:
@@ -551,8 +560,8 @@ def _stone(connection: Connection, appended: list[bytes], seen: list[bytes]) -> 
     size = _number(seen, b"s") - max(_number(seen, b"f") - BASE, 0)
     if size == 0:
         return None
-    cas = _word(seen, b"c")
-    return _Stone(connection, cas, alone=cas == _word(appended, b"c") and size == _TOKEN)
+    cas = _cas(seen)
+    return _Stone(connection, cas, alone=cas == _cas(appended) and size == _TOKEN)
 
 
 def _tokens(words: list[bytes], body: bytes) -> list[bytes]:
