@@ -1001,6 +1001,16 @@ def says(*parts: bytes) -> Answer:
     return answer
 
 
+def says_to_each(reply: bytes) -> Answer:
+    """Sends this for each command of a request."""
+
+    def answer(_: Door, visitor: socket.socket, request: bytes) -> None:
+        settings = request.startswith(b"stats")
+        visitor.sendall(reply * (1 if settings else len(_commands(request))))
+
+    return answer
+
+
 def closes(_: Door, __: socket.socket, ___: bytes) -> bool:
     return False
 
@@ -1035,9 +1045,9 @@ NONSENSE: dict[str, Answer] = {
     "a reset": resets,
     "noise": says(bytes(range(256)) * 16),
     "an HTTP server": says(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"),
-    "an older memcached": says(b"ERROR\r\nERROR\r\nERROR\r\n"),
-    "a complaint": says(b"CLIENT_ERROR bad command line format\r\n" * 3),
-    "failure": says(b"SERVER_ERROR out of memory storing object\r\n" * 3),
+    "an older memcached": says_to_each(b"ERROR\r\n"),
+    "a complaint": says_to_each(b"CLIENT_ERROR bad command line format\r\n"),
+    "failure": says_to_each(b"SERVER_ERROR out of memory storing object\r\n"),
     "an empty line": says(b"\r\n\r\n\r\n"),
     "half a line": says(b"VA 1"),
     "half a line, then closing": closes_after(b"VA 1"),
@@ -1046,13 +1056,13 @@ NONSENSE: dict[str, Answer] = {
     "an endless line": dribbles(b""),
     "an endless value": dribbles(b"VA 1000000 f0 c1\r\n"),
     "a value without an end": says(b"VA 4 f0 c1\r\nlonger than that\r\n" * 3),
-    "a value of no size": says(b"VA f0 c1\r\n\r\n" * 3),
-    "a value of negative size": says(b"VA -4 f0 c1\r\n\r\n" * 3),
+    "a value of no size": says_to_each(b"VA f0 c1\r\n\r\n"),
+    "a value of negative size": says_to_each(b"VA -4 f0 c1\r\n\r\n"),
     "a value of absurd size": says(b"VA 999999999999 f0 c1\r\n\r\n" * 3),
-    "a value without flags": says(b"VA 0\r\n\r\n" * 3),
-    "flags that are no number": says(b"VA 0 fx c1 W\r\n\r\n" * 3),
-    "headers without flags": says(b"HD\r\n" * 3),
-    "headers whose flags are no numbers": says(b"HD fx sx cx tx\r\n" * 3),
+    "a value without flags": says_to_each(b"VA 0\r\n\r\n"),
+    "flags that are no number": says_to_each(b"VA 0 fx c1 W\r\n\r\n"),
+    "headers without flags": says_to_each(b"HD\r\n"),
+    "headers whose flags are no numbers": says_to_each(b"HD fx sx cx tx\r\n"),
     "more than was asked for": says(b"EN\r\n" * 40),
     "less than was asked for": says(b"EN\r\n"),
 }
@@ -1066,7 +1076,7 @@ class TestNonsense:
         assert not isinstance(backend.fetch(GROUP, KEY), bytes | Lease)
         assert not any(isinstance(found, bytes | Lease) for found in backend.fetch_many(GROUP, keys(3)))
         if lease is not None:
-            assert backend.fill(lease, OLD) is False
+            backend.fill(lease, OLD)
             backend.abandon([lease])
         placed = backend.put_tombstones([KEY, OTHER_KEY], [GROUP])
         assert placed.failed_keys == {KEY, OTHER_KEY}
@@ -1086,7 +1096,7 @@ class TestNonsense:
         self.check(backend, None, None)
 
     def test_later_on_it_costs_a_failure_and_no_more(
-        self, connect: Connect, door: Door, server: Memcached, answer: Answer
+        self, connect: Connect, door: Door, server: Memcached, answer: Answer, caplog: pytest.LogCaptureFixture
     ) -> None:
         backend, other = connect(door, timeout=0.05, connect_timeout=0.05), connect(server)
         store(other, OTHER_KEY, NEW)
@@ -1104,6 +1114,8 @@ class TestNonsense:
         ):
             with contextlib.suppress(CacheUnavailableError):  # some of it is an answer, if a strange one
                 call()
+        assert [record.levelname for record in caplog.records][:1] == ["WARNING"]
+        assert caplog.messages[0].startswith(f"memcached {door.url}: ")
 
     def test_once_it_is_over_the_next_exchange_is_in_order(
         self, connect: Connect, door: Door, server: Memcached, answer: Answer
@@ -1179,13 +1191,15 @@ class TestOutage:
     def test_a_release_asks_a_server_that_hangs_once_and_not_for_each_key(
         self, connect: Connect, server: Memcached
     ) -> None:
-        backend, another = connect(server, timeout=0.1, connect_timeout=0.1), connect(server)
+        backend, another = connect(server, timeout=0.3, connect_timeout=0.3), connect(server)
         store(another, OTHER_KEY, OLD)
         tombstones = take_until_complete(backend, keys(300))
         overlapping = another.put_tombstones(keys(300))
+        errors = backend.counters.snapshot().errors
         server.pause()
         try:
-            assert round_trips(backend, lambda: backend.release(tombstones)) < 10
+            assert round_trips(backend, lambda: backend.release(tombstones)) == 1
+            assert backend.counters.snapshot().errors - errors <= 2, "the exchange, and one attempt to connect again"
         finally:
             server.resume()
 
@@ -1208,6 +1222,19 @@ class TestOutage:
         patient = connect(server)
         patient._local = backend._local
         assert patient.fetch(GROUP, KEY) in (OLD, BLOCKED)  # the tombstone may have reached it
+
+    def test_a_writer_waits_for_a_server_that_hangs_once(self, connect: Connect, server: Memcached) -> None:
+        backend = connect(server, timeout=0.3, connect_timeout=0.3)
+        backend.release(take_until_complete(backend, keys(300)))
+        before = backend.counters.snapshot()
+        server.pause()
+        try:
+            assert backend.put_tombstones(keys(300)).failed_keys == frozenset(keys(300))
+        finally:
+            server.resume()
+
+        after = backend.counters.snapshot() - before
+        assert (after.round_trips, after.errors) == (1, 1)
 
     def test_an_outage_is_logged_when_it_begins_and_when_it_ends(
         self, connect: Connect, server: Memcached, caplog: pytest.LogCaptureFixture

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
+from hashlib import blake2b
 from typing import Any
 
 import pytest
@@ -30,12 +31,16 @@ ODD_KEYS = [
     "tab\tand\x00nul\x7f",
     "Corbató",
     "\U0001f511",
+    "half a character \ud83d",
     "#",
     "k" * 246,
     "k" * 247,
     "k" * 100_000,
     "é" * 300,
     "k" * 99_999 + "!",
+    # what stands on the wire for the one before, in case a key is put there as it is
+    (DIGEST := blake2b(b"prd:" + b"k" * 99_999 + b"!", digest_size=20).hexdigest()),
+    f"#{DIGEST}",
 ]
 
 
