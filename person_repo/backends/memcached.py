@@ -393,7 +393,7 @@ class MemcachedBackend(LeaseBackend):
         """Rendezvous hashing (Thaler and Ravishankar, 1998), mixed by splitmix64's finaliser."""
         if len(self._seeds) == 1:
             return self.servers[0]
-        digest = int.from_bytes(blake2b(key.encode(), digest_size=8).digest())
+        digest = int.from_bytes(blake2b(key.encode(errors="surrogatepass"), digest_size=8).digest())
         return max([(_mix(digest ^ seed), name) for seed, name in self._seeds])[1]
 
     def _connections(self) -> dict[str, Connection]:
