@@ -55,7 +55,6 @@ def lease_backend(region: CacheRegion) -> LeaseBackend:
     backend = region.actual_backend
     if isinstance(backend, LeaseBackend):
         return backend
-    adapter = region.__dict__.get("_person_repo_backend")
-    if not isinstance(adapter, ForeignBackend):
-        adapter = region.__dict__["_person_repo_backend"] = ForeignBackend(region)
-    return adapter
+    adapter = region.__dict__.get("_person_repo_backend") or ForeignBackend(region)
+    found: ForeignBackend = region.__dict__.setdefault("_person_repo_backend", adapter)
+    return found
