@@ -208,7 +208,7 @@ def test_ten_thousand_ids_are_read_with_repeats_asked_once(
 def test_one_string_is_no_collection_of_ids(people: PersonService) -> None:
     for ids in ("ada", b"ada"):
         with pytest.raises(TypeError, match="letter by letter"):
-            people.get_many(ids)  # type: ignore[arg-type]
+            people.get_many(ids)
 
 
 def test_ids_that_cannot_be_stored_are_not_there(people: PersonService) -> None:
