@@ -125,8 +125,10 @@ class MemcachedBackend(LeaseBackend):
         try:
             connection = self._connection(server)
             marker, item = self._exchange(connection, self._marker_request(group) + self._fetch_request(key), 2)
-            epoch = self._epoch(connection, group, marker)
-            return self._fetched(connection, key, epoch, item, reject)
+            epoch, body = _epoch_in(marker), _value_in(item)
+            if epoch and body and body[:_EPOCH] == epoch and body[_EPOCH:] != reject:
+                return body[_EPOCH:]
+            return self._answers(connection, group, [key], marker, [item], reject)[0]
         except CacheUnavailableError as exc:
             self._failed(server, exc)
             return UNREACHABLE
@@ -134,44 +136,102 @@ class MemcachedBackend(LeaseBackend):
     def fetch_many(self, group: str, keys: Sequence[str]) -> list[Fetched]:
         found: dict[str, Fetched] = dict.fromkeys(keys, UNREACHABLE)
         work = self._on_servers(keys)
-        marker = self._marker_request(group)
-        for connection, names, (seen, *items) in self._converse(work, self._fetch_request, 1, marker):
+        request = self._marker_request(group)
+        for connection, names, (marker, *items) in self._converse(work, self._fetch_request, 1, request):
             try:
-                epoch = self._epoch(connection, group, seen)
-                for key, item in zip(names, items, strict=True):
-                    found[key] = self._fetched(connection, key, epoch, item, None)
+                found.update(zip(names, self._answers(connection, group, names, marker, items, None), strict=True))
             except CacheUnavailableError as exc:
                 self._failed(connection.server, exc)
         return [found[key] for key in keys]
 
-    def _fetched(
-        self, connection: Connection, key: str, epoch: bytes | None, item: Reply, reject: bytes | None
-    ) -> Fetched:
-        """Cases: a lease won; another's lease; a value; a value of another epoch, or one the caller cannot use, whose
-        place is taken; a tombstone, or nothing this version knows."""
-        words, body = item
-        if words[0] == b"SERVER_ERROR":
-            raise CacheUnavailableError(f"memcached {connection.server}: {b' '.join(words).decode(errors='replace')}")
-        if epoch is None:
-            if b"W" in words:
-                self.abandon([_Held(key, connection, _cas(words), b"")])
-            return BLOCKED
-        flags = _number(words, b"f")
-        size = len(body)
-        if flags == 0 and size == 0:
-            return _Held(key, connection, _cas(words), epoch) if b"W" in words else BUSY
-        if flags - size != BASE:
-            return BLOCKED
-        if body[:_EPOCH] == epoch:
-            value = body[_EPOCH:]
-            if value != reject:
-                return value
-        return self._take_over(connection, key, epoch, _cas(words))
+    def _answers(
+        self,
+        connection: Connection,
+        group: str,
+        keys: Sequence[str],
+        marker: Reply,
+        items: Sequence[Reply],
+        reject: bytes | None,
+    ) -> list[Fetched]:
+        """What one server's replies mean; at most one more exchange with it.
 
-    def _take_over(self, connection: Connection, key: str, epoch: bytes, cas: bytes) -> Fetched:
-        request = b"ms %b 0 C%b T%d F0 c\r\n\r\n" % (key.encode(), cas, self.settings.lease_ttl)
-        ((words, _),) = self._exchange(connection, request, 1)
-        return _Held(key, connection, _cas(words), epoch) if words[0] == b"HD" else BUSY
+        Cases for an item: a lease won; another's lease; a value; a value of another epoch, or one the caller cannot
+        use, whose place is taken by compare-and-set; a tombstone, or nothing this version knows. While a tombstone
+        stands on the group's marker everything else than a value is as one itself.
+        """
+        epoch = _epoch_in(marker)
+        found: list[Fetched] = []
+        usurped: dict[int, bytes] = {}
+        for at, (key, (words, body)) in enumerate(zip(keys, items, strict=True)):
+            value = _value_in((words, body))
+            if words[0] != b"VA":
+                found.append(UNREACHABLE)
+            elif value is None:
+                is_lease = not body and _number(words, b"f") == 0
+                won = _Held(key, connection, _cas(words), epoch or b"") if b"W" in words else BUSY
+                found.append(won if is_lease else BLOCKED)
+            elif epoch and value[:_EPOCH] == epoch and value[_EPOCH:] != reject:
+                found.append(value[_EPOCH:])
+            else:
+                found.append(BLOCKED)
+                usurped[at] = _cas(words)
+        if marker[0][0] == b"EN":
+            epoch = self._begin_epoch(connection, group, keys, usurped, found)
+        elif usurped and epoch:
+            self._usurp(
+                connection,
+                keys,
+                usurped,
+                epoch,
+                found,
+                self._exchange(connection, self._usurpation(keys, usurped), len(usurped)),
+            )
+        if epoch:
+            return found
+        self.abandon([lease for lease in found if isinstance(lease, Lease)])
+        return [BLOCKED if isinstance(answer, Lease) else answer for answer in found]
+
+    def _begin_epoch(
+        self,
+        connection: Connection,
+        group: str,
+        keys: Sequence[str],
+        usurped: Mapping[int, bytes],
+        found: list[Fetched],
+    ) -> bytes | None:
+        """Draws an epoch where there is none, and takes the places of what was filled in an earlier one; None where a
+        writer's tombstone has come meanwhile.
+
+        Whoever adds first wins; all read what stands there then. The loads come after this, so a change of the whole
+        group that this epoch does not know is a change that they see.
+        """
+        name = _marker_of(group).encode()
+        drawn = (name, _EPOCH, BASE + _EPOCH, _MARKER_TTL, os.urandom(_EPOCH), name)
+        request = b"ms %b %d ME F%d T%d\r\n%b\r\nmg %b f v\r\n" % drawn
+        _, marker, *replies = self._exchange(connection, request + self._usurpation(keys, usurped), 2 + len(usurped))
+        epoch = _epoch_in(marker)
+        for lease in found:
+            if isinstance(lease, _Held):
+                lease.epoch = epoch or b""
+        self._usurp(connection, keys, usurped, epoch or b"", found, replies)
+        return epoch
+
+    def _usurpation(self, keys: Sequence[str], usurped: Mapping[int, bytes]) -> bytes:
+        """The request that puts a lease in the place of each item that is still what it was."""
+        ttl = self.settings.lease_ttl
+        return b"".join(b"ms %b 0 C%b T%d F0 c\r\n\r\n" % (keys[at].encode(), cas, ttl) for at, cas in usurped.items())
+
+    @staticmethod
+    def _usurp(
+        connection: Connection,
+        keys: Sequence[str],
+        usurped: Iterable[int],
+        epoch: bytes,
+        found: list[Fetched],
+        replies: Sequence[Reply],
+    ) -> None:
+        for at, (words, _) in zip(usurped, replies, strict=True):
+            found[at] = _Held(keys[at], connection, _cas(words), epoch) if words[0] == b"HD" else BUSY
 
     def fill(self, lease: Lease, value: bytes) -> bool:
         return self.fill_many([(lease, value)])[0]
@@ -353,21 +413,6 @@ class MemcachedBackend(LeaseBackend):
 
     # Markers
 
-    def _epoch(self, connection: Connection, group: str, marker: Reply) -> bytes | None:
-        """The group's epoch on this server, drawn anew where there is none; None while a writer's tombstone stands."""
-        words, body = marker
-        if words[0] == b"EN":
-            # Whoever adds first wins; both read what stands there then. The load comes after this, so a
-            # change of the whole group that this epoch does not know is a change that the load sees.
-            key = _marker_of(group).encode()
-            request = b"ms %b %d ME F%d T%d\r\n%b\r\nmg %b f v\r\n" % (
-                key, _EPOCH, BASE + _EPOCH, _MARKER_TTL, os.urandom(_EPOCH), key,
-            )  # fmt: skip
-            _, (words, body) = self._exchange(connection, request, 2)
-        if words[0] != b"VA" or _number(words, b"f") - len(body) != BASE or len(body) != _EPOCH:
-            return None
-        return body
-
     def _marker_request(self, group: str) -> bytes:
         request = self._markers.get(group)
         if request is None:
@@ -506,6 +551,19 @@ class MemcachedBackend(LeaseBackend):
 
     def _plain(self, key: str, request: bytes) -> Reply:
         return self._exchange(self._connection(self._server_of(key)), request, 1)[0]
+
+
+def _value_in(reply: Reply) -> bytes | None:
+    """The body of an item that is a value, its epoch at the start; None for every other state."""
+    words, body = reply
+    if words[0] != b"VA" or not body or _number(words, b"f") - len(body) != BASE:
+        return None
+    return body
+
+
+def _epoch_in(marker: Reply) -> bytes | None:
+    epoch = _value_in(marker)
+    return epoch if epoch is not None and len(epoch) == _EPOCH else None
 
 
 def _marker_of(group: str) -> str:
