@@ -13,6 +13,7 @@ import re
 import shlex
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -41,9 +42,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from person_repo.demo import Step
-    from person_repo.interchange import Progress, StepName
     from person_repo.model import Person
     from person_repo.service import PersonService
+    from person_repo.torture import Report
 
 __all__ = ["main"]
 
@@ -52,7 +53,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _EXIT_CODES = """\b
 Exit codes:
   0    done
-  1    somebody was not found; the file has problems; the demo read a wrong answer
+  1    somebody was not found; the file has problems; the demo or the torture read a wrong answer
   2    a wrong argument, option, value, file or setting
   3    the database cannot be used, or its schema is missing
   4    a conflict: the id is taken, or the person was changed meanwhile
@@ -346,7 +347,7 @@ def import_(call: _Call, file: str, skip_bad: str | None) -> None:
     source: str | BinaryIO = sys.stdin.buffer if file == "-" else file
     with _people(call) as people, _progress() as bar, contextlib.ExitStack() as from_commit_on:
 
-        def progress(step: StepName, done: int, total: int | None) -> None:
+        def progress(step: str, done: int, total: int | None) -> None:
             if step == "commit":
                 from_commit_on.enter_context(_undisturbed())
             if bar:
@@ -515,6 +516,65 @@ def demo(call: _Call) -> None:
         raise _Failure("wrong", 1, "\n".join(f"wrong answer: {step.what}: {step.wrong}" for step in wrong))
 
 
+@main.command(short_help="Check the promise: readers, writers and faults, and an exact check of what was read.")
+@click.option("--readers", type=click.IntRange(1), default=3, show_default=True, help="Processes that read.")
+@click.option("--writers", type=click.IntRange(1), default=2, show_default=True, help="Processes that write.")
+@click.option("--keys", type=click.IntRange(1, 60_000), default=20, show_default=True, help="People they share.")
+@click.option("--seconds", type=click.FloatRange(0.1), default=10.0, show_default=True, help="How long.")
+@click.option(
+    "--faults",
+    type=click.Choice(["none", "pause", "kill", "restart", "all"]),
+    multiple=True,
+    default=("none",),
+    show_default=True,
+    help="What goes wrong meanwhile; may be given several times. restart needs --start-memcached.",
+)
+@click.option("--start-memcached", is_flag=True, help="Start a memcached for this run, in place of --cache-url.")
+@click.option(
+    "--against",
+    type=click.Choice(["person_repo", "naive"]),
+    default="person_repo",
+    show_default=True,
+    help="naive: the usual recipe, delete after commit, in which staleness is found.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Another seed makes other choices.")
+@_shared
+@_call
+def torture(call: _Call, /, faults: tuple[str, ...], start_memcached: bool, **options: Any) -> None:
+    """Check the promise where it is to hold: processes that read and write people of their own, in every way there is,
+    faults among them, and an exact check of each answer afterwards. Exit code 1 if any was wrong.
+
+    In the database given, or in a SQLite file of its own; the people and the table it adds it removes.
+    """
+    from person_repo.torture import FAULTS, Plan, run
+
+    call.undone = "what it added was removed"
+    settings = call.settings()
+    own = call.database_url is None and settings.database_url == Settings().database_url
+    chosen = FAULTS if "all" in faults else tuple(fault for fault in dict.fromkeys(faults) if fault != "none")
+    with contextlib.ExitStack() as stack:
+        url = settings.database_url
+        if own:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="person_repo-torture-"))
+            url = f"sqlite:///{folder}/people.db"
+        plan = Plan(
+            database_url=url, cache_url=settings.cache_url, own_memcached=start_memcached, faults=chosen, **options
+        )
+        stack.enter_context(_database_errors())
+        progress = stack.enter_context(_progress())
+        report = run(plan, progress=progress and (lambda passed: progress("torture", int(passed), int(plan.seconds))))
+    place = {
+        "database": "a temporary SQLite file" if own else redact(url),
+        "cache": "a memcached of its own" if start_memcached else redact(settings.cache_url),
+    }
+    if call.json:
+        _print_json({**place, **report.as_dict(), "error_kinds": report.error_kinds})
+    else:
+        _print_report(report, "{database}, {cache}".format(**place))
+    if not report.clean:
+        raise _Failure("wrong", 1, "\n".join(["the promise was broken:", *report.examples]))
+
+
 @contextlib.contextmanager
 def _people(call: _Call) -> Iterator[PersonService]:
     """The service the settings name; a database that cannot be used or has no schema ends the call."""
@@ -586,7 +646,7 @@ def _is_absent(engine: sa.Engine) -> bool:
 
 
 @contextlib.contextmanager
-def _progress(*, wanted: bool = True) -> Iterator[Progress | None]:
+def _progress(*, wanted: bool = True) -> Iterator[Callable[[str, int, int | None], None] | None]:
     """A progress bar on stderr where that is a terminal."""
     if not (wanted and sys.stderr.isatty()):
         yield None
@@ -599,7 +659,7 @@ def _progress(*, wanted: bool = True) -> Iterator[Progress | None]:
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
         tasks: dict[str, TaskID] = {}
 
-        def report(step: StepName, done: int, total: int | None) -> None:
+        def report(step: str, done: int, total: int | None) -> None:
             if step not in tasks:
                 tasks[step] = bars.add_task(step, total=total)
             bars.update(tasks[step], completed=done, total=total)
@@ -680,6 +740,18 @@ def _print_steps(steps: Sequence[Step], title: str) -> None:
         figures = (f"{step.microseconds:,.0f}", str(step.statements), str(step.round_trips))
         rows.append((step.what, answer, step.answered_by, *figures))
     _print_table(table, rows)
+
+
+def _print_report(report: Report, title: str) -> None:
+    from rich.table import Table
+
+    table = Table(title=title)
+    names = ("reads", "hits", "writes", "stale", "phantom", "worst staleness", "errors", "faults")
+    for name in names:
+        table.add_column(name, justify="right")
+    figures = [f"{getattr(report, name):,}" for name in names[:5]]
+    faults = ", ".join(f"{count} {name}" for name, count in report.faults.items()) or "none"
+    _print_table(table, [(*figures, f"{report.worst_staleness * 1000:,.1f} ms", f"{report.errors:,}", faults)])
 
 
 def _print_table(table: Table, rows: Iterable[Sequence[str]]) -> None:
