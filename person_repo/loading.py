@@ -8,7 +8,9 @@ wait for itself.
 from __future__ import annotations
 
 import logging
+import os
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -18,7 +20,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection, IsolationLevel
 
 from person_repo.mapping import EntityMapping, Identity, Row
 
-__all__ = ["Loaded", "Loader", "Queries", "read_engine_of"]
+__all__ = ["Loaded", "Loader", "Queries", "fork_safely", "read_engine_of"]
 
 E = TypeVar("E")
 T = TypeVar("T")
@@ -148,7 +150,17 @@ def read_engine_of(engine: sa.Engine) -> sa.Engine:
         **_settings_of(engine),
     )
     event.listen(reader, "connect", lambda connection, _: _read_committed(reader.dialect, connection))
+    fork_safely(reader)
     return reader
+
+
+def fork_safely(engine: sa.Engine) -> None:
+    """From here on, a forked process opens connections of its own on this engine.
+
+    For engines that nobody else can know of: of its own ones a host disposes itself, as SQLAlchemy asks it to.
+    """
+    if not isinstance(engine.pool, pool.StaticPool):  # a database in memory is copied with the process
+        _of_this_process.add(engine)
 
 
 def _read_committed(dialect: sa.Dialect, connection: DBAPIConnection) -> None:
@@ -229,6 +241,20 @@ def _settings_of(engine: sa.Engine) -> dict[str, Any]:
     found = {name: getattr(engine.dialect, attribute, None) for name, attribute in names.items()}
     functions = {name: function for name, function in found.items() if function is not None}
     return {"hide_parameters": engine.hide_parameters, **functions}
+
+
+_of_this_process: weakref.WeakSet[sa.Engine] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    # Two processes that read replies from one socket would read each other's. Not closed: that would end
+    # the parent's conversation too.
+    for engine in list(_of_this_process):
+        engine.dispose(close=False)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _equal(one: Identity, other: Identity) -> bool:

@@ -18,6 +18,7 @@ from person_repo.backends import Coherence
 from person_repo.cached import CachedRepository
 from person_repo.engines import engine_of
 from person_repo.exceptions import ConfigurationError
+from person_repo.loading import fork_safely
 from person_repo.model import Person
 from person_repo.observability import Stats
 from person_repo.region import make_region, region_of
@@ -245,6 +246,7 @@ def connect(
         raise ConfigurationError(f"{next(iter(options))}= is an option of a region made here; this one is made already")
     region = make_region(cache_url, **options) if isinstance(cache_url, str) else region_of(cache_url)
     engine = engine_of(database_url)
+    fork_safely(engine)
     people = PersonService.over(orm.sessionmaker(engine), region, use_db=use_db)
     people.closing.callback(engine.dispose)
     return people
