@@ -513,20 +513,25 @@ class _Processes:
         self._plan = plan
         self._folder = folder
         self._next = 1
-        self._running: list[tuple[subprocess.Popen[bytes], str]] = []
+        self._running: list[tuple[subprocess.Popen[bytes], str, int]] = []
         self._replaced: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> _Processes:
         for role, count in (("read", self._plan.readers), ("write", self._plan.writers)):
             for _ in range(count):
                 self._start(role)
-        deadline = time.monotonic() + _STARTUP
-        while len(list(self._folder.glob("*.ready"))) < len(self._running):
-            died = [process for process, _ in self._running if process.poll() is not None]
-            if died or time.monotonic() > deadline:
-                raise PersonRepoError(f"a worker did not start within {_STARTUP} s" if not died else "a worker died")
-            time.sleep(0.02)
+        self._await_all()
         return self
+
+    def _await_all(self) -> None:
+        """Waits until every worker has begun."""
+        deadline = time.monotonic() + _STARTUP
+        while not all((self._folder / f"{number}.ready").exists() for _, _, number in self._running):
+            if any(process.poll() is not None for process, _, _ in self._running):
+                raise PersonRepoError("a worker ended before it began; its error is above")
+            if time.monotonic() > deadline:
+                raise PersonRepoError(f"a worker did not begin within {_STARTUP:.0f} s")
+            time.sleep(0.02)
 
     def _start(self, role: str) -> None:
         # The plan goes by a pipe: arguments are for everybody on the machine to read, and URLs hold passwords.
@@ -534,11 +539,11 @@ class _Processes:
         assert process.stdin is not None
         process.stdin.write(json.dumps([asdict(self._plan), role, self._next, str(self._folder)]).encode() + b"\n")
         process.stdin.flush()
+        self._running.append((process, role, self._next))
         self._next += 1
-        self._running.append((process, role))
 
     def pause(self, seconds: float, choose: random.Random) -> None:
-        process, _ = choose.choice(self._running)
+        process, _, _ = choose.choice(self._running)
         process.send_signal(signal.SIGSTOP)
         time.sleep(seconds)
         process.send_signal(signal.SIGCONT)
@@ -549,21 +554,22 @@ class _Processes:
         victim[0].kill()
         self._replaced.append(victim[0])
         self._start(victim[1])
+        self._await_all()  # else more would be starting than working
 
     def stop(self) -> None:
         """A closed pipe is the word to stop; who does not hear it is killed."""
-        for process, _ in self._running:
+        for process, _, _ in self._running:
             with contextlib.suppress(OSError):
                 process.send_signal(signal.SIGCONT)
             _close(process)
-        for process, _ in self._running:
+        for process, _, _ in self._running:
             try:
                 process.wait(30)
             except subprocess.TimeoutExpired:
                 process.kill()
 
     def __exit__(self, *raised: object) -> None:
-        for process in [*self._replaced, *[process for process, _ in self._running]]:
+        for process in [*self._replaced, *[process for process, _, _ in self._running]]:
             if process.poll() is None:
                 process.send_signal(signal.SIGCONT)
                 process.kill()
