@@ -189,7 +189,7 @@ class MemcachedBackend(LeaseBackend):
         if epoch:
             return found
         self.abandon([lease for lease in found if isinstance(lease, Lease)])
-        return [BLOCKED if isinstance(answer, Lease) else answer for answer in found]
+        return [answer if answer is UNREACHABLE else BLOCKED for answer in found]
 
     def _begin_epoch(
         self,
