@@ -793,16 +793,18 @@ class LeaseContract:
 
     def test_a_tombstone_on_a_group_blocks_all_of_it_and_nothing_else(self) -> None:
         reader, writer = self._both()
+        leased = f"{GROUP}:sleased"
+        keys = [KEY, OTHER_KEY, leased]
         store(reader, KEY, OLD)
+        take(reader, leased)
         store(reader, KEY_OF_OTHER_GROUP, NEW, OTHER_GROUP)
 
         tombstones = writer.put_tombstones([], [GROUP])
 
         assert tombstones.complete
-        assert reader.fetch(GROUP, KEY) is BLOCKED
-        assert reader.fetch(GROUP, OTHER_KEY) is BLOCKED
+        assert [reader.fetch(GROUP, key) for key in keys] == [BLOCKED] * 3
         assert reader.fetch(GROUP, KEY, reject=OLD) is BLOCKED
-        assert reader.fetch_many(GROUP, [OTHER_KEY, KEY]) == [BLOCKED, BLOCKED]
+        assert reader.fetch_many(GROUP, keys) == [BLOCKED] * 3
         assert reader.fetch(OTHER_GROUP, KEY_OF_OTHER_GROUP) == NEW
         writer.release(tombstones)
         assert reader.fetch(OTHER_GROUP, KEY_OF_OTHER_GROUP) == NEW
