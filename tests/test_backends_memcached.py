@@ -1148,6 +1148,46 @@ def test_a_reply_in_single_bytes_is_read_whole(connect: Connect, server: Memcach
     assert backend.fetch(GROUP, KEY) == b"a\r\n"
 
 
+MARKER_REPLY = b"VA 8 f16777224\r\nan epoch\r\n"
+HIT_REPLY = b"VA 13 f16777229 c5\r\nan epochvalue\r\n"
+
+
+def test_the_replies_of_a_hit_are_taken_for_one(connect: Connect, server: Memcached, door: Door) -> None:
+    backend = connect(door)
+    take(backend)
+    door.answer = says(MARKER_REPLY + HIT_REPLY)
+
+    assert backend.fetch(GROUP, KEY) == b"value"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        MARKER_REPLY + HIT_REPLY + b"EN\r\n",
+        MARKER_REPLY + HIT_REPLY + b"\r\n",
+        MARKER_REPLY[:-2] + b"XX" + HIT_REPLY,
+        MARKER_REPLY + HIT_REPLY[:-2] + b"XX",
+        MARKER_REPLY + b"VA -2 f16777216 c5\r\n",
+        b"VA -2 f16777216\r\n" + HIT_REPLY,
+        MARKER_REPLY + HIT_REPLY.replace(b"f16777229", b""),
+        MARKER_REPLY + HIT_REPLY.replace(b"VA", b"va"),
+    ],
+    ids=lambda reply: repr(reply[-24:]),
+)
+def test_replies_that_almost_make_sense_are_not_trusted(
+    connect: Connect, server: Memcached, door: Door, reply: bytes
+) -> None:
+    """Where one byte is out of place, nothing tells which."""
+    backend, other = connect(door), connect(server)
+    store(other, OTHER_KEY, NEW)
+    take(backend)
+    door.answer = says(reply)
+
+    assert backend.fetch(GROUP, KEY) is UNREACHABLE
+    door.answer = None
+    assert backend.fetch(GROUP, OTHER_KEY) == NEW
+
+
 class TestOutage:
     def test_tombstones_for_a_server_that_is_down_are_reported_and_the_others_placed(
         self, connect: Connect, memcached_servers: list[Memcached]
