@@ -10,7 +10,7 @@ import builtins
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
 import sqlalchemy as sa
 from sqlalchemy import exc, orm
@@ -36,7 +36,7 @@ __all__ = ["BoundRepository", "Repository", "SQLAlchemyRepository", "Sessions"]
 E = TypeVar("E")
 R = TypeVar("R")
 
-Sessions = orm.sessionmaker[Any] | orm.scoped_session[Any] | sa.Engine
+Sessions: TypeAlias = orm.sessionmaker[Any] | orm.scoped_session[Any] | sa.Engine
 """Where sessions come from: a sessionmaker, a ``scoped_session`` (Flask-SQLAlchemy's too) or an Engine."""
 
 _CHUNK = 1000
@@ -118,10 +118,10 @@ class SQLAlchemyRepository(Generic[E]):
         self.sessions = sessions
         self._maker = _maker_of(sessions)
         with self._open() as session:
-            self.bind_of_sessions = bind_of(session, self.mapping, engine)
+            self.bind_of_sessions: sa.Engine | sa.Connection = bind_of(session, self.mapping, engine)
         self.engine: sa.Engine = engine or self.bind_of_sessions.engine
         self._owns_read_engine = read_engine is None
-        self.read_engine = read_engine or read_engine_of(self.engine)
+        self.read_engine: sa.Engine = read_engine or read_engine_of(self.engine)
         self.loader = Loader(self.mapping, self.read_engine)
 
     @property

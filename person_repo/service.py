@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar, cast
 
 import sqlalchemy as sa
 from dogpile.cache import CacheRegion
@@ -27,6 +27,7 @@ from person_repo.repository import BoundRepository, Sessions, SQLAlchemyReposito
 __all__ = ["PersonService", "Service", "connect"]
 
 E = TypeVar("E")
+T = TypeVar("T")
 
 
 class Service(Generic[E]):
@@ -54,20 +55,22 @@ class Service(Generic[E]):
     @classmethod
     def over(
         cls,
-        entity: type[E],
+        entity: type[T],
         sessions: Sessions,
         region: CacheRegion | str,
         *,
         use_db: bool = False,
         engine: sa.Engine | None = None,
-    ) -> Service[E]:
+    ) -> Service[T]:
         """A service for a mapped class: ``sessions`` of the host's, ``region`` a configured dogpile region or a cache
         URL.
 
         ``engine`` names the engine where none can be told from the sessions. Raises ``ConfigurationError``.
         """
         database = SQLAlchemyRepository(entity, sessions, engine=engine)
-        return cls(database=database, cached=CachedRepository(database, region), use_db=use_db)
+        # Not E: type checkers take the E of a bare ``Service`` for unknown, and with it all that is read.
+        service = cast("type[Service[T]]", cls)
+        return service(database=database, cached=CachedRepository(database, region), use_db=use_db)
 
     # The toggle
 
@@ -225,7 +228,7 @@ class PersonService(Service[Person]):
         *,
         use_db: bool = False,
         engine: sa.Engine | None = None,
-    ) -> PersonService:
+    ) -> Self:
         """A service for people: ``sessions`` of the host's, ``region`` a configured dogpile region or a cache URL.
 
         ``engine`` names the engine where none can be told from the sessions. Raises ``ConfigurationError``.
