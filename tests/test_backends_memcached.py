@@ -479,6 +479,53 @@ class TestBetweenTwoCommands:
             story.stepped_read(plan)
             story.check(plan)
 
+    def at_step(self, backend: MemcachedBackend, server: Memcached, step: int, act: Callable[[], object]) -> None:
+        steps, count = stepwise(backend, server), itertools.count()
+        steps.before = lambda command: act() if next(count) == step else None
+
+    def test_a_tombstone_that_is_lost_while_it_is_placed_is_placed_again(
+        self, connect: Connect, server: Memcached, raw: Raw
+    ) -> None:
+        backend, reader = connect(server), connect(server)
+        leases: list[Lease] = []
+        self.at_step(backend, server, 2, lambda: (raw.delete(KEY), leases.append(take(reader))))
+
+        tombstones = backend.put_tombstones([KEY])
+
+        assert tombstones.complete
+        assert reader.fetch(GROUP, KEY) is BLOCKED
+        assert reader.fill(leases[0], OLD) is False
+        backend.release(tombstones)
+        take(reader)
+
+    def test_anothers_tombstone_is_not_taken_for_ones_own_that_was_lost_while_it_was_placed(
+        self, connect: Connect, server: Memcached, raw: Raw
+    ) -> None:
+        """The two items differ in nothing but their CAS ids."""
+        backend, another = connect(server), connect(server)
+        standing: list[Tombstones] = []
+        self.at_step(backend, server, 2, lambda: (raw.delete(KEY), standing.append(another.put_tombstones([KEY]))))
+        tombstones = backend.put_tombstones([KEY])
+
+        backend.release(tombstones)
+
+        assert another.fetch(GROUP, KEY) is BLOCKED
+        another.release(standing[0])
+        take(another)
+
+    def test_a_tombstone_placed_while_a_reader_takes_an_items_place_stays(
+        self, connect: Connect, server: Memcached
+    ) -> None:
+        backend, writer = connect(server), connect(server)
+        store(writer, KEY, FOREIGN)
+        standing: list[Tombstones] = []
+        self.at_step(backend, server, 2, lambda: standing.append(writer.put_tombstones([KEY])))
+
+        assert backend.fetch(GROUP, KEY, reject=FOREIGN) is BUSY
+
+        assert backend.fetch(GROUP, KEY) is BLOCKED
+        writer.release(standing[0])
+
 
 Plan = dict[int, list[str]]
 """What others do before the steps of the party that is taken step by step."""
@@ -610,53 +657,6 @@ class Story:
 
     def do_half_a_write(self) -> None:
         self.do_write(whole=False)
-
-    def at_step(self, backend: MemcachedBackend, server: Memcached, step: int, act: Callable[[], object]) -> None:
-        steps, count = stepwise(backend, server), itertools.count()
-        steps.before = lambda command: act() if next(count) == step else None
-
-    def test_a_tombstone_that_is_lost_while_it_is_placed_is_placed_again(
-        self, connect: Connect, server: Memcached, raw: Raw
-    ) -> None:
-        backend, reader = connect(server), connect(server)
-        leases: list[Lease] = []
-        self.at_step(backend, server, 2, lambda: (raw.delete(KEY), leases.append(take(reader))))
-
-        tombstones = backend.put_tombstones([KEY])
-
-        assert tombstones.complete
-        assert reader.fetch(GROUP, KEY) is BLOCKED
-        assert reader.fill(leases[0], OLD) is False
-        backend.release(tombstones)
-        take(reader)
-
-    def test_anothers_tombstone_is_not_taken_for_ones_own_that_was_lost_while_it_was_placed(
-        self, connect: Connect, server: Memcached, raw: Raw
-    ) -> None:
-        """The two items differ in nothing but their CAS ids."""
-        backend, another = connect(server), connect(server)
-        standing: list[Tombstones] = []
-        self.at_step(backend, server, 2, lambda: (raw.delete(KEY), standing.append(another.put_tombstones([KEY]))))
-        tombstones = backend.put_tombstones([KEY])
-
-        backend.release(tombstones)
-
-        assert another.fetch(GROUP, KEY) is BLOCKED
-        another.release(standing[0])
-        take(another)
-
-    def test_a_tombstone_placed_while_a_reader_takes_an_items_place_stays(
-        self, connect: Connect, server: Memcached
-    ) -> None:
-        backend, writer = connect(server), connect(server)
-        store(writer, KEY, FOREIGN)
-        standing: list[Tombstones] = []
-        self.at_step(backend, server, 2, lambda: standing.append(writer.put_tombstones([KEY])))
-
-        assert backend.fetch(GROUP, KEY, reject=FOREIGN) is BUSY
-
-        assert backend.fetch(GROUP, KEY) is BLOCKED
-        writer.release(standing[0])
 
 
 class TestProtocol:
