@@ -227,7 +227,7 @@ def _of_insert(connection: sa.Connection, statement: dml.Insert, parameters: Par
         if any(value is _MISSING or value is None for value in key):
             generated = True
             continue
-        identity = entry.mapping.stored_identity(key)
+        identity = None if _RESPELT in key else entry.mapping.stored_identity(key)
         if identity is None:
             return Change(entry, None)
         identities.append(identity)
@@ -259,7 +259,9 @@ def _rows_of(statement: dml.Insert, parameters: Parameters, entry: Watched) -> I
     fixed = list((statement._values or {}).items())
     for given in parameters or [{}]:
         values = _key_values(statement, fixed, given, entry)
-        values.update({column.name: given[column.key] for column in columns if column.key in given})
+        for column in columns:
+            if column.key in given and not isinstance(values.get(column.name), _Missing):
+                values[column.name] = given[column.key]
         yield values
 
 
@@ -316,8 +318,8 @@ def _moved_keys(
         parts: dict[int, Any] = {}
         for at, (name, key) in enumerate(keys.items()):
             if name in fixed or key in given:
-                value = given[key] if key in given else _plain(fixed[name], given)
-                stored = None if value is _MISSING else entry.mapping.key_fields[at].as_stored(value)
+                value = _plain(fixed[name], given) if name in fixed else given[key]
+                stored = None if isinstance(value, _Missing) else entry.mapping.key_fields[at].as_stored(value)
                 if stored is None or entry.converts_keys():
                     return None
                 parts[at] = stored
@@ -399,7 +401,7 @@ def _choices(side: Any, given: Mapping[str, Any]) -> list[Any] | None:
         parts = [_choices(part, given) for part in side.clauses]
         return None if None in parts else [value for part in parts if part is not None for value in part]
     value = _plain(side, given)
-    if value is _MISSING:
+    if isinstance(value, _Missing):
         return None
     if isinstance(side, elements.BindParameter) and side.expanding:
         return list(value)
@@ -509,18 +511,21 @@ class _Missing:
 
 _MISSING = _Missing()
 
+_RESPELT = _Missing()
+"""One that SQLAlchemy takes for known, and is not: it takes what is sent for what is stored."""
+
 _UNBOUND = sa.TypeDecorator.process_bind_param
 _DIALECT = DefaultDialect()
 
 
 def _plain(value: Any, given: Mapping[str, Any]) -> Any:
-    """The Python value of an expression, ``_MISSING`` where the database computes it, or a type on the way to it."""
+    """The Python value of an expression; where the database computes it, or a type on the way there, ``_Missing``."""
     if isinstance(value, elements.BindParameter):
         plain = given.get(value.key, _MISSING)
         # A callable is asked by SQLAlchemy too, and may say something else then.
         if plain is _MISSING and not value.required and value.callable is None:
             plain = value.value
-        return plain if _arrives(plain, value.type) else _MISSING
+        return plain if plain is _MISSING or _arrives(plain, value.type) else _RESPELT
     if isinstance(value, elements.Null):
         return None
     return _MISSING if isinstance(value, sa.ClauseElement) or hasattr(value, "__clause_element__") else value

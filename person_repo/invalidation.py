@@ -271,9 +271,10 @@ class _Coverage:
 
     def _of_dml(self, connection: sa.Connection, context: Any) -> list[Change]:
         statement = getattr(context.invoked_statement, "_resolved", context.invoked_statement)
-        if not isinstance(statement, dml.UpdateBase):  # a Compiled of the host's
+        statement = getattr(statement, "element", statement)  # of select(...).from_statement(...)
+        if not isinstance(statement, dml.UpdateBase):
             return [Change(model, None) for model in self._models]
-        parameters: changes.Parameters = context.compiled_parameters
+        parameters = _parameters_of(context)
         targets = changes.targets_of(statement)
         found: list[Change] = []
         if any(name in self._by_table for name in targets):
@@ -334,7 +335,9 @@ class _Coverage:
         for change in found:
             assert isinstance(change.watched, CoveredModel)
             pending.add(change)
-            if change.generated:
+            if change.generated and ends:  # committed before anybody learns the keys, which may be known to be absent
+                pending.drop(change.watched)
+            elif change.generated:
                 sent.generating.append(change.watched)
             if change.counted and change.identities is not None:
                 sent.counted.append((change.watched, len(change.identities)))
@@ -377,15 +380,17 @@ class _Coverage:
             return
         pending = sent.pending
         due = self._settle(sent, result) or sent.due
+        sqlite = connection.dialect.name == "sqlite"
         over = _is_open(connection) is False
         if due and (sent.ends or over):
             pending.put()
-        if connection.dialect.name == "sqlite" and _has_rows(context, result):
+        if sqlite and _has_rows(context, result):
             return
         if sent.ends:
-            pending.end()
             pending.begun_by_text = sent.begins
-        elif over:
+        if sent.ends or (over and sqlite):
+            pending.end()
+        elif over:  # as MySQL says after the first result, of which a procedure may have several
             pending.withdraw()
         if over:
             pending.begun_by_savepoint = False
@@ -434,7 +439,7 @@ class _Coverage:
         pending: _Pending | None = connection.connection.info.get(_PENDING)
         if is_open is None and pending is not None and pending.begun_by_text:
             return False
-        driver: Any = connection.connection.driver_connection
+        driver = _driver_of(connection)
         if getattr(driver, "autocommit", None) is True:  # sqlite3 from Python 3.12 on
             return True
         try:
@@ -610,9 +615,15 @@ def _info_of(dbapi_connection: Any) -> dict[Any, Any] | None:
     return info
 
 
+def _driver_of(connection: sa.Connection) -> Any:
+    fairy: Any = connection.connection
+    # A detached connection has no record that could tell.
+    return fairy.driver_connection or connection.dialect.get_driver_connection(fairy.dbapi_connection)
+
+
 def _is_open(connection: sa.Connection) -> bool | None:
     """Whether a transaction is open on the DBAPI's connection; None where its driver does not tell."""
-    driver: Any = connection.connection.driver_connection
+    driver = _driver_of(connection)
     is_open = getattr(driver, "in_transaction", None)
     if isinstance(is_open, bool):
         return is_open
@@ -627,6 +638,15 @@ def _is_outside(connection: sa.Connection, statement: str) -> bool:
     if connection.dialect.name != "sqlite" or _is_open(connection) is not False:
         return False
     return statement[:6].upper() not in _BEGUN_FOR
+
+
+def _parameters_of(context: Any) -> changes.Parameters:
+    """The parameter sets under the names that the statement has for them: lists are spread over names made up."""
+    spread: dict[str, list[str]] = getattr(context, "_expanded_parameters", None) or {}
+    return [
+        {**given, **{name: [given[part] for part in parts] for name, parts in spread.items() if name not in given}}
+        for given in context.compiled_parameters
+    ]
 
 
 def _is_query(context: Any) -> bool:

@@ -1,0 +1,841 @@
+"""Every way in which a host writes people, and a witness of what the cache says meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from dogpile.cache import CacheRegion
+from sqlalchemy import orm
+from sqlalchemy.dialects import mysql, sqlite
+
+from person_repo.model import ExactString, Person
+from person_repo.service import Service
+
+__all__ = ["ADDITIONS", "CHANGES", "MOVES", "PEOPLE", "REMOVALS", "STRANGERS", "Way", "Witness", "person", "ways_for"]
+
+PEOPLE = ("ada", "barbara", "Grace", "grace", "grace ")
+"""The ids of the people that are there at the start: to a collation that folds and pads, fewer than five."""
+
+STRANGERS = ("edsger", "frances", "Frances", "donald")
+"""The ids of people that are not."""
+
+
+def person(id: str, name: str = "first") -> Person:
+    """A person whose last name tells the id, so that criteria on it find that row only."""
+    return Person(id=id, first_name=name, last_name=f"of {id}")
+
+
+class Witness:
+    """Reads everything through the cache after each statement of a covered engine, right before and after each COMMIT
+    and ROLLBACK of its driver, and compares that with what is committed.
+
+    So every reader that could come in between has come: an old row that can be stored is stored, and a tombstone that
+    comes late is seen. It must be made before anything else covers the engine: what it sees after a statement or a
+    COMMIT it sees before the write side does.
+    """
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        cache: CacheRegion | str,
+        *,
+        entity: type[Any] = Person,
+        ids: Iterable[Any] = (*PEOPLE, *STRANGERS),
+        covers: bool = True,
+    ) -> None:
+        self.engine = engine
+        self.ids = tuple(ids)
+        self.wrong: list[str] = []
+        self.looks = 0
+        self.loaded: set[Any] = set()
+        """The ids that the cache could not answer by itself since it was warm."""
+        self._closed = False
+        self._looking = True
+        schemas = engine.get_execution_options().get("schema_translate_map")
+        self._direct = sa.create_engine(
+            engine.url, isolation_level="AUTOCOMMIT", execution_options={"schema_translate_map": schemas}
+        )
+        if covers:
+            self.watch(engine)
+        self.sessions: orm.sessionmaker[orm.Session] = orm.sessionmaker(engine)
+        self.service: Service[Any] = Service.over(entity, self.sessions, cache)
+        mapping = self.service.database.mapping
+        self._select = sa.select(*mapping.columns)
+        self._rows_of = mapping.identity_in, mapping.id_of
+        self._names = mapping.names
+
+    def watch(self, engine: sa.Engine) -> None:
+        """Looks at what is done on this engine, too."""
+        sa.event.listen(engine, "after_cursor_execute", self._after_statement)
+        for name in ("do_commit", "do_rollback"):
+            setattr(engine.dialect, name, self._around(name, getattr(engine.dialect, name)))
+
+    def _after_statement(self, _connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        self.look(f"after {statement!r:.200}")
+
+    def _around(self, name: str, function: Callable[[Any], None]) -> Callable[[Any], None]:
+        def around(dbapi_connection: Any) -> None:
+            self.look(f"before {name}")
+            function(dbapi_connection)
+            self.look(f"after {name}")
+
+        return around
+
+    @contextmanager
+    def blind(self) -> Iterator[None]:
+        """Does not look in this block."""
+        self._looking = False
+        yield
+        self._looking = True
+
+    # Looking
+
+    def committed(self) -> dict[Any, tuple[Any, ...]]:
+        """What the database says: the rows by id."""
+        identity_in, id_of = self._rows_of
+        with self._direct.connect() as connection:
+            rows = [tuple(row) for row in connection.execute(self._select)]
+        found = {id_of(identity_in(row)): row for row in rows}
+        return {id: found[id] for id in self.ids if id in found}
+
+    def answered(self) -> dict[Any, tuple[Any, ...]]:
+        """What the cache says, asked one by one."""
+        cached, found = self.service.cached, {}
+        for id in self.ids:
+            hits = cached.counters.hits.value
+            entity = cached.get(id)
+            if cached.counters.hits.value == hits:
+                self.loaded.add(id)
+            if entity is not None:
+                found[id] = self._row(entity)
+        return found
+
+    def answered_at_once(self) -> dict[Any, tuple[Any, ...]]:
+        """What the cache says, asked for all together."""
+        return {id: self._row(entity) for id, entity in self.service.cached.get_many(self.ids).items()}
+
+    def look(self, when: str) -> None:
+        """Compares the two, and remembers where they differ."""
+        if not self._looking or self._closed:
+            return
+        self._looking = False
+        try:
+            self.looks += 1
+            committed = self.committed()
+            for answered in (self.answered(), self.answered_at_once()):
+                if answered != committed:
+                    differ = {id: (answered.get(id), committed.get(id)) for id in self.ids}
+                    differ = {id: pair for id, pair in differ.items() if pair[0] != pair[1]}
+                    self.wrong.append(f"{when}: cached and committed are {differ}")
+        finally:
+            self._looking = True
+
+    def _row(self, entity: Any) -> tuple[Any, ...]:
+        return tuple(getattr(entity, name) for name in self._names)
+
+    # Checking
+
+    def warm(self) -> None:
+        """Has the cache know everybody, the absent included."""
+        self.answered()
+        self.loaded.clear()
+        self.look("when warm")
+        assert not self.loaded, "the cache could not be warmed"
+
+    def check(self) -> None:
+        """Fails if the cache has ever said anything but what was committed, or does now."""
+        self.look("at the end")
+        self.look("at the end, again")
+        assert not self.wrong, "\n".join(self.wrong[:5])
+
+    @contextmanager
+    def invalidates(self, *ids: Any) -> Iterator[None]:
+        """Fails unless this block drops exactly these from a warm cache, key by key, and the cache is right always."""
+        self.warm()
+        before = self.service.stats()
+        yield
+        self.check()
+        assert self.loaded == set(ids)
+        assert (self.service.stats() - before).model_drops == 0
+
+    @contextmanager
+    def drops(self) -> Iterator[None]:
+        """Fails unless this block drops the whole model from a warm cache, and the cache is right always."""
+        self.warm()
+        before = self.service.stats()
+        yield
+        self.check()
+        assert self.loaded == set(self.ids)
+        assert (self.service.stats() - before).model_drops >= 1
+
+    @contextmanager
+    def right(self) -> Iterator[None]:
+        """Fails unless the cache, warm at the start of this block, is right always; whatever is dropped."""
+        self.warm()
+        yield
+        self.check()
+
+    @contextmanager
+    def costs(self, round_trips: int) -> Iterator[None]:
+        """Fails unless this block costs exactly as many exchanges with the cache."""
+        before = self.service.stats()
+        with self.blind():
+            yield
+        assert (self.service.stats() - before).round_trips == round_trips
+
+    def close(self) -> None:
+        """Ends the witness's own connections."""
+        self._closed = True
+        self.service.close()
+        self._direct.dispose()
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to write: ``write(session, ids, name)``. ``exact``: whether the keys can be told from it, None where that
+    is up to the database.
+    """
+
+    name: str
+    write: Callable[[orm.Session, Sequence[str], str], Any]
+    exact: bool | None = True
+    dialect: str | None = None
+
+
+def ways_for(ways: Iterable[Way], dialect: str) -> list[Way]:
+    """Those that a database knows."""
+    return [way for way in ways if way.dialect in (None, dialect)]
+
+
+CHANGES: list[Way] = []
+"""``write(session, ids, name)`` gives these people, who are there, this first name."""
+
+ADDITIONS: list[Way] = []
+"""``write(session, ids, name)`` stores these people, who are not there, with this first name."""
+
+REMOVALS: list[Way] = []
+"""``write(session, ids, name)`` deletes these people, who are there."""
+
+MOVES: list[Way] = []
+"""``write(session, [old, new], name)`` gives a person, who is there, another id, which is free."""
+
+TABLE: Any = Person.__table__
+
+HOSTS_OWN = sa.Table(
+    "person",
+    sa.MetaData(),
+    sa.Column("id", ExactString(100), primary_key=True, key="ident"),
+    sa.Column("first_name", sa.String(200), key="given"),
+    sa.Column("last_name", ExactString(200)),
+    sa.Column("version", sa.Integer),
+)
+"""The same table as some other MetaData of the host's has it, under other keys."""
+
+Write = Callable[[orm.Session, Sequence[str], str], Any]
+
+
+def way(into: list[Way], *, exact: bool | None = True, dialect: str | None = None) -> Callable[[Write], Write]:
+    def register(write: Write) -> Write:
+        into.append(Way(write.__name__, write, exact, dialect))
+        return write
+
+    return register
+
+
+def last_names(ids: Sequence[str]) -> list[str]:
+    return [f"of {id}" for id in ids]
+
+
+def rows(ids: Sequence[str], name: str) -> list[dict[str, Any]]:
+    return [{"id": id, "first_name": name, "last_name": f"of {id}", "version": 1} for id in ids]
+
+
+def literals(ids: Sequence[str]) -> Any:
+    """A query that yields these ids, and no table that a database could refuse to read and write at once."""
+    selects = [sa.select(sa.literal(id, ExactString(100)).label("id")) for id in ids]
+    return sa.union_all(*selects) if len(selects) > 1 else selects[0]
+
+
+def driver(session: orm.Session, statement: str, parameters: tuple[str, ...]) -> None:
+    """SQL with ``?``, past the compiler."""
+    connection = session.connection()
+    marker = "?" if connection.dialect.paramstyle == "qmark" else "%s"
+    connection.exec_driver_sql(statement.replace("?", marker), parameters)
+
+
+# Changes: the unit of work
+
+
+@way(CHANGES)
+def unit_of_work(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    for id in ids:
+        session.get_one(Person, id).first_name = name
+    session.flush()
+
+
+@way(CHANGES)
+def unit_of_work_twice(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    for between in ("between", name):
+        unit_of_work(session, ids, between)
+
+
+@way(CHANGES)
+def two_objects_of_one_row(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    """The first is unchanged, the second is not."""
+    for id in ids:
+        session.expunge(session.get_one(Person, id))
+    unit_of_work(session, ids, name)
+
+
+@way(CHANGES)
+def merge(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    for id in ids:
+        copy = session.get_one(Person, id, populate_existing=True)
+        session.expunge(copy)
+        copy.first_name = name
+        session.merge(copy)
+    session.flush()
+
+
+# Changes: ORM statements
+
+
+def _synchronized(how: Any) -> None:
+    def write(session: orm.Session, ids: Sequence[str], name: str) -> None:
+        statement = sa.update(Person).where(Person.id.in_(ids)).values(first_name=name)
+        session.execute(statement, execution_options={"synchronize_session": how})
+
+    CHANGES.append(Way(f"orm_update_synchronized_by_{how}", write))
+
+
+for _how in (False, "auto", "evaluate", "fetch"):
+    _synchronized(_how)
+
+
+@way(CHANGES)
+def orm_update_by_another_column(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    session.execute(sa.update(Person).where(Person.last_name.in_(last_names(ids))).values({"first_name": name}))
+
+
+@way(CHANGES)
+def query_update(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    session.query(Person).filter(Person.id.in_(ids)).update({Person.first_name: name})
+
+
+@way(CHANGES)
+def orm_bulk_update_by_key(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    session.flush()
+    versions = dict(session.execute(sa.select(Person.id, Person.version).where(Person.id.in_(ids))).all())
+    session.execute(sa.update(Person), [{"id": id, "first_name": name, "version": versions[id]} for id in ids])
+
+
+@way(CHANGES)
+def bulk_update_mappings(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    session.flush()
+    versions = dict(session.execute(sa.select(Person.id, Person.version).where(Person.id.in_(ids))).all())
+    session.bulk_update_mappings(
+        sa.inspect(Person), [{"id": id, "first_name": name, "version": versions[id]} for id in ids]
+    )
+
+
+@way(CHANGES)
+def bulk_save_objects(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    session.flush()
+    people = [session.get_one(Person, id, populate_existing=True) for id in ids]
+    for one in people:
+        session.expunge(one)
+        one.first_name = name
+    session.bulk_save_objects(people)
+
+
+@way(CHANGES)
+def lambda_statement(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    def update(id: str) -> None:
+        session.execute(sa.lambda_stmt(lambda: sa.update(Person).where(Person.id == id).values(first_name=name)))
+
+    for id in ids:
+        update(id)
+
+
+@way(CHANGES)
+def lambda_criterion_on_another_column(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    def update(last: str) -> None:
+        session.execute(sa.update(Person).where(lambda: Person.last_name == last).values(first_name=name))
+
+    for last in last_names(ids):
+        update(last)
+
+
+# Changes: Core
+
+
+@way(CHANGES)
+def core_update(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    for id in ids:
+        session.connection().execute(sa.update(TABLE).where(TABLE.c.id == id).values(first_name=name))
+
+
+@way(CHANGES)
+def core_update_through_the_session(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    session.execute(sa.update(TABLE).where(sa.and_(TABLE.c.id.in_(ids), TABLE.c.version > 0)), {"first_name": name})
+
+
+@way(CHANGES)
+def core_update_mirrored(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    for id in ids:
+        session.execute(sa.update(TABLE).where(sa.literal(id) == TABLE.c.id).values(first_name=name))
+
+
+@way(CHANGES)
+def core_update_of_many_parameter_sets(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    statement = sa.update(TABLE).where(TABLE.c.id == sa.bindparam("which")).values(first_name=sa.bindparam("name"))
+    session.connection().execute(statement, [{"which": id, "name": name} for id in ids])
+
+
+@way(CHANGES)
+def core_update_in_expanding_parameter(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    criterion = TABLE.c.id.in_(sa.bindparam("which", expanding=True))
+    session.execute(sa.update(TABLE).where(criterion).values(first_name=name), {"which": list(ids)})
+
+
+@way(CHANGES)
+def core_update_by_or(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    criterion = sa.or_(sa.false(), *[TABLE.c.id == id for id in ids])
+    session.execute(sa.update(TABLE).where(criterion).values(first_name=name))
+
+
+@way(CHANGES)
+def core_update_by_another_column(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    for last in last_names(ids):
+        statement = sa.update(TABLE).where(TABLE.c.last_name == sa.bindparam("last")).values(first_name=name)
+        session.execute(statement, {"last": last})
+
+
+@way(CHANGES)
+def core_update_by_subquery(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    session.execute(sa.update(TABLE).where(TABLE.c.id.in_(literals(ids))).values(first_name=name))
+
+
+@way(CHANGES)
+def core_update_by_scalar_subquery(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    for id in ids:
+        only = literals([id]).scalar_subquery()
+        session.execute(sa.update(TABLE).where(only == TABLE.c.id).values(first_name=name))
+
+
+@way(CHANGES)
+def core_update_by_expression(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    """Its own parameters and those of the criterion get the same made-up names."""
+    for last in last_names(ids):
+        value = sa.case((TABLE.c.last_name == "nobody", "nobody"), else_=name)
+        session.execute(sa.update(TABLE).where(TABLE.c.last_name == last).values(first_name=value))
+
+
+@way(CHANGES)
+def core_update_with_ordered_values(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    statement = sa.update(TABLE).where(TABLE.c.id.in_(ids))
+    session.execute(statement.ordered_values((TABLE.c.version, TABLE.c.version + 1), (TABLE.c.first_name, name)))
+
+
+@way(CHANGES)
+def core_update_of_another_metadata(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    session.execute(sa.update(HOSTS_OWN).where(HOSTS_OWN.c.ident.in_(ids)).values(given=name))
+
+
+@way(CHANGES)
+def core_update_of_another_metadata_by_another_column(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    session.execute(sa.update(HOSTS_OWN).where(HOSTS_OWN.c.last_name.in_(last_names(ids))).values(given=name))
+
+
+@way(CHANGES, exact=False)
+def core_update_of_an_alias(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    other = TABLE.alias("other")
+    session.execute(sa.update(other).where(other.c.id.in_(ids)).values(first_name=name))
+
+
+@way(CHANGES, dialect="sqlite")
+def core_update_returning(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    statement = sa.update(TABLE).where(TABLE.c.id.in_(ids)).values(first_name=name).returning(TABLE.c.id)
+    session.execute(statement).all()
+
+
+@way(CHANGES, dialect="sqlite")
+def orm_update_returning_objects(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    statement = sa.update(Person).where(Person.id.in_(ids)).values(first_name=name).returning(Person)
+    options = {"synchronize_session": False}
+    session.scalars(sa.select(Person).from_statement(statement), execution_options=options).all()
+
+
+@way(CHANGES, exact=False, dialect="mysql")
+def core_update_with_a_limit(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    for last in last_names(ids):
+        criterion = TABLE.c.last_name.in_([last, "of nobody"])
+        limited = sa.update(TABLE).where(criterion).with_dialect_options(mysql_limit=1)
+        session.execute(limited.values(first_name=name))
+    unlucky = sa.update(TABLE).where(TABLE.c.version > 0).with_dialect_options(mysql_limit=1)
+    session.execute(unlucky.values(version=TABLE.c.version))
+
+
+@way(CHANGES, dialect="mysql")
+def on_duplicate_key_update(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    statement = mysql.insert(TABLE).values(rows(ids, "never seen"))
+    session.execute(statement.on_duplicate_key_update(first_name=name))
+
+
+@way(CHANGES, dialect="sqlite")
+def on_conflict_do_update(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    statement = sqlite.insert(TABLE).values(rows(ids, name))
+    conflict = statement.on_conflict_do_update(["id"], set_={"first_name": statement.excluded.first_name})
+    session.execute(conflict)
+
+
+@way(CHANGES, dialect="sqlite")
+def insert_or_replace(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    session.flush()
+    session.connection().execute(sa.insert(TABLE).prefix_with("OR REPLACE"), rows(ids, name))
+
+
+# Changes: text
+
+
+@way(CHANGES, exact=False)
+def text_update(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    for id in ids:
+        session.execute(sa.text("UPDATE person SET first_name = :name WHERE id = :id"), {"name": name, "id": id})
+
+
+@way(CHANGES, exact=False)
+def text_update_in_odd_shape(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    for id in ids:
+        statement = sa.text(
+            "\n\t/* select */ -- select\n update\n`person`\tset first_name=:name\nwhere\n`person`.`id`=:id ;"
+        )
+        session.execute(statement, {"name": name, "id": id})
+
+
+@way(CHANGES, exact=False)
+def text_update_of_many_parameter_sets(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    statement = sa.text("UPDATE person SET first_name = :name WHERE id = :id")
+    session.execute(statement, [{"name": name, "id": id} for id in ids])
+
+
+@way(CHANGES, exact=False)
+def driver_update(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    for id in ids:
+        driver(session, "UPDATE person SET first_name = ? WHERE id = ?", (name, id))
+
+
+@way(CHANGES, exact=False)
+def replace_into(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    session.flush()
+    for id in ids:
+        values = {"name": name, "id": id, "last": f"of {id}"}
+        session.execute(
+            sa.text("REPLACE INTO person (id, first_name, last_name, version) VALUES (:id, :name, :last, 1)"), values
+        )
+
+
+@way(CHANGES, exact=False, dialect="sqlite")
+def text_update_with_a_query_in_front(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    """For which Python's sqlite3 begins no transaction."""
+    for id in ids:
+        statement = sa.text(
+            "WITH wanted AS (SELECT :id AS id) UPDATE person SET first_name = :name WHERE id IN (SELECT id FROM wanted)"
+        )
+        session.execute(statement, {"name": name, "id": id})
+
+
+@way(CHANGES, exact=False, dialect="sqlite")
+def core_update_with_a_query_in_front(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    wanted = sa.select(literals(ids).subquery().c.id).cte("wanted")
+    session.execute(sa.update(TABLE).where(TABLE.c.id.in_(sa.select(wanted.c.id))).values(first_name=name))
+
+
+@way(CHANGES, exact=False, dialect="mysql")
+def executable_comment(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    for id in ids:
+        driver(session, "/*!50000 UPDATE person */ SET first_name = ? WHERE id = ?", (name, id))
+
+
+@way(CHANGES, exact=False, dialect="mysql")
+def prepared_statement(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    connection = session.connection()
+    for id in ids:
+        connection.execute(sa.text("SET @name = :name, @id = :id"), {"name": name, "id": id})
+        connection.exec_driver_sql(
+            "PREPARE hidden FROM 'UPDATE person SET first_name = @name WHERE id = CONVERT(@id USING utf8mb4)'"
+        )
+        connection.exec_driver_sql("EXECUTE hidden")
+
+
+# Additions
+
+
+@way(ADDITIONS)
+def unit_of_work_add(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    session.add_all([person(id, name) for id in ids])
+    session.flush()
+
+
+@way(ADDITIONS)
+def merge_new(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    for id in ids:
+        session.merge(person(id, name))
+    session.flush()
+
+
+@way(ADDITIONS)
+def orm_insert(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    session.execute(sa.insert(Person), rows(ids, name))
+
+
+@way(ADDITIONS)
+def orm_insert_values(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    for row in rows(ids, name):
+        session.execute(sa.insert(Person).values(row))
+
+
+@way(ADDITIONS)
+def orm_insert_multiple_values(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    session.execute(sa.insert(Person).values(rows(ids, name)))
+
+
+@way(ADDITIONS)
+def bulk_insert_mappings(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    session.bulk_insert_mappings(sa.inspect(Person), rows(ids, name))
+
+
+@way(ADDITIONS)
+def bulk_save_new_objects(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    session.bulk_save_objects([person(id, name) for id in ids])
+
+
+@way(ADDITIONS)
+def core_insert(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    for row in rows(ids, name):
+        session.connection().execute(sa.insert(TABLE).values(**row))
+
+
+@way(ADDITIONS)
+def core_insert_of_many_parameter_sets(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    session.connection().execute(sa.insert(TABLE), rows(ids, name))
+
+
+@way(ADDITIONS)
+def core_insert_of_many_named_parameter_sets(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    values = {"id": sa.bindparam("which"), "last_name": sa.bindparam("last"), "first_name": name, "version": 1}
+    parameters = [{"which": id, "last": f"of {id}"} for id in ids]
+    session.connection().execute(sa.insert(TABLE).values(values), parameters)
+
+
+@way(ADDITIONS)
+def core_insert_multiple_values(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    session.execute(sa.insert(TABLE).values(rows(ids, name)))
+
+
+@way(ADDITIONS)
+def core_insert_multiple_values_by_position(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    session.execute(sa.insert(TABLE).values([tuple(row.values()) for row in rows(ids, name)]))
+
+
+@way(ADDITIONS)
+def core_insert_of_another_metadata(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    values = [{"ident": id, "given": name, "last_name": f"of {id}", "version": 1} for id in ids]
+    session.execute(sa.insert(HOSTS_OWN), values)
+
+
+@way(ADDITIONS, exact=None)
+def core_insert_of_an_expression(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    for id in ids:
+        values = {"first_name": name, "last_name": f"of {id}", "version": 1}
+        session.execute(sa.insert(TABLE).values(id=sa.func.replace(f"{id}#", "#", "")), values)
+
+
+@way(ADDITIONS, exact=False)
+def core_insert_from_select(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    for row in rows(ids, name):
+        query = sa.select(*[sa.literal(value) for value in row.values()])
+        session.execute(sa.insert(TABLE).from_select(list(row), query))
+
+
+@way(ADDITIONS)
+def insert_ignoring_conflicts(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    prefix = "IGNORE" if session.get_bind().dialect.name == "mysql" else "OR IGNORE"
+    session.execute(sa.insert(TABLE).prefix_with(prefix), rows(ids, name))
+
+
+@way(ADDITIONS, dialect="mysql")
+def on_duplicate_key_update_of_nobody(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    session.execute(mysql.insert(TABLE).values(rows(ids, name)).on_duplicate_key_update(first_name=name))
+
+
+@way(ADDITIONS, dialect="sqlite")
+def on_conflict_do_nothing(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    session.execute(sqlite.insert(TABLE).on_conflict_do_nothing(), rows(ids, name))
+
+
+@way(ADDITIONS, dialect="sqlite")
+def core_insert_returning(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    session.execute(sa.insert(TABLE).returning(TABLE.c.id), rows(ids, name)).all()
+
+
+@way(ADDITIONS, exact=False)
+def text_insert(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    statement = sa.text("INSERT INTO person (id, first_name, last_name, version) VALUES (:id, :name, :last, 1)")
+    session.execute(statement, [{"name": name, "id": id, "last": f"of {id}"} for id in ids])
+
+
+@way(ADDITIONS, exact=False)
+def driver_insert(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    for id in ids:
+        statement = "insert into person (id, first_name, last_name, version) values (?, ?, ?, 1)"
+        driver(session, statement, (id, name, f"of {id}"))
+
+
+# Removals
+
+
+@way(REMOVALS)
+def unit_of_work_delete(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    for id in ids:
+        session.delete(session.get_one(Person, id))
+    session.flush()
+
+
+def _deleted(how: Any) -> None:
+    def write(session: orm.Session, ids: Sequence[str], name: str) -> None:
+        statement = sa.delete(Person).where(Person.id.in_(ids))
+        session.execute(statement, execution_options={"synchronize_session": how})
+
+    REMOVALS.append(Way(f"orm_delete_synchronized_by_{how}", write))
+
+
+for _how in (False, "auto", "evaluate", "fetch"):
+    _deleted(_how)
+
+
+@way(REMOVALS)
+def orm_delete_by_another_column(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    session.execute(sa.delete(Person).where(Person.last_name.in_(last_names(ids))))
+
+
+@way(REMOVALS)
+def query_delete(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    session.query(Person).filter(Person.last_name.in_(last_names(ids))).delete()
+
+
+@way(REMOVALS)
+def core_delete(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    for id in ids:
+        session.connection().execute(sa.delete(TABLE).where(TABLE.c.id == id))
+
+
+@way(REMOVALS)
+def core_delete_of_many_parameter_sets(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    session.connection().execute(sa.delete(TABLE).where(TABLE.c.id == sa.bindparam("which")), [
+        {"which": id} for id in ids
+    ])  # fmt: skip
+
+
+@way(REMOVALS)
+def core_delete_by_or(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    session.execute(sa.delete(TABLE).where(sa.or_(sa.false(), *[TABLE.c.id == id for id in ids])))
+
+
+@way(REMOVALS)
+def core_delete_by_subquery(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    session.execute(sa.delete(TABLE).where(TABLE.c.id.in_(literals(ids))))
+
+
+@way(REMOVALS, exact=False, dialect="sqlite")
+def core_delete_of_an_alias(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    other = TABLE.alias()
+    session.execute(sa.delete(other).where(other.c.id.in_(ids)))
+
+
+@way(REMOVALS, dialect="sqlite")
+def core_delete_returning(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    session.execute(sa.delete(TABLE).where(TABLE.c.id.in_(ids)).returning(TABLE.c.id)).all()
+
+
+@way(REMOVALS, exact=False)
+def text_delete(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    session.execute(sa.text("DELETE FROM person WHERE id = :id"), [{"id": id} for id in ids])
+
+
+@way(REMOVALS, exact=False)
+def driver_delete(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    for id in ids:
+        driver(session, "Delete From `person` Where id = ?", (id,))
+
+
+# Moves
+
+
+@way(MOVES)
+def unit_of_work_move(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    old, new = ids
+    one = session.get_one(Person, old)
+    one.id, one.last_name = new, f"of {new}"
+    session.flush()
+
+
+@way(MOVES)
+def orm_update_of_the_key(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    old, new = ids
+    session.execute(sa.update(Person).where(Person.id == old).values({"id": new, "last_name": f"of {new}"}))
+
+
+@way(MOVES)
+def core_update_of_the_key(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    old, new = ids
+    session.execute(sa.update(TABLE).where(TABLE.c.id == old).ordered_values(
+        (TABLE.c.last_name, f"of {new}"), (TABLE.c.id, new)
+    ))  # fmt: skip
+
+
+@way(MOVES)
+def core_update_of_the_key_by_parameters(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    old, new = ids
+    statement = sa.update(TABLE).where(TABLE.c.id == sa.bindparam("old"))
+    statement = statement.values(id=sa.bindparam("new"), last_name=sa.bindparam("last"))
+    session.connection().execute(statement, [{"old": old, "new": new, "last": f"of {new}"}])
+
+
+@way(MOVES, exact=False)
+def core_update_of_the_key_by_another_column(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    old, new = ids
+    statement = sa.update(TABLE).where(TABLE.c.last_name == f"of {old}")
+    session.execute(statement.values(id=new, last_name=f"of {new}"))
+
+
+@way(MOVES, exact=False)
+def core_update_of_the_key_by_expression(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    old, new = ids
+    value = sa.func.replace(TABLE.c.id, old, new)
+    session.execute(sa.update(TABLE).where(TABLE.c.id == old).values(last_name=f"of {new}", id=value))
+
+
+@way(MOVES, exact=False)
+def text_update_of_the_key(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    old, new = ids
+    statement = sa.text("UPDATE person SET id = :new, last_name = :last WHERE id = :old")
+    session.execute(statement, {"new": new, "last": f"of {new}", "old": old})
+
+
+@way(MOVES, exact=False, dialect="sqlite")
+def on_conflict_update_of_the_key(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    old, new = ids
+    statement = sqlite.insert(TABLE).values(rows([old], name)[0])
+    session.execute(statement.on_conflict_do_update(["id"], set_={"id": new, "last_name": f"of {new}"}))
+
+
+@way(MOVES, exact=False, dialect="mysql")
+def on_duplicate_key_update_of_the_key(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    old, new = ids
+    statement = mysql.insert(TABLE).values(rows([old], name)[0])
+    session.execute(statement.on_duplicate_key_update(id=new, last_name=f"of {new}"))
