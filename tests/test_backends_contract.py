@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import unittest
 from typing import Any
 
 import pytest
@@ -85,3 +86,36 @@ class TestThreeMemcached(TestMemcached):
     @pytest.fixture(autouse=True)
     def _given_servers(self, memcached_servers: list[Memcached]) -> None:
         self.servers = memcached_servers
+
+
+class TestWhatIsNotGiven:
+    """A third party that gives less has less tested, and is told."""
+
+    class Suite(LeaseContract):
+        def make_backend(self, **arguments: int) -> MemoryBackend:
+            return MemoryBackend(arguments)
+
+    @pytest.mark.parametrize(
+        ("test", "missing"),
+        [
+            ("test_a_fill_is_refused_once_its_item_was_evicted", r"Suite gives no forget\(backend, key\): evictions"),
+            ("test_old_values_do_not_come_back_when_what_is_kept_for_the_group_is_lost", r"no forget_group\("),
+            ("test_a_fill_is_refused_after_a_restart", r"no restart\(backend\): restarts are NOT tested"),
+            ("test_the_tombstone_of_a_writer_that_died_ends", r"no advance\(backend, seconds\): expiry"),
+            ("test_a_value_too_large_does_not_lift_a_tombstone", "too_large is None"),
+        ],
+    )
+    def test_a_hook_that_is_missing_skips_its_tests_and_says_so(self, test: str, missing: str) -> None:
+        suite = self.Suite()
+        suite.setup_method()
+
+        with pytest.raises(unittest.SkipTest, match=missing):
+            getattr(suite, test)()
+        suite.teardown_method()
+
+    def test_the_backend_itself_cannot_be_left_out(self) -> None:
+        suite = LeaseContract()
+        suite.setup_method()
+
+        with pytest.raises(NotImplementedError, match=r"make_backend\(\*\*arguments\)"):
+            suite.test_a_lease_is_given_to_one_reader_only()
