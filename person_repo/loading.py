@@ -234,13 +234,17 @@ def _options_of(engine: sa.Engine) -> dict[str, Any]:
 
 
 def _settings_of(engine: sa.Engine) -> dict[str, Any]:
-    """The host's own JSON functions, where its dialect has any: what they read must read the same here; and whether
-    its logs and errors may show parameters.
+    """What the host has told its dialect of values, where that knows such a setting: what reads there must read the
+    same here; and whether its logs and errors may show parameters.
     """
-    names = {"json_serializer": "_json_serializer", "json_deserializer": "_json_deserializer"}
+    names = {
+        "json_serializer": "_json_serializer",
+        "json_deserializer": "_json_deserializer",
+        "native_datetime": "native_datetime",
+    }
     found = {name: getattr(engine.dialect, attribute, None) for name, attribute in names.items()}
-    functions = {name: function for name, function in found.items() if function is not None}
-    return {"hide_parameters": engine.hide_parameters, **functions}
+    settings = {name: value for name, value in found.items() if value is not None}
+    return {"hide_parameters": engine.hide_parameters, **settings}
 
 
 _of_this_process: weakref.WeakSet[sa.Engine] = weakref.WeakSet()

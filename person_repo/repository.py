@@ -321,7 +321,7 @@ class BoundRepository(Generic[E]):
         wanted = identities(self.mapping, ids)
         found: dict[Identity, E] = {}
         for criterion in self._queries.among(list(wanted)):
-            for entity in self.session.scalars(sa.select(self.mapping.entity).where(criterion)):
+            for entity in self.session.scalars(sa.select(self.mapping.entity).where(criterion)).unique():
                 found[tuple(self.mapping.mapper.primary_key_from_instance(entity))] = entity
         return {id: found[identity] for identity, id in wanted.items() if identity in found}
 
@@ -442,7 +442,7 @@ class BoundRepository(Generic[E]):
 
     def _select(self, criteria: Sequence[sa.ColumnElement[bool]], limit: int | None = None) -> builtins.list[E]:
         query = sa.select(self.mapping.entity).where(*criteria).order_by(*self._queries.order).limit(limit)
-        return [*self.session.scalars(query)]
+        return [*self.session.scalars(query).unique()]
 
 
 def identities(mapping: EntityMapping[Any], ids: Iterable[Any]) -> dict[Identity, Any]:

@@ -301,6 +301,18 @@ def test_json_reads_as_the_hosts_functions_say(database_url: str) -> None:
     host.dispose()
 
 
+def test_dates_that_the_hosts_driver_converts_are_not_converted_again(path: str) -> None:
+    arguments = {"detect_types": sqlite3.PARSE_DECLTYPES}
+    host = sa.create_engine(f"sqlite:///{path}", native_datetime=True, connect_args=arguments)
+    HostBase.metadata.create_all(host)
+    store(host, parcel())
+    repository = SQLAlchemyRepository(Parcel, host)
+
+    assert repository.get(("Köln", 7)) == parcel()
+    repository.close()
+    host.dispose()
+
+
 def test_parameters_stay_hidden_in_errors_where_the_host_hides_them(database_url: str) -> None:
     host = sa.create_engine(database_url, hide_parameters=True)
     repository = SQLAlchemyRepository(Person, host)
