@@ -20,7 +20,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection, IsolationLevel
 
 from person_repo.mapping import EntityMapping, Identity, Row
 
-__all__ = ["Loaded", "Loader", "Queries", "fork_safely", "read_engine_of"]
+__all__ = ["Loaded", "Loader", "Queries", "fork_safely", "has_one_connection", "read_engine_of"]
 
 E = TypeVar("E")
 T = TypeVar("T")
@@ -140,7 +140,7 @@ def read_engine_of(engine: sa.Engine) -> sa.Engine:
     Where the host's engine has one connection only (SQLite in memory), the reads share it without ever
     ending its transactions; what is read while one is open is not taken for committed.
     """
-    if isinstance(engine.pool, (pool.StaticPool, pool.SingletonThreadPool)):
+    if has_one_connection(engine):
         return _beside(engine)
     reader = sa.create_engine(
         engine.url,
@@ -152,6 +152,11 @@ def read_engine_of(engine: sa.Engine) -> sa.Engine:
     event.listen(reader, "connect", lambda connection, _: _read_committed(reader.dialect, connection))
     fork_safely(reader)
     return reader
+
+
+def has_one_connection(engine: sa.Engine) -> bool:
+    """Whether whoever uses an engine uses one connection with everybody else, at least in the same thread."""
+    return isinstance(engine.pool, (pool.StaticPool, pool.SingletonThreadPool))
 
 
 def fork_safely(engine: sa.Engine) -> None:

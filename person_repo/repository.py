@@ -27,7 +27,7 @@ from person_repo.exceptions import (
     PersonRepoError,
     StaleEntityError,
 )
-from person_repo.loading import Loader, Queries, read_engine_of
+from person_repo.loading import Loader, Queries, has_one_connection, read_engine_of
 from person_repo.mapping import EntityMapping, Identity
 from person_repo.model import Person
 
@@ -120,8 +120,10 @@ class SQLAlchemyRepository(Generic[E]):
         with self._open() as session:
             self.bind_of_sessions: sa.Engine | sa.Connection = bind_of(session, self.mapping, engine)
         self.engine: sa.Engine = engine or self.bind_of_sessions.engine
-        self._owns_read_engine = read_engine is None
         self.read_engine: sa.Engine = read_engine or read_engine_of(self.engine)
+        if read_engine is not None and has_one_connection(read_engine):
+            self.read_engine = read_engine_of(read_engine)
+        self._owns_read_engine = self.read_engine is not read_engine
         self.loader = Loader(self.mapping, self.read_engine)
 
     @property
@@ -504,7 +506,8 @@ def bind_of(
     ``engine`` stands in where the session cannot tell, be it only for now: some need a request's context.
     """
     try:
-        return session.get_bind(mapping.mapper)
+        # Of a session that writes to one engine and reads from replicas: the one that it writes to.
+        return session.get_bind(mapping.mapper, clause=sa.update(mapping.table))
     except Exception as error:
         if engine is not None:
             return engine

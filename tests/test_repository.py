@@ -988,6 +988,48 @@ def test_reads_go_to_the_engine_that_the_host_names_for_them(people_engine: sa.E
     reads.dispose()
 
 
+def test_an_engine_of_one_connection_named_for_reads_is_read_beside(people_engine: sa.Engine) -> None:
+    """As where a test suite puts SQLite in memory in the place of both engines of the application."""
+    shared = sa.create_engine("sqlite://", poolclass=sa.StaticPool, connect_args={"check_same_thread": False})
+    Base.metadata.create_all(shared)
+    people = CachedRepository(SQLAlchemyRepository(Person, shared, read_engine=shared), "memory://")
+    with orm.Session(shared) as session:
+        session.add(person())
+        session.flush()
+        assert people.get("ada") == person()
+        assert people.stats().fills == 0
+        session.commit()
+
+    assert people.get("ada") == person()
+    people.close()
+    shared.dispose()
+
+
+class Routing(orm.Session):
+    """Writes to one engine and reads from another, as SQLAlchemy's documentation shows it for replicas."""
+
+    leader: sa.Engine
+    replica: sa.Engine
+
+    def get_bind(self, mapper: Any = None, *, clause: Any = None, **options: Any) -> sa.Engine:
+        writes = self._flushing or isinstance(clause, (sa.Update, sa.Delete, sa.Insert))
+        return self.leader if writes else self.replica
+
+
+def test_of_sessions_that_read_from_replicas_the_engine_they_write_to_is_read(people_engine: sa.Engine) -> None:
+    """A replica may be behind, and what is read there must not be cached."""
+    replica = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
+    Base.metadata.create_all(replica)
+    sessions = orm.sessionmaker(class_=type("Routed", (Routing,), {"leader": people_engine, "replica": replica}))
+    with PersonService.over(sessions, "memory://") as people:
+        assert people.engine is people_engine
+        assert people.get("ada") is None
+        with sessions.begin() as session:
+            session.add(person())
+        assert people.get("ada") == person()
+    replica.dispose()
+
+
 def test_reading_opens_no_transaction_on_the_hosts_engine(people_engine: sa.Engine, statements: Statements) -> None:
     people = SQLAlchemyRepository(Person, people_engine)
     with statements(people_engine) as seen:
