@@ -165,6 +165,8 @@ class MemcachedBackend(LeaseBackend):
         for at, (key, (words, body)) in enumerate(zip(keys, items, strict=True)):
             value = _value_in((words, body))
             if words[0] != b"VA":
+                said = b" ".join(words)[:80].decode(errors="replace")
+                self._failed(connection.server, CacheUnavailableError(f"memcached {connection.server}: {said}"))
                 found.append(UNREACHABLE)
             elif value is None:
                 is_lease = not body and _number(words, b"f") == 0
