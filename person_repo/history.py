@@ -23,12 +23,12 @@ class Version(NamedTuple):
     """What a write leaves and a read finds: the number in its key's order, and what tells attempts of that number
     apart.
 
-    ``attempt`` is a writer and a count of its own; absence has neither (``ABSENT``).
+    An attempt is told by its writer and that one's own ``serial`` number; absence has neither (``ABSENT``).
     """
 
     number: int
     writer: int
-    count: int
+    serial: int
 
 
 ABSENT = Version(-1, -1, -1)

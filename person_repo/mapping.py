@@ -132,8 +132,8 @@ class EntityMapping(Generic[E]):
             )
         if any(variant.concrete for variant in hierarchy):
             raise ConfigurationError(
-                f"{entity.__name__} takes part in concrete inheritance; only joined and single-table inheritance can be "
-                "cached"
+                f"{entity.__name__} takes part in concrete inheritance; only joined and single-table inheritance "
+                "can be cached"
             )
         self.entity = entity
         self.mapper: orm.Mapper[E] = mapper

@@ -188,7 +188,7 @@ def _id(plan: Plan, key: int) -> str:
 
 
 def _text(version: Version) -> str:
-    return f"{version.number}.{version.writer}.{version.count}"
+    return f"{version.number}.{version.writer}.{version.serial}"
 
 
 def _version(person: Person | None) -> Version:
