@@ -2,6 +2,8 @@
 
 PYTHON =
 PYTEST_ARGS =
+# As many processes as there are cores, each with servers of its own.
+PYTEST_WORKERS = auto
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 
@@ -22,7 +24,7 @@ demo: .venv/runtime.stamp
 test: .venv/dev.stamp servers lint
 	@if [ -f docs/conf.py ]; then $(MAKE) docs; fi
 	@if $(HAVE_SERVERS); then PERSON_REPO_REQUIRE_SERVERS=1; export PERSON_REPO_REQUIRE_SERVERS; fi; \
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check
