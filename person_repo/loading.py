@@ -1,31 +1,18 @@
-"""Rows by primary key, as committed: the database's side of every read.
-
-The read engine is derived from the host's: its ``creator``, connect arguments and connect events still apply, but each
-statement is a transaction of its own. So no row comes from an old snapshot, and a host whose pool is exhausted does not
-wait for itself.
-"""
+"""Rows by primary key, as committed: the database's side of every read, through a read engine (``engines``)."""
 
 from __future__ import annotations
 
-import logging
-import os
-import threading
-import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy import event, pool
-from sqlalchemy.engine.interfaces import DBAPIConnection, IsolationLevel
 
+from person_repo.engines import SHARED_CONNECTION
 from person_repo.mapping import EntityMapping, Identity, Row
 
-__all__ = ["Loaded", "Loader", "Queries", "fork_safely", "has_one_connection", "read_engine_of"]
+__all__ = ["Loaded", "Loader", "Queries"]
 
 E = TypeVar("E")
-T = TypeVar("T")
-
-logger = logging.getLogger(__name__)
 
 # SQLite before 3.32 takes 999 parameters in a statement, and is the lowest of all.
 _MOST_PARAMETERS = 900
@@ -134,97 +121,13 @@ def _restricted(mapping: EntityMapping[Any], query: sa.Select[Any]) -> sa.Select
     return query if mapping.restriction is None else query.where(mapping.restriction)
 
 
-def read_engine_of(engine: sa.Engine) -> sa.Engine:
-    """An engine for reads beside a host's: fresh committed rows, connections of its own.
-
-    Where the host's engine has one connection only (SQLite in memory), the reads share it without ever
-    ending its transactions; what is read while one is open is not taken for committed.
-    """
-    if has_one_connection(engine):
-        return _beside(engine)
-    reader = sa.create_engine(
-        engine.url,
-        pool=engine.pool.recreate(),
-        skip_autocommit_rollback=True,
-        execution_options=_options_of(engine),
-        **_settings_of(engine),
-    )
-    event.listen(reader, "connect", lambda connection, _: _read_committed(reader.dialect, connection))
-    fork_safely(reader)
-    return reader
-
-
-def has_one_connection(engine: sa.Engine) -> bool:
-    """Whether whoever uses an engine uses one connection with everybody else, at least in the same thread."""
-    return isinstance(engine.pool, (pool.StaticPool, pool.SingletonThreadPool))
-
-
-def fork_safely(engine: sa.Engine) -> None:
-    """From here on, a forked process opens connections of its own on this engine.
-
-    For engines that nobody else can know of: of its own ones a host disposes itself, as SQLAlchemy asks it to.
-    """
-    if not isinstance(engine.pool, pool.StaticPool):  # a database in memory is copied with the process
-        _of_this_process.add(engine)
-
-
-def _read_committed(dialect: sa.Dialect, connection: DBAPIConnection) -> None:
-    """Each statement a transaction of its own, which sees what is committed: the host's listeners, which were called
-    before, may have asked for READ UNCOMMITTED, and AUTOCOMMIT alone would leave it at that.
-    """
-    weakest: IsolationLevel = "READ COMMITTED"
-    known = weakest in dialect.get_isolation_level_values(connection)
-    dialect.set_isolation_level(connection, weakest if known else "SERIALIZABLE")
-    dialect.set_isolation_level(connection, "AUTOCOMMIT")
-
-
-def _beside(engine: sa.Engine) -> sa.Engine:
-    """Reads on the host's own connection. Nothing here commits, rolls back or closes: those are the host's."""
-    shared = isinstance(engine.pool, pool.StaticPool) and engine.dialect.name == "sqlite"
-    if not shared:
-        logger.warning(
-            "%s keeps one connection for each thread, so nothing read from it is cached; give create_engine "
-            "poolclass=StaticPool and connect_args={'check_same_thread': False}, or a file",
-            engine.url.render_as_string(hide_password=True),
-        )
-    # Checked out for good: to check it in would roll back what the host is in the middle of. So would the end of the
-    # thread or of the service that holds it; therefore the one connection of all threads holds itself.
-    held = threading.local()
-
-    def creator() -> Any:
-        checked_out = engine.raw_connection()
-        if isinstance(engine.pool, pool.StaticPool):
-            checked_out.info[_SHARED] = checked_out
-        else:
-            held.checked_out = checked_out
-        return checked_out.dbapi_connection
-
-    reader = sa.create_engine(
-        engine.url,
-        creator=creator,
-        poolclass=pool.StaticPool if shared else pool.SingletonThreadPool,
-        pool_reset_on_return=None,
-        execution_options={**_options_of(engine), _SHARED: shared},
-        **_settings_of(engine),
-    )
-    for name in ("do_begin", "do_commit", "do_rollback", "do_close", "do_terminate"):
-        setattr(reader.dialect, name, lambda connection: None)
-    return reader
-
-
-_SHARED = "person_repo_shared"
-"""The execution option of a read engine on a host's own connection: whether it may be judged by ``_settled``. In that
-connection's ``info``: what keeps it checked out.
-"""
-
-
 def _settled(connection: sa.Connection) -> object | None:
     """Something that is equal as long as all that can be read is committed; None while it is not.
 
     SQLite counts every row ever changed on a connection, rolled back or not. No transaction open and no change counted
     between two looks means that there was none.
     """
-    shared = connection.get_execution_options().get(_SHARED)
+    shared = connection.get_execution_options().get(SHARED_CONNECTION)
     if shared is None:
         return True
     driver = connection.connection.driver_connection
@@ -232,38 +135,6 @@ def _settled(connection: sa.Connection) -> object | None:
         return None
     changes: int = driver.total_changes
     return changes
-
-
-def _options_of(engine: sa.Engine) -> dict[str, Any]:
-    return {name: value for name, value in engine.get_execution_options().items() if name != "isolation_level"}
-
-
-def _settings_of(engine: sa.Engine) -> dict[str, Any]:
-    """What the host has told its dialect of values, where that knows such a setting: what reads there must read the
-    same here; and whether its logs and errors may show parameters.
-    """
-    names = {
-        "json_serializer": "_json_serializer",
-        "json_deserializer": "_json_deserializer",
-        "native_datetime": "native_datetime",
-    }
-    found = {name: getattr(engine.dialect, attribute, None) for name, attribute in names.items()}
-    settings = {name: value for name, value in found.items() if value is not None}
-    return {"hide_parameters": engine.hide_parameters, **settings}
-
-
-_of_this_process: weakref.WeakSet[sa.Engine] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    # Two processes that read replies from one socket would read each other's. Not closed: that would end
-    # the parent's conversation too.
-    for engine in list(_of_this_process):
-        engine.dispose(close=False)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _equal(one: Identity, other: Identity) -> bool:

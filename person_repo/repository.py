@@ -17,6 +17,7 @@ from sqlalchemy import exc, orm
 from sqlalchemy.orm import exc as orm_exc
 
 from person_repo import changes
+from person_repo.engines import has_one_connection, read_engine_of
 from person_repo.exceptions import (
     ConfigurationError,
     EntityExistsError,
@@ -27,7 +28,7 @@ from person_repo.exceptions import (
     PersonRepoError,
     StaleEntityError,
 )
-from person_repo.loading import Loader, Queries, has_one_connection, read_engine_of
+from person_repo.loading import Loader, Queries
 from person_repo.mapping import EntityMapping, Identity
 from person_repo.model import Person
 

@@ -16,9 +16,8 @@ from sqlalchemy import orm
 from person_repo import invalidation
 from person_repo.backends import Coherence
 from person_repo.cached import CachedRepository
-from person_repo.engines import engine_of
+from person_repo.engines import engine_of, fork_safely
 from person_repo.exceptions import ConfigurationError
-from person_repo.loading import fork_safely
 from person_repo.model import Person
 from person_repo.observability import Stats
 from person_repo.region import make_region, region_of

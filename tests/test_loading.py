@@ -18,7 +18,8 @@ from models import HostBase, Parcel, parcel
 from sqlalchemy import event, orm
 from sqlalchemy.dialects import mysql
 
-from person_repo.loading import Loader, Queries, read_engine_of
+from person_repo.engines import read_engine_of
+from person_repo.loading import Loader, Queries
 from person_repo.mapping import EntityMapping
 from person_repo.model import Base, Person
 from person_repo.repository import SQLAlchemyRepository
@@ -554,3 +555,9 @@ def test_what_sessions_on_one_connection_read_is_detached_and_complete(outer: sa
     assert found.version == 1
     assert people.get_one("ada") is not found
     people.close()
+
+
+def test_all_repositories_of_one_engine_read_through_one_pool(people_engine: sa.Engine) -> None:
+    """A database has so many connections, and a host so many services."""
+    assert read_engine_of(people_engine) is read_engine_of(people_engine)
+    assert read_engine_of(people_engine) is not read_engine_of(sa.create_engine(people_engine.url))
