@@ -1,0 +1,1 @@
+"""Every schedule of the real read side and the real write side, with faults: see docs/explanation/schedules.md."""

@@ -1,0 +1,394 @@
+"""Scenarios, and the real objects that play them: repositories, backends, codecs, the wrapped dialect functions."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import sqlalchemy as sa
+from dogpile.cache import CacheRegion
+
+from person_repo import invalidation
+from person_repo.backends import LeaseBackend
+from person_repo.backends.memcached import MemcachedBackend
+from person_repo.backends.memory import MemoryBackend
+from person_repo.cached import CachedRepository
+from person_repo.changes import Change
+from person_repo.keys import Keyspace
+from person_repo.loading import Loader
+from person_repo.mapping import EntityMapping
+from person_repo.model import Person
+from person_repo.region import make_region
+from schedules.database import FakeConnection, FakeDatabase, ReadEngine, RefusedError, State
+from schedules.wire import Clock, FakeMemcached, Item
+from schedules.world import Actor, Names, Violation, Wire, World, step
+
+__all__ = ["EVERY_FAULT", "Scenario", "Stage", "Write", "autocommit", "commit", "refused", "rollback", "twophase"]
+
+EVERY_FAULT = frozenset({"crash", "evict", "restart", "expire"})
+
+LEASE_TTL, TOMBSTONE_TTL, TTL = 5, 60, 3600
+
+# One poll of a reader that waits for another's lease; the pauses between polls are no time of any schedule.
+_WAIT = 0.002
+
+
+@dataclass(frozen=True)
+class Write:
+    """One transaction: how it ends, the rows it changes (None: deletes), and whether it tells their keys."""
+
+    kind: str
+    changes: Mapping[str, State]
+    whole: bool = False
+
+
+def commit(whole: bool = False, **changes: State) -> Write:
+    """A transaction that commits."""
+    return Write("commit", changes, whole)
+
+
+def rollback(whole: bool = False, **changes: State) -> Write:
+    """A transaction that rolls back."""
+    return Write("rollback", changes, whole)
+
+
+def refused(whole: bool = False, **changes: State) -> Write:
+    """A transaction whose COMMIT the database refuses: the tombstones stand, the rows stay."""
+    return Write("refused", changes, whole)
+
+
+def autocommit(whole: bool = False, **changes: State) -> Write:
+    """A statement that is a transaction of its own."""
+    return Write("autocommit", changes, whole)
+
+
+def twophase(whole: bool = False, **changes: State) -> Write:
+    """A transaction that is prepared, then committed."""
+    return Write("twophase", changes, whole)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Who reads and writes what, on which cache.
+
+    ``readers``: for each reader its reads, for each read the ids: one is ``get``, several are ``get_many``.
+    ``writers``: for each writer its transactions. ``rows``: what is committed at the start; ``cached``: which of it is
+    in the cache. ``drawn``: whether the groups' epochs are; ``readers_connected``:
+    whether their connections are open, as those of writers are. ``schemas``: what to add to each reader's schema
+    fingerprint, as if it ran another version of the model; ``old_schema``: whether what is cached is of yet another.
+    ``same_row``: see ``FakeDatabase``. ``begins``: whose the first steps are; what is searched comes after them.
+    """
+
+    title: str
+    readers: tuple[tuple[tuple[str, ...], ...], ...]
+    writers: tuple[tuple[Write, ...], ...]
+    rows: Mapping[str, State] = field(default_factory=lambda: {"ada": "ada-0"})
+    cached: tuple[str, ...] = ()
+    drawn: bool = True
+    readers_connected: bool = True
+    backend: str = "memcached"
+    servers: int = 1
+    kinds: frozenset[str] = EVERY_FAULT
+    schemas: tuple[int, ...] = ()
+    old_schema: bool = False
+    same_row: Mapping[str, str] = field(default_factory=dict)
+    begins: tuple[str, ...] = ()
+
+
+class Stage:
+    """A scenario with everything that its schedules can share. Made and used ``without_a_network``.
+
+    ``before_read``: what a reader's host does first (a mutation).
+    """
+
+    def __init__(self, scenario: Scenario, before_read: Callable[[ReadEngine], None] | None = None) -> None:
+        self.scenario = scenario
+        self.names = Names()
+        self._before_read = before_read
+        self._mapping: EntityMapping[Any] = EntityMapping(Person)
+        self._server_names = self._placed_apart() if scenario.servers > 1 else ["only:1"]
+        self._memory = _SteppedMemory(dict(_TTLS, clock=lambda: World.current.clock.now))
+        self._readers = [_Reader(self._mapping, self._backend()) for _ in scenario.readers]
+        for reader, shift in zip(self._readers, scenario.schemas, strict=False):
+            reader.repository._codec.schema += shift
+        self._auditor = _Reader(self._mapping, self._backend())
+        self._writers = [_Writer(self._mapping, self._backend()) for _ in scenario.writers]
+        self._warm: tuple[list[tuple[dict[bytes, Item], int]], int] | None = None
+
+    def _backend(self) -> LeaseBackend:
+        if self.scenario.backend == "memory":
+            return self._memory
+        return _Memcached(dict(_TTLS, servers=self._server_names))
+
+    def _placed_apart(self) -> list[str]:
+        """Names of servers between which the rows are divided."""
+        for port in itertools.count(1):
+            names = [f"{letter}:{port}" for letter in "abc"[: self.scenario.servers]]
+            backend = MemcachedBackend({"servers": names})
+            keys = Keyspace("person_repo", self._mapping.table.fullname)
+            if len({backend._server_of(keys.of((id,))[0]) for id in self.scenario.rows}) == len(names):
+                return names
+        raise AssertionError
+
+    # One schedule
+
+    def world(self, faults: int, log: list[str] | None = None) -> World:
+        """A new world at the start of a schedule, with every actor before its first step."""
+        scenario = self.scenario
+        clock = Clock()
+        servers = {}
+        if scenario.backend != "memory":
+            servers = {name: FakeMemcached(clock) for name in self._server_names}
+        memory = self._memory if scenario.backend == "memory" else None
+        database = FakeDatabase(scenario.rows, scenario.same_row)
+        world = World(clock, servers, database, self.names, memory=memory, faults=faults, kinds=scenario.kinds)
+        self._memory._reset()
+        self._prepare(world)
+        world.log = log
+        for number, (reader, reads) in enumerate(zip(self._readers, scenario.readers, strict=True)):
+            name = "reader" if len(self._readers) == 1 else f"reader {number + 1}"
+            self._enter(world, world.add(name, reader.run(reads, self._before_read)), reader)
+        for number, (writer, writes) in enumerate(zip(self._writers, scenario.writers, strict=True)):
+            name = "writer" if len(self._writers) == 1 else f"writer {number + 1}"
+            self._enter(world, world.add(name, writer.run(writes)), writer)
+        world.begin()
+        actors = {actor.name: actor for actor in world.actors}
+        for name in scenario.begins:
+            world.take(world.steps_of(actors[name])[0])
+        return world
+
+    def _prepare(self, world: World) -> None:
+        """What is cached at the start, put there by a reader; of the fake servers a copy is kept."""
+        if self._warm is not None:
+            for server, (items, last_cas) in zip(world.servers, self._warm[0], strict=True):
+                server.items = dict(items)
+                server.last_cas = last_cas
+            world.randoms = self._warm[1]
+            return
+        auditor = self._auditor
+        auditor.enter(world)
+        codec = auditor.repository._codec
+        codec.schema += 7 * self.scenario.old_schema
+        for id in self.scenario.cached:
+            auditor.repository.get(id)
+        codec.schema -= 7 * self.scenario.old_schema
+        if self.scenario.drawn:
+            self._draw_epochs(world)
+        if world.servers:
+            self._warm = [(dict(server.items), server.last_cas) for server in world.servers], world.randoms
+
+    def _draw_epochs(self, world: World) -> None:
+        """Leaves nothing more than markers on servers that have none: reads of nobody, whose negative entries go."""
+        for number in itertools.count():
+            if all(server.items for server in world.servers):
+                return
+            key, _ = self._auditor.repository.keys.of((f"nobody-{number}",))
+            self._auditor.repository.get(f"nobody-{number}")
+            for server in world.servers:
+                server.items.pop(key.encode(), None)
+
+    def _enter(self, world: World, actor: Actor, player: _Player) -> None:
+        """Gives an actor its process: nothing of an earlier schedule, and connections that are open already."""
+        player.enter(world)
+        if world.servers and (self.scenario.readers_connected or isinstance(player, _Writer)):
+            player.connect(world, actor, self._server_names)
+
+    def finish(self, world: World) -> bool:
+        """Reads through the cache once every actor is over, at once and when no tombstone can stand any more.
+
+        Returns whether an old entry is stuck there for the one known reason; raises ``Violation`` for any other.
+        """
+        for server in world.servers:
+            server.running = True
+        wrong = self._audit(world, "at the end")
+        if wrong is None:
+            world.clock.now += TOMBSTONE_TTL + 1
+            wrong = self._audit(world, "when no tombstone can stand any more")
+        if wrong is None:
+            return False
+        if not world.stuck():
+            raise Violation("final", wrong)
+        world.clock.now += TTL + 1
+        wrong = self._audit(world, "after the ttl")
+        if wrong is not None:
+            raise Violation("final", wrong)
+        return True
+
+    def _audit(self, world: World, when: str) -> str | None:
+        auditor = self._auditor
+        auditor.enter(world)
+        for id in world.database.history:
+            found = auditor.repository.get(id)
+            state = None if found is None else found.first_name
+            if state != world.database.state(id):
+                history, floor = world.database.history[id], world.database.acknowledged[id]
+                said = f"{when} the cache says that {id} is {state}; in the database it is {history[-1]}"
+                return said if state in history[floor:] else f"{said}, and {history[floor]} was acknowledged"
+        return None
+
+
+_TTLS: Mapping[str, Any] = {"lease_ttl": LEASE_TTL, "tombstone_ttl": TOMBSTONE_TTL, "ttl": TTL, "wait": _WAIT}
+
+
+class _Player:
+    """The real objects of one process."""
+
+    def __init__(self, mapping: EntityMapping[Any], backend: LeaseBackend) -> None:
+        self.mapping = mapping
+        self.backend = backend
+        self._opened: dict[str, Any] = {}
+
+    def enter(self, world: World) -> None:
+        backend: Any = self.backend
+        if isinstance(backend, MemcachedBackend):
+            backend._local = SimpleNamespace(connections={})
+            backend._down = set()
+            backend._recovered = {}
+
+    def connect(self, world: World, actor: Actor, servers: list[str]) -> None:
+        """Opens its connections: those of the schedule before, over new wires."""
+        backend: Any = self.backend
+        for name in servers:
+            connection = self._opened.get(name)
+            if connection is None:
+                world.owner = actor
+                self._opened[name] = backend._connection(name)
+                world.owner = None
+                continue
+            connection._client = connection._socket = Wire(world, actor, world.by_name[name])
+            connection.in_step = True
+            backend._local.connections[name] = connection
+
+
+class _Reader(_Player):
+    def __init__(self, mapping: EntityMapping[Any], backend: LeaseBackend) -> None:
+        super().__init__(mapping, backend)
+        self.engine = ReadEngine(mapping.names)
+        database: Any = SimpleNamespace(mapping=mapping, loader=Loader(mapping, self.engine), joined=False)
+        self._waited = 0.0
+        self.repository: CachedRepository[Any] = CachedRepository(
+            database, _region_over(backend), sleep=self._sleep, clock=lambda: self._waited
+        )
+
+    def enter(self, world: World) -> None:
+        super().enter(world)
+        self._waited = 0.0
+        self.engine.database = world.database
+        self.engine.held = None
+
+    def _sleep(self, seconds: float) -> None:
+        self._waited += seconds
+
+    def run(
+        self, reads: tuple[tuple[str, ...], ...], before: Callable[[ReadEngine], None] | None
+    ) -> Callable[[Actor], None]:
+        repository = self.repository
+
+        def run(actor: Actor) -> None:
+            for ids in reads:
+                actor.begin_read()
+                if before is not None:
+                    before(self.engine)
+                found = {ids[0]: repository.get(ids[0])} if len(ids) == 1 else repository.get_many(ids)
+                told = {id: None if (entity := found.get(id)) is None else entity.first_name for id in ids}
+                actor.end_read(told)
+
+        return run
+
+
+class _Writer(_Player):
+    def __init__(self, mapping: EntityMapping[Any], backend: LeaseBackend) -> None:
+        super().__init__(mapping, backend)
+        self._engine: Any = sa.create_engine("sqlite://")
+        dialect: Any = self._engine.dialect
+        dialect.do_prepare_twophase = lambda connection, xid: connection.prepare()
+        dialect.do_commit_twophase = lambda connection, xid, is_prepared, recover: connection.commit()
+        keys = Keyspace(backend.settings.namespace, mapping.table.fullname)
+        invalidation.cover(self._engine, mapping, keys, backend)
+        (self._model,) = invalidation._coverages[dialect]._models
+
+    def run(self, writes: tuple[Write, ...]) -> Callable[[Actor], None]:
+        def run(actor: Actor) -> None:
+            for number, write in enumerate(writes):
+                actor.forget()
+                self._transaction(actor, write, number)
+
+        return run
+
+    def _transaction(self, actor: Actor, write: Write, number: int) -> None:
+        """One transaction as SQLAlchemy makes it: its beginning, what the listener before the statement keeps, the
+        statement, the wrapped functions of the dialect. In AUTOCOMMIT the listeners around the statement do both steps.
+        """
+        dialect, kind = self._engine.dialect, write.kind
+        connection: Any = FakeConnection(actor, actor.world.database, refuses=kind == "refused")
+        self._engine.dispatch.begin(connection)
+        pending = invalidation._pending_of(connection.info)
+        pending.add(Change(self._model, None if write.whole else [(id,) for id in write.changes]))
+        if kind == "autocommit":
+            pending.put()
+            connection.write_and_commit(write.changes)
+            pending.end()
+            connection.acknowledge()
+            return
+        connection.write(write.changes)
+        if kind == "rollback":
+            dialect.do_rollback(connection)
+            return
+        if kind == "twophase":
+            dialect.do_prepare_twophase(connection, number)
+            dialect.do_commit_twophase(connection, number)
+        else:
+            try:
+                dialect.do_commit(connection)
+            except RefusedError:
+                dialect.do_rollback(connection)
+                return
+        connection.acknowledge()
+
+
+class _Memcached(MemcachedBackend):
+    """The real memcached backend; the world is told what could not be placed."""
+
+    def put_tombstones(self, keys: Any, groups: Any = ()) -> Any:
+        tombstones = super().put_tombstones(keys, groups)
+        if not tombstones.complete:
+            World.current.miss()
+        return tombstones
+
+
+class _SteppedMemory(MemoryBackend):
+    """The real memory backend, each of whose calls waits for its turn: they run under one lock, so whole."""
+
+    def fetch(self, group: str, key: str, *, reject: bytes | None = None) -> Any:
+        return step(f"fetch {key}", lambda: MemoryBackend.fetch(self, group, key, reject=reject))
+
+    def fetch_many(self, group: str, keys: Any) -> Any:
+        return step(f"fetch {', '.join(keys)}", lambda: MemoryBackend.fetch_many(self, group, keys))
+
+    def fill(self, lease: Any, value: bytes) -> bool:
+        return bool(step(f"fill {lease.key}", lambda: MemoryBackend.fill(self, lease, value)))
+
+    def fill_many(self, fills: Any) -> Any:
+        return step(f"fill {', '.join(lease.key for lease, _ in fills)}", lambda: MemoryBackend.fill_many(self, fills))
+
+    def abandon(self, leases: Any) -> None:
+        step("abandon", lambda: MemoryBackend.abandon(self, leases))
+
+    def put_tombstones(self, keys: Any, groups: Any = ()) -> Any:
+        names = ", ".join([*keys, *groups])
+        return step(f"put tombstones on {names}", lambda: MemoryBackend.put_tombstones(self, keys, groups))
+
+    def release(self, tombstones: Any) -> None:
+        names = ", ".join([*tombstones.keys, *tombstones.groups])
+        step(f"release {names}", lambda: MemoryBackend.release(self, tombstones))
+
+
+def _region_over(backend: LeaseBackend) -> CacheRegion:
+    region = make_region("memory://")
+    region.backend = backend
+    region.__dict__.pop("actual_backend", None)
+    assert region.actual_backend is backend
+    return region
