@@ -7,14 +7,17 @@ and a region of its own. A memory region is one process's, so there the second s
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from forks import forking, in_child
 from servers import Memcached
 from sqlalchemy import orm
 
+from person_repo.backends import BUSY
 from person_repo.backends.memory import MemoryBackend
 from person_repo.cached import CachedRepository
 from person_repo.exceptions import StaleEntityError
@@ -555,6 +558,85 @@ def test_an_evicted_epoch_brings_nothing_back(town: Town) -> None:
     town.settled(ada=NEW, bob=BOB)
 
 
+# Two versions of a model
+
+
+class BeforeBase(orm.MappedAsDataclass, orm.DeclarativeBase, kw_only=True):
+    pass
+
+
+class Before(BeforeBase):
+    """The table as code sees it that is still running."""
+
+    __tablename__ = "badge"
+
+    id: orm.Mapped[str] = orm.mapped_column(sa.String(40), primary_key=True)
+    name: orm.Mapped[str] = orm.mapped_column(sa.String(40))
+
+
+class AfterBase(orm.MappedAsDataclass, orm.DeclarativeBase, kw_only=True):
+    pass
+
+
+class After(AfterBase):
+    """The table as code sees it that is being deployed."""
+
+    __tablename__ = "badge"
+
+    id: orm.Mapped[str] = orm.mapped_column(sa.String(40), primary_key=True)
+    name: orm.Mapped[str] = orm.mapped_column(sa.String(40))
+    color: orm.Mapped[str] = orm.mapped_column(sa.String(40), default="grey", server_default="grey")
+
+
+@pytest.fixture
+def deploy(town: Town) -> Iterator[tuple[Service[Before], Service[After]]]:
+    """The service of the code before a column was added, which has cached a badge, and that of the code after it."""
+    BeforeBase.metadata.create_all(town.engine)
+    before, after = town.service(Before), town.service(After)
+    before.add(Before(id="ada", name="0"))
+    assert before.get("ada") == before.get_many(["ada"])["ada"] == Before(id="ada", name="0")
+    assert before.stats().hits == 1
+    with sa.create_engine(town.engine.url).begin() as migration:
+        migration.exec_driver_sql("ALTER TABLE badge ADD COLUMN color VARCHAR(40) NOT NULL DEFAULT 'grey'")
+    yield before, after
+    before.close()
+    after.close()
+
+
+def test_a_new_column_is_read_though_the_old_code_cached_the_row(
+    way: Way, deploy: tuple[Service[Before], Service[After]]
+) -> None:
+    """PEERS 10: a NOT NULL column is added, the new code deployed: the cached object reads None for it."""
+    _, after = deploy
+    assert way.read(after) == After(id="ada", name="0", color="grey")
+    assert after.stats().rejected == 1
+    assert way.read(after) == After(id="ada", name="0", color="grey")
+    assert after.stats().hits == 1
+
+
+@pytest.mark.parametrize("overtaken", ["new code", "old code"])
+def test_old_and_new_code_see_each_others_writes(
+    way: Way, deploy: tuple[Service[Before], Service[After]], overtaken: str
+) -> None:
+    """PEERS 21: rolling deploy: new code fills keys of its own schema; old code writes and invalidates keys of its own:
+    new code reads stale.
+    """
+    reads, writes = deploy if overtaken == "old code" else deploy[::-1]
+    for number in range(1, 4):
+        assert way.read(reads).name == str(number - 1)
+        assert reads.exists("ada")
+        writes.update("ada", name=str(number))
+        assert way.read(reads).name == way.read(writes).name == str(number)
+
+    writes.invalidate("ada")
+    reader = way.reader(reads)
+    reader.goes(f"after {way.load}")
+    writes.update("ada", name="4")
+    assert reader.ends().name == "3"
+    assert reads.stats().fills_refused == 1
+    assert way.read(reads).name == way.read(writes).name == way.read(reads).name == "4"
+
+
 # Faults
 
 
@@ -602,6 +684,55 @@ def test_a_commit_finds_connections_closed_and_invalidates_all_the_same(outage: 
     assert outage.here.get("ada") == OLD  # on a new connection, and stored
     outage.commit(marry)
     outage.settled(ada=NEW, eve=EVE)
+
+
+def test_a_lease_of_a_server_that_restarted_is_no_lease_of_the_new_one(outage: Town, way: Way) -> None:
+    """PEERS 20: R takes a lease (CAS id 1), SELECTs old; the server restarts; R' takes a lease (CAS id 1 again); R's
+    store is accepted.
+    """
+    people = outage.here.cached
+    key = people.keys.of(("ada",))[0]
+    for server in outage.memcached:
+        server.restart()  # to count from 1
+    filled: list[Any] = []
+    fill_many = people.backend.fill_many
+    people.backend.fill_many = lambda fills: filled.extend(fills) or fill_many(fills)  # type: ignore[method-assign]
+    reader = way.reader(outage.here)
+    reader.goes(f"after {way.load}")
+    for server in outage.memcached:
+        server.kill()
+    outage.commit(marry)  # and nobody can be told
+    for server in outage.memcached:
+        server.start()
+    again = outage.backend.fetch(people.keys.group, key)
+    assert reader.ends() == OLD
+
+    assert filled[0][0].cas == again.cas
+    assert outage.here.stats().fills_refused == 1
+    assert outage.elsewhere.cached.backend.fetch(people.keys.group, key) is BUSY
+    outage.backend.abandon([again])
+    outage.settled(ada=NEW)
+
+
+@forking
+@CHANGES
+def test_a_process_that_dies_between_commit_and_release_leaves_nothing_old_behind(
+    outage: Town, write: Write, id: str, old: Person | None, new: Person | None
+) -> None:
+    """PEERS 17, with a process of its own: it is gone before anything of Python's can tidy up."""
+    reader = ONE.reader(outage.here, id)
+    reader.goes("after one")
+
+    def die() -> None:
+        people = outage.service()
+        people.cached.backend.release = lambda _: os._exit(0)
+        with people.sessions.begin() as session:
+            write(session)
+
+    assert in_child(die) == ""
+    outage.read(**{id: new})
+    assert reader.ends() == old
+    outage.read(**{id: new})
 
 
 @CHANGES
