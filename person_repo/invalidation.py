@@ -372,8 +372,8 @@ class _Coverage:
             self._after(connection, context, None)
 
     def _after(self, connection: sa.Connection, context: Any, result: sa.CursorResult[Any] | None) -> None:
-        """Cases: rows that SQLite has yet to return, and commits with the last of them; a transaction that is over;
-        one that was ended on the way, maybe in part; one that goes on.
+        """Cases: a statement that is not done yet, whose tombstones stay to the transaction's end; a transaction that
+        is over; one that was ended on the way, maybe in part; one that goes on.
         """
         sent: _Sent | None = context.__dict__.pop(_PENDING, None) if context is not None else None
         if sent is None:
@@ -384,13 +384,13 @@ class _Coverage:
         over = _is_open(connection) is False
         if due and (sent.ends or over):
             pending.put()
-        if sqlite and _has_rows(context, result):
+        if _is_running(connection, context, result):
             return
         if sent.ends:
             pending.begun_by_text = sent.begins
         if sent.ends or (over and sqlite):
             pending.end()
-        elif over:  # as MySQL says after the first result, of which a procedure may have several
+        elif over:
             pending.withdraw()
         if over:
             pending.begun_by_savepoint = False
@@ -628,7 +628,10 @@ def _is_open(connection: sa.Connection) -> bool | None:
     if isinstance(is_open, bool):
         return is_open
     status = getattr(driver, "server_status", None)
-    return bool(status & _IN_TRANSACTION) if isinstance(status, int) else None
+    last = getattr(driver, "_result", None)
+    # PyMySQL takes the status from a reply without rows only, and not from the last of several.
+    known = last is None or (getattr(last, "server_status", None) is not None and not last.has_next)
+    return bool(status & _IN_TRANSACTION) if known and isinstance(status, int) else None
 
 
 def _is_outside(connection: sa.Connection, statement: str) -> bool:
@@ -669,8 +672,13 @@ def _ways_to_act(statement: dml.UpdateBase) -> list[bool]:
     return [True] * (statement._post_values_clause is not None) + [False] * changes.replaces(statement)
 
 
-def _has_rows(context: Any, result: sa.CursorResult[Any] | None) -> bool:
-    """Whether rows of a statement are still to be fetched."""
+def _is_running(connection: sa.Connection, context: Any, result: sa.CursorResult[Any] | None) -> bool:
+    """Whether a statement goes on although its result is here: SQLite commits with the last row that is fetched, MySQL
+    is at the next of several statements by then.
+    """
+    if connection.dialect.name != "sqlite":
+        last = getattr(_driver_of(connection), "_result", None)
+        return bool(getattr(last, "has_next", False))
     if result is not None:
         return result.returns_rows and not result.closed
     return context.cursor.description is not None

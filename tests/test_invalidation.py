@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,7 +18,7 @@ from ways import ADDITIONS, CHANGES, MOVES, PEOPLE, REMOVALS, STRANGERS, TABLE, 
 
 from person_repo.model import ExactString, Person
 from person_repo.region import make_region
-from person_repo.service import PersonService, Service
+from person_repo.service import Service
 
 WAYS = {
     **{("change", way.name): (way, ("ada", "Grace")) for way in CHANGES},
@@ -186,6 +185,15 @@ def test_a_commit_of_one_changed_entity_costs_two_round_trips(people: Witness) -
         people.service.update("ada", first_name="once more")
 
 
+def test_a_commit_of_one_entity_whose_key_the_database_made_costs_two_round_trips(
+    witness_of: Callable[..., Witness],
+) -> None:
+    tickets = witness_of(Ticket, [], ids=(1, 2))
+    tickets.warm()
+    with tickets.costs(2), tickets.sessions() as session, session.begin():
+        session.add(Ticket(title="first"))
+
+
 def test_a_commit_of_many_changed_entities_costs_two_round_trips_to_each_server(people: Witness) -> None:
     people.warm()
     before = people.service.stats()
@@ -280,12 +288,11 @@ def test_sessions_joined_to_an_outer_transaction(people: Witness, mode: Any, inn
 
 
 def test_sessions_joined_to_a_savepoint_of_an_outer_transaction(people: Witness) -> None:
-    with people.invalidates("ada", "barbara"), people.engine.connect() as connection, connection.begin():
-        with connection.begin_nested():
-            rename(connection, "barbara")
-            with orm.Session(connection) as session:
-                session.get_one(Person, "ada").first_name = "changed"
-                session.commit()
+    with people.invalidates("ada", "barbara"), people.engine.begin() as connection, connection.begin_nested():
+        rename(connection, "barbara")
+        with orm.Session(connection) as session:
+            session.get_one(Person, "ada").first_name = "changed"
+            session.commit()
 
 
 def test_several_sessions_at_once_each_drop_their_own(people: Witness) -> None:
@@ -539,21 +546,45 @@ def test_a_stored_procedure_on_a_connection_that_commits_each_statement(
             automatic.exec_driver_sql(call)
 
 
-@on_mysql
-def test_several_statements_in_one_text(people: Witness) -> None:
-    engine = sa.create_engine(
-        people.engine.url, connect_args={"client_flag": pymysql.constants.CLIENT.MULTI_STATEMENTS}
-    )
-    people.watch(engine)
+@pytest.fixture
+def several(people: Witness) -> Iterator[sa.Engine]:
+    """An engine that takes several statements in one text."""
+    options = {"client_flag": pymysql.constants.CLIENT.MULTI_STATEMENTS}
+    engine = sa.create_engine(people.engine.url, connect_args=options)
     people.service.cover(engine)
-    with people.drops(), engine.connect() as connection:
+    yield engine
+    engine.dispose()
+
+
+@on_mysql
+def test_several_statements_in_one_text(people: Witness, several: sa.Engine) -> None:
+    with people.drops(), several.connect() as connection:
         rename(connection, "ada")
         connection.exec_driver_sql("SELECT 1; UPDATE person SET first_name = 'changed' WHERE id = 'barbara'; COMMIT")
         connection.rollback()
-    with people.drops(), engine.begin() as connection:
+    with people.drops(), several.begin() as connection:
         connection.exec_driver_sql("SELECT 1; UPDATE person SET first_name = 'again' WHERE id = 'barbara'")
         rename(connection, "ada", "again")
-    engine.dispose()
+
+
+@on_mysql
+@pytest.mark.parametrize("isolation_level", ["AUTOCOMMIT", "REPEATABLE READ"])
+def test_statements_that_run_when_the_result_of_the_first_is_here(
+    people: Witness, several: sa.Engine, isolation_level: Any
+) -> None:
+    gate = people.engine.connect()
+    gate.exec_driver_sql("SELECT GET_LOCK('gate', 0)")
+    with people.right(), several.connect().execution_options(isolation_level=isolation_level) as connection:
+        text = "SELECT 1; DO GET_LOCK('gate', 60); UPDATE person SET first_name = 'changed'; COMMIT"
+        result = connection.exec_driver_sql(text)
+        people.look("before the update")
+        with people.blind():
+            gate.exec_driver_sql("SELECT RELEASE_LOCK('gate')")
+        result.close()
+        connection.rollback()
+    gate.close()
+
+    assert people.committed()["ada"][1] == "changed"
 
 
 @on_sqlite
@@ -1302,3 +1333,348 @@ def test_the_made_up_names_of_parameters_are_not_those_of_the_question(people: W
         connection.execute(statement.where(TABLE.c.first_name == "one"))
 
     assert people.committed()["ada"][2] == "changed"
+
+
+# Failures
+
+
+def test_a_session_goes_on_after_a_statement_that_was_refused(people: Witness) -> None:
+    """What it named is dropped, too: savepoints are not followed."""
+    with people.invalidates("ada", "barbara", "Grace", "edsger", "grace"), people.sessions() as session:
+        rename(session, "ada")
+        with pytest.raises(exc.IntegrityError), session.begin_nested():
+            session.add_all([person("edsger"), person("grace")])
+        rename(session, "barbara")
+        session.commit()
+        with pytest.raises(exc.IntegrityError):
+            session.execute(sa.insert(TABLE), rows(["frances", "grace"], "never"))
+        session.rollback()
+        rename(session, "Grace")
+        session.commit()
+
+
+def test_a_stale_copy_that_is_refused_changes_nothing(people: Witness) -> None:
+    with people.invalidates("ada"), people.sessions() as session:
+        one = session.get_one(Person, "ada")
+        session.rollback()
+        with people.sessions() as other, other.begin():
+            other.get_one(Person, "ada").first_name = "changed"
+        one.first_name = "never"
+        orm.attributes.set_committed_value(one, "version", 1)
+        with pytest.raises(orm.exc.StaleDataError):
+            session.commit()
+
+
+@on_mysql
+def test_a_deadlock_ends_one_transaction_and_the_session_goes_on(people: Witness) -> None:
+    """The loser's tombstones do not outlive it, and nothing it did is seen."""
+    with people.right(), people.sessions() as one, people.sessions() as other:
+        with people.blind():
+            rename(one, "ada", "one")
+            rename(other, "barbara", "other")
+            locked = threading.Event()
+            failures: list[BaseException] = []
+
+            def wait_for_the_other() -> None:
+                try:
+                    locked.set()
+                    rename(one, "barbara", "one")
+                    one.commit()
+                except exc.OperationalError as error:
+                    failures.append(error)
+                    one.rollback()
+
+            thread = threading.Thread(target=wait_for_the_other)
+            thread.start()
+            locked.wait()
+            try:
+                rename(other, "ada", "other")
+                other.commit()
+            except exc.OperationalError as error:
+                failures.append(error)
+                other.rollback()
+            thread.join()
+        assert len(failures) == 1
+        people.check()
+        for session in (one, other):
+            rename(session, "ada", "at last")
+            session.commit()
+
+
+@on_sqlite
+def test_a_commit_that_the_database_refuses(enforced: sa.Engine, witness_of: Callable[..., Witness]) -> None:
+    """A foreign key that is checked at the commit."""
+    table = sa.Table(
+        "pledge",
+        sa.MetaData(),
+        sa.Column("id", sa.Integer),
+        sa.Column("folder", sa.ForeignKey(Folder.id, deferrable=True, initially="DEFERRED")),
+    )
+    folders = witness_of(Folder, [Folder(id=1)], ids=(1, 2))
+    table.create(enforced)
+    with folders.right(), enforced.connect() as connection:
+        connection.execute(sa.delete(Folder.__table__).where(Folder.__table__.c.id == 1))
+        connection.execute(sa.insert(table).values(id=1, folder=1))
+        with pytest.raises(exc.IntegrityError):
+            connection.commit()
+        folders.look("refused")
+        connection.rollback()
+
+    assert 1 in folders.committed()
+
+
+def is_unsure(people: Witness, id: str) -> bool:
+    """Whether the cache leaves an entity to the database, and goes on doing so."""
+    people.service.cached.get(id)
+    before = people.service.stats()
+    people.service.cached.get(id)
+    return (people.service.stats() - before).bypasses == 1
+
+
+def lose_the_reply(connection: sa.Connection) -> None:
+    """The next COMMIT of this connection is done, and nobody hears of it."""
+    driver: Any = connection.connection.driver_connection
+    commit = driver.commit
+
+    def commit_and_vanish() -> None:
+        commit()
+        driver._force_close()
+        raise pymysql.err.OperationalError(2013, "Lost connection to MySQL server during query")
+
+    driver.commit = commit_and_vanish
+
+
+@on_mysql
+def test_a_commit_whose_reply_is_lost_leaves_its_tombstones_to_their_ttl(people: Witness) -> None:
+    with people.right(), people.sessions() as session:
+        rename(session, "ada")
+        lose_the_reply(session.connection())
+        with pytest.raises(exc.OperationalError, match="Lost connection"):
+            session.commit()
+        session.rollback()
+
+    assert people.committed()["ada"][1] == "changed"
+    assert is_unsure(people, "ada")
+    assert not is_unsure(people, "barbara")
+
+
+@on_mysql
+def test_a_statement_that_commits_itself_and_whose_reply_is_lost(people: Witness, automatic: sa.Connection) -> None:
+    driver: Any = automatic.connection.driver_connection
+    query = driver.query
+
+    def query_and_vanish(sql: bytes, unbuffered: bool = False) -> None:
+        query(sql, unbuffered)
+        driver._force_close()
+        raise pymysql.err.OperationalError(2013, "Lost connection to MySQL server during query")
+
+    driver.query = query_and_vanish
+    with people.right(), pytest.raises(exc.OperationalError, match="Lost connection"):
+        rename(automatic, "ada")
+
+    assert people.committed()["ada"][1] == "changed"
+    assert is_unsure(people, "ada")
+
+
+@on_mysql
+def test_a_connection_killed_before_its_commit(people: Witness) -> None:
+    with people.right(), people.sessions() as session:
+        rename(session, "ada", "never")
+        killed = session.scalar(sa.text("SELECT CONNECTION_ID()"))
+        with people.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as other:
+            other.exec_driver_sql(f"KILL {killed}")
+        with pytest.raises(exc.OperationalError):
+            session.commit()
+        session.rollback()
+        rename(session, "ada", "at last")
+        session.commit()
+
+    assert people.committed()["ada"][1] == "at last"
+    assert is_unsure(people, "ada")
+
+
+@on_mysql
+def test_a_connection_killed_before_anything_is_announced(people: Witness) -> None:
+    with people.invalidates("barbara"), people.sessions() as session:
+        rename(session, "ada", "never")
+        killed = session.scalar(sa.text("SELECT CONNECTION_ID()"))
+        with people.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as other:
+            other.exec_driver_sql(f"KILL {killed}")
+        with pytest.raises(exc.OperationalError):
+            rename(session, "ada", "never")
+        session.rollback()
+        rename(session, "barbara")
+        session.commit()
+
+
+def test_an_interrupt_in_a_commit_leaves_its_tombstones_to_their_ttl(people: Witness) -> None:
+    """Whoever presses Ctrl-C does not know what became of it either."""
+    with people.right(), people.sessions() as session:
+        rename(session, "ada")
+        fairy: Any = session.connection().connection
+        commit = fairy.driver_connection.commit
+
+        class Interrupted:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(fairy.driver_connection, name)
+
+            def commit(self) -> None:
+                commit()
+                raise KeyboardInterrupt
+
+        fairy.dbapi_connection = Interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            session.commit()
+
+    assert people.committed()["ada"][1] == "changed"
+    assert is_unsure(people, "ada")
+
+
+@pytest.mark.parametrize("cache_url", ["memcached"], indirect=True)
+def test_a_commit_while_the_cache_is_down_is_logged_and_does_not_raise(
+    people: Witness, memcached_servers: list[Memcached], caplog: pytest.LogCaptureFixture
+) -> None:
+    with people.right(), caplog.at_level(logging.WARNING, "person_repo"):
+        for server in memcached_servers:
+            server.stop()
+        with people.sessions() as session, session.begin():
+            rename(session, "ada")
+        with people.engine.begin() as connection:
+            connection.execute(sa.text("UPDATE person SET first_name = 'again'"))
+        for server in memcached_servers:
+            server.start()
+
+    assert any("tombstones could not be placed" in record.message for record in caplog.records)
+
+
+@pytest.mark.parametrize("cache_url", ["memcached"], indirect=True)
+def test_a_cache_that_goes_down_between_the_tombstones_and_the_commit(
+    people: Witness, memcached_servers: list[Memcached]
+) -> None:
+    with people.right(), people.sessions() as session:
+        rename(session, "ada")
+        fairy: Any = session.connection().connection
+        driver = fairy.driver_connection
+
+        class Slow:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(driver, name)
+
+            def commit(self) -> None:
+                for server in memcached_servers:
+                    server.restart()
+                driver.commit()
+
+        fairy.dbapi_connection = Slow()
+        session.commit()
+
+
+# What hosts listen for
+
+
+def test_a_hosts_listener_that_writes_in_the_middle_of_a_statement(
+    witness_of: Callable[..., Witness], people_engine: sa.Engine
+) -> None:
+    """Its own statement's outcome, key and row count, is not that of the one it interrupts."""
+    HostBase.metadata.create_all(people_engine, [Note.__table__])
+    notes: Any = Note.__table__
+
+    def note(connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        if "ticket" in statement and not statement.startswith("SELECT"):
+            connection.execute(sa.insert(notes).values(text=statement[:200]))
+
+    for moment in ("before_cursor_execute", "after_cursor_execute"):
+        tickets = witness_of(Ticket, [Ticket(title=f"{moment} {number}") for number in range(2)], ids=range(1, 9))
+        sa.event.listen(people_engine, moment, note)
+        automatic = people_engine.execution_options(isolation_level="AUTOCOMMIT")
+        for engine in (people_engine, automatic):
+            with tickets.right(), orm.Session(engine) as session:
+                session.add(Ticket(title=f"new {moment} {engine is automatic}"))
+                session.commit()
+            with tickets.right(), engine.begin() as connection:
+                connection.execute(sa.update(TICKETS).where(TICKETS.c.title == f"{moment} 1").values(title=f"{moment}"))
+                connection.execute(sa.update(TICKETS).where(TICKETS.c.title == moment).values(title=f"{moment} 1"))
+        sa.event.remove(people_engine, moment, note)
+
+
+def test_a_hosts_listener_that_fails_after_a_statement_that_did_not(witness_of: Callable[..., Witness]) -> None:
+    tickets = witness_of(Ticket, [Ticket(id=1, title="first")], ids=range(1, 5))
+
+    def fail(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        if statement.startswith("INSERT"):
+            raise ZeroDivisionError
+
+    sa.event.listen(tickets.engine, "after_cursor_execute", fail)
+    with tickets.right(), tickets.engine.connect() as connection:
+        with pytest.raises(ZeroDivisionError):
+            connection.execute(sa.insert(TICKETS).values(title="second"))
+        connection.commit()
+
+    assert 2 in tickets.committed()
+
+
+# Two phases
+
+
+@on_mysql
+@pytest.mark.parametrize("end", ["commit", "rollback", "close"])
+@pytest.mark.parametrize("prepared", [True, False])
+def test_a_transaction_in_two_phases(people: Witness, end: str, prepared: bool) -> None:
+    with people.right(), people.engine.connect() as connection:
+        transaction = connection.begin_twophase()
+        rename(connection, "ada")
+        if prepared:
+            transaction.prepare()
+            people.look("prepared")
+        getattr(transaction, end)()
+
+
+@on_mysql
+def test_a_session_in_two_phases_drops_what_it_changed(people: Witness) -> None:
+    with people.invalidates("ada"), orm.Session(people.engine, twophase=True) as session:
+        session.get_one(Person, "ada").first_name = "changed"
+        session.commit()
+
+
+@on_mysql
+def test_two_phases_that_change_nothing_cost_nothing(people: Witness) -> None:
+    people.warm()
+    with people.costs(0), orm.Session(people.engine, twophase=True) as session:
+        session.add(Note(id=1, text="first"))
+        session.commit()
+
+
+@on_mysql
+@pytest.mark.parametrize("recover", [True, False])
+@pytest.mark.parametrize("end", ["commit_prepared", "rollback_prepared", "text"])
+def test_a_prepared_transaction_that_another_process_ends(
+    people: Witness, automatic: sa.Connection, end: str, recover: bool
+) -> None:
+    """Nobody there knows what it changed. MariaDB wants no transaction to be open there."""
+    elsewhere = sa.create_engine(people.engine.url)
+    with people.right():
+        with elsewhere.connect() as gone:
+            transaction = gone.begin_twophase()
+            rename(gone, "ada")
+            transaction.prepare()
+            gone.invalidate()
+        elsewhere.dispose()
+        people.look("prepared")
+        if end == "text":
+            automatic.exec_driver_sql(f"XA COMMIT '{transaction.xid}'")
+        else:
+            getattr(automatic, end)(transaction.xid, recover=recover)
+
+    assert people.committed()["ada"][1] == ("first" if end == "rollback_prepared" else "changed")
+
+
+@on_mysql
+@pytest.mark.parametrize("end", ["XA COMMIT", "XA ROLLBACK"])
+def test_two_phases_made_of_text(people: Witness, automatic: sa.Connection, end: str) -> None:
+    with people.right():
+        automatic.exec_driver_sql("XA START 'host'")
+        rename(automatic, "ada")
+        automatic.exec_driver_sql("XA END 'host'")
+        automatic.exec_driver_sql("XA PREPARE 'host'")
+        automatic.exec_driver_sql(f"{end} 'host'")
+        rename(automatic, "barbara")
