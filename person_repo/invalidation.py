@@ -23,7 +23,7 @@ import functools
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,7 @@ from sqlalchemy.sql import dml
 
 from person_repo import changes
 from person_repo.backends import LeaseBackend, Tombstones
+from person_repo.cascades import Cascades
 from person_repo.changes import Change, TextKind, Watched
 from person_repo.exceptions import ConfigurationError
 from person_repo.keys import Keyspace
@@ -210,8 +211,7 @@ class _Coverage:
     def __init__(self, engine: sa.Engine) -> None:
         self._models: list[CoveredModel] = []
         self._by_table: dict[str, list[CoveredModel]] = {}
-        self._cascades: dict[tuple[str, bool], list[tuple[frozenset[str], list[CoveredModel]]]] = {}
-        self._tables_seen = 0
+        self._cascades: Cascades[CoveredModel] = Cascades([])
         self._prepared: dict[Any, _Pending] = {}
         self._twophase = threading.local()
         dialect: Any = engine.dialect
@@ -234,7 +234,7 @@ class _Coverage:
             return
         self._models = [*self._models, model]
         self._by_table = {**self._by_table, model.table: [*self._by_table.get(model.table, []), model]}
-        self._cascades = {}
+        self._cascades = Cascades(self._models)
 
     # Statements
 
@@ -281,7 +281,7 @@ class _Coverage:
             found = self._resolved(connection, statement, parameters)
         for name in _changed_by_ctes(context.compiled):
             found += [Change(model, None) for model in self._by_table.get(name, ())]
-        for model in self._cascading(statement, parameters):
+        for model in self._cascades.of_statement(statement, parameters):
             found.append(Change(model, None))
         return found
 
@@ -304,7 +304,7 @@ class _Coverage:
         if kind != TextKind.WRITE:
             return []
         named = [model for model in self._models if model.is_named_in(statement)]
-        named += [model for model in self._cascading_from_text(statement) if model not in named]
+        named += [model for model in self._cascades.of_text(statement) if model not in named]
         return [Change(model, None) for model in named]
 
     def _keep(
@@ -466,53 +466,6 @@ class _Coverage:
         found: _Pending | None = info.get(_PENDING)
         return found
 
-    # Cascades
-
-    def _cascading(self, statement: dml.UpdateBase, parameters: changes.Parameters) -> list[CoveredModel]:
-        """The models whose rows change because a row that they refer to is deleted, or its key updated."""
-        found: list[CoveredModel] = []
-        for by_update in _ways_to_act(statement):
-            for table in changes.targets_of(statement):
-                # Most updates set no column that anything refers to.
-                actions = self._actions_on(table, by_update)
-                named = changes.set_columns(statement, parameters) if by_update and actions else None
-                for referred, models in actions:
-                    if named is None or not named.isdisjoint(referred):
-                        found += [model for model in models if model not in found]
-        return found
-
-    def _cascading_from_text(self, text: str) -> list[CoveredModel]:
-        tables = {table.name for metadata in self._metadatas() for table in metadata.tables.values()}
-        words = {word.lower() for word in _words(text)}
-        return [
-            model
-            for table in tables
-            if table.lower() in words
-            for by_update in (True, False)
-            for _, models in self._actions_on(table.lower(), by_update)
-            for model in models
-        ]
-
-    def _metadatas(self) -> list[sa.MetaData]:
-        return list({id(model.mapping.table.metadata): model.mapping.table.metadata for model in self._models}.values())
-
-    def _actions_on(self, table: str, by_update: bool) -> list[tuple[frozenset[str], list[CoveredModel]]]:
-        """For each foreign key that acts on a change of this table: the columns it refers to, and the models that are
-        changed by it.
-        """
-        metadatas = self._metadatas()
-        seen = sum(len(metadata.tables) for metadata in metadatas)
-        if seen != self._tables_seen:  # a host may map more classes later
-            self._tables_seen, self._cascades = seen, {}
-        found = self._cascades.get((table, by_update))
-        if found is None:
-            actions = [action for metadata in metadatas for action in _actions(metadata, table, by_update)]
-            found = [
-                (referred, [model for model in self._models if model.table in reached]) for referred, reached in actions
-            ]
-            found = self._cascades[table, by_update] = [action for action in found if action[1]]
-        return found
-
     # Around COMMIT and ROLLBACK
 
     def _do_commit(self, commit: Callable[[Any], None], dbapi_connection: Any) -> None:
@@ -665,13 +618,6 @@ def _changed_by_ctes(compiled: Any) -> list[str]:
     return [name for element in elements if isinstance(element, dml.UpdateBase) for name in changes.targets_of(element)]
 
 
-def _ways_to_act(statement: dml.UpdateBase) -> list[bool]:
-    """Whether the foreign-key actions on updates (True) and on deletions (False) may follow from a statement."""
-    if not isinstance(statement, dml.Insert):
-        return [isinstance(statement, dml.Update)]
-    return [True] * (statement._post_values_clause is not None) + [False] * changes.replaces(statement)
-
-
 def _is_running(connection: sa.Connection, context: Any, result: sa.CursorResult[Any] | None) -> bool:
     """Whether a statement goes on although its result is here: SQLite commits with the last row that is fetched, MySQL
     is at the next of several statements by then.
@@ -701,55 +647,3 @@ def _made_keys(result: Any, model: CoveredModel) -> list[Any] | None:
             return None
         identities.append(identity)
     return identities
-
-
-def _actions(metadata: sa.MetaData, table: str, by_update: bool) -> Iterator[tuple[frozenset[str], set[str]]]:
-    """For each foreign key that acts on a change of a table: the columns it refers to, and the tables whose rows that
-    changes through declared actions, however far.
-
-    A row that an action deletes is a deletion in turn, one whose column it sets is an update.
-    """
-    for child, constraint in _acting(metadata, table, by_update):
-        reached: set[tuple[str, bool]] = set()
-        todo = [(child, by_update or not _deletes(constraint))]
-        while todo:
-            step = todo.pop()
-            if step not in reached:
-                reached.add(step)
-                todo += [
-                    (name, step[1] or not _deletes(further)) for name, further in _acting(metadata, step[0], step[1])
-                ]
-        yield frozenset(element.column.name for element in constraint.elements), {name for name, _ in reached}
-
-
-def _acting(metadata: sa.MetaData, parent: str, by_update: bool) -> Iterator[tuple[str, sa.ForeignKeyConstraint]]:
-    for child in metadata.tables.values():
-        for constraint in child.foreign_key_constraints:
-            if _acts(constraint, parent, by_update):
-                yield child.name.lower(), constraint
-
-
-def _acts(constraint: sa.ForeignKeyConstraint, parent: str, by_update: bool) -> bool:
-    action = constraint.onupdate if by_update else constraint.ondelete
-    if action is None or action.upper() in ("NO ACTION", "RESTRICT"):
-        return False
-    try:
-        return constraint.referred_table.name.lower() == parent
-    except sa.exc.NoReferenceError:  # it refers to a table that no metadata knows, so not to this one
-        return False
-
-
-def _deletes(constraint: sa.ForeignKeyConstraint) -> bool:
-    return (constraint.ondelete or "").upper() == "CASCADE"
-
-
-def _words(text: str) -> Iterable[str]:
-    word: list[str] = []
-    for letter in text:
-        if letter.isalnum() or letter == "_":
-            word.append(letter)
-        elif word:
-            yield "".join(word)
-            word = []
-    if word:
-        yield "".join(word)
