@@ -4,8 +4,9 @@ Where a statement's keys are found, in this order:
 
 1. inserts: in the values, or made by the database and read from the result afterwards;
 2. updates and deletes by primary key: in the criteria and their parameters, as the unit of work and bulk statements
-have them; 3. other updates and deletes: asked of the database by the same criteria, under the same locks, before; 4.
-everything else (SQL text, an insert from a select, a conflict on another unique key, a cascade): the whole model.
+   have them;
+3. other updates and deletes: asked of the database by the same criteria, under the same locks, before;
+4. everything else (SQL text, an insert from a select, a conflict on another unique key, a cascade): the whole model.
 """
 
 from __future__ import annotations

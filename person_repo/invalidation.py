@@ -3,8 +3,7 @@
 ``cover(engine, ...)`` is all there is to call. From then on, for every connection of that engine, whoever uses it:
 
 1. each statement is looked at before it is sent, and the keys of the rows it changes (``changes``) are kept with the
-DBAPI
-   connection. Savepoints change nothing: what was rolled back to one is dropped once too often.
+   DBAPI connection. Savepoints change nothing: what was rolled back to one is dropped once too often.
 2. right before the DBAPI's COMMIT the tombstones are put: the row locks are held, the outcome is open.
 3. once the outcome is known they are released: after COMMIT returned, or after a ROLLBACK did. An unknown
    outcome (the connection died in COMMIT) leaves them to their ttl.
