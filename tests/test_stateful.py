@@ -552,7 +552,7 @@ def test_cached_reads_are_what_is_committed_whatever_transactions_do(
     })  # fmt: skip
     if not EXAMPLES:  # the same sequences at each run, other ones for each combination
         machine = hypothesis.seed(zlib.crc32(f"{database_url[:5]} {cache_url[:9]}".encode()))(machine)
-    run_state_machine_as_test(machine, settings=_settings(25 if database_url.startswith("sqlite") else 15))
+    run_state_machine_as_test(machine, settings=_settings(50 if database_url.startswith("sqlite") else 20))
 
 
 def _settings(examples: int) -> hypothesis.settings:
