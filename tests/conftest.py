@@ -21,8 +21,8 @@ from person_repo.model import Base
 hypothesis.settings.register_profile("person_repo", deadline=None)
 hypothesis.settings.load_profile("person_repo")
 
-# A shell starts what runs in the background with Ctrl-C ignored, and children inherit that: the tests of Ctrl-C would wait
-# for nothing.
+# A shell starts what runs in the background with Ctrl-C ignored, and children inherit that: the tests of Ctrl-C would
+# wait for nothing.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
