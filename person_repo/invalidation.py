@@ -36,7 +36,7 @@ from person_repo import changes
 from person_repo.backends import LeaseBackend, Tombstones
 from person_repo.cascades import Cascades
 from person_repo.changes import Change, TextKind, Watched
-from person_repo.exceptions import ConfigurationError
+from person_repo.exceptions import ConfigurationError, InvalidIdError
 from person_repo.keys import Keyspace
 from person_repo.mapping import EntityMapping
 
@@ -333,7 +333,10 @@ class _Coverage:
         sent = _Sent(pending, ends=ends, begins=begins, due=kind != TextKind.ROLLBACK)
         for change in found:
             assert isinstance(change.watched, CoveredModel)
-            pending.add(change)
+            try:
+                pending.add(change)
+            except InvalidIdError:  # a row whose key no reader can ask for, and what else was found with it
+                pending.drop(change.watched)
             if change.generated and ends:  # committed before anybody learns the keys, which may be known to be absent
                 pending.drop(change.watched)
             elif change.generated:
@@ -438,11 +441,11 @@ class _Coverage:
         pending: _Pending | None = connection.connection.info.get(_PENDING)
         if is_open is None and pending is not None and pending.begun_by_text:
             return False
-        driver = _driver_of(connection)
-        if getattr(driver, "autocommit", None) is True:  # sqlite3 from Python 3.12 on
+        fairy: Any = connection.connection
+        if getattr(_driver_of(connection), "autocommit", None) is True:  # sqlite3 from Python 3.12 on
             return True
         try:
-            return connection.dialect.detect_autocommit_setting(driver)
+            return connection.dialect.detect_autocommit_setting(fairy.dbapi_connection)
         except NotImplementedError:
             return connection.get_isolation_level() == "AUTOCOMMIT"
 
@@ -490,7 +493,7 @@ class _Coverage:
 
     def _do_prepare_twophase(self, prepare: Callable[..., None], connection: sa.Connection, xid: Any) -> None:
         info = connection.connection.info
-        self._prepared[xid] = pending = self._changed_on(info) or _Pending()
+        self._prepared[_name_of(xid)] = pending = self._changed_on(info) or _Pending()
         info.pop(_PENDING, None)
         pending.put()
         prepare(connection, xid)
@@ -506,7 +509,7 @@ class _Coverage:
         """Cases: prepared here; not prepared, one phase; prepared by a process that is gone: what it changed is
         unknown.
         """
-        pending = self._prepared.get(xid)
+        pending = self._prepared.get(_name_of(xid))
         if pending is None and not is_prepared:
             pending = self._changed_on(connection.connection.info)
         elif pending is None:
@@ -520,7 +523,7 @@ class _Coverage:
             commit(connection, xid, is_prepared, recover)
         finally:
             self._twophase.committing = False
-        self._prepared.pop(xid, None)
+        self._prepared.pop(_name_of(xid), None)
         if pending is not None:
             if connection.connection.info.get(_PENDING) is pending:
                 del connection.connection.info[_PENDING]
@@ -535,7 +538,7 @@ class _Coverage:
         recover: bool = False,
     ) -> None:
         rollback(connection, xid, is_prepared, recover)
-        pending = self._prepared.pop(xid, None) or connection.connection.info.pop(_PENDING, None)
+        pending = self._prepared.pop(_name_of(xid), None) or connection.connection.info.pop(_PENDING, None)
         if pending is not None:
             pending.end()
 
@@ -557,6 +560,11 @@ def _pending_of(info: dict[Any, Any]) -> _Pending:
     if found is None:
         found = info[_PENDING] = _Pending()
     return found
+
+
+def _name_of(xid: Any) -> Any:
+    # XA RECOVER tells bytes.
+    return xid.decode(errors="replace") if isinstance(xid, bytes) else xid
 
 
 def _info_of(dbapi_connection: Any) -> dict[Any, Any] | None:

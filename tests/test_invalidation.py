@@ -604,6 +604,33 @@ def test_statements_that_run_when_the_result_of_the_first_is_here(
     assert people.committed()["ada"][1] == "changed"
 
 
+class Counter(HostBase):
+    """A table without transactions: what is written is committed, and no rollback takes it back."""
+
+    __tablename__ = "counter"
+    __table_args__ = {"mysql_engine": "MyISAM"}
+
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True, autoincrement=False)
+    count: orm.Mapped[int] = orm.mapped_column(default=0)
+
+
+@on_mysql
+def test_a_table_without_transactions_is_right_after_each_statement(witness_of: Callable[..., Witness]) -> None:
+    counters = witness_of(Counter, [Counter(id=1), Counter(id=2)], ids=(1, 2, 3))
+    counters.warm()
+    with counters.engine.connect() as connection:
+        with counters.blind():
+            connection.execute(sa.update(Counter).where(Counter.id == 1).values(count=1))
+        counters.look("after the update")
+        with counters.blind():
+            connection.execute(sa.insert(Counter), [{"id": 3}])
+        counters.look("after the insert")
+        connection.rollback()
+    counters.check()
+
+    assert counters.committed()[1] == (1, 1)
+
+
 @on_sqlite
 def test_what_sqlite_runs_outside_a_transaction_is_committed_though_nobody_commits(people: Witness) -> None:
     statement = "WITH wanted AS (SELECT 'ada' AS id) UPDATE person SET first_name = 'kept' WHERE id IN wanted"
@@ -943,8 +970,10 @@ def test_attributes_that_have_the_names_of_other_columns(witness_of: Callable[..
     with members.invalidates("c", "d"), members.sessions() as session, session.begin():
         session.execute(sa.insert(Member).values(ident="c", member_no="a"))
         session.execute(sa.insert(table).values(member_no="d", ident="b", where_to_find="here"))
-    with members.invalidates("e", "f"), members.engine.begin() as connection:
-        connection.execute(sa.insert(table), [{"member_no": "e", "ident": "a"}, {"member_no": "f", "ident": "b"}])
+    with members.invalidates("e"), members.engine.begin() as connection:
+        connection.execute(sa.insert(table), [{"member_no": "e", "ident": "a"}])
+    with members.invalidates("f"), members.engine.begin() as connection:
+        connection.execute(sa.insert(table).values([{"member_no": "f", "ident": "b"}]))
     with members.invalidates("a"), members.sessions() as session, session.begin():
         session.execute(sa.update(Member).where(Member.ident == "a").values({"member_no": "e"}))
     with members.invalidates("b"), members.sessions() as session, session.begin():
@@ -1329,6 +1358,19 @@ def test_an_update_of_two_tables_at_once(people: Witness) -> None:
 
 
 @on_sqlite
+def test_a_row_without_a_key_makes_no_write_fail(people: Witness) -> None:
+    """SQLite takes NULL in a primary key, where the table was not made by SQLAlchemy."""
+    with people.blind(), people.engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE person")
+        connection.exec_driver_sql("CREATE TABLE person (id TEXT PRIMARY KEY, first_name, last_name, version)")
+        connection.exec_driver_sql("INSERT INTO person VALUES ('ada', 'first', 'x', 1), (NULL, 'first', 'x', 1)")
+    with people.drops(), people.engine.begin() as connection:
+        connection.execute(sa.update(TABLE).where(TABLE.c.last_name == "x").values(first_name="changed"))
+
+    assert people.committed()["ada"][1] == "changed"
+
+
+@on_sqlite
 def test_an_update_from_another_table(people: Witness) -> None:
     notes: Any = Note.__table__
     with people.sessions() as session, session.begin():
@@ -1683,6 +1725,22 @@ def test_a_prepared_transaction_that_another_process_ends(
             getattr(automatic, end)(transaction.xid, recover=recover)
 
     assert people.committed()["ada"][1] == ("first" if end == "rollback_prepared" else "changed")
+
+
+@on_mysql
+def test_a_prepared_transaction_that_this_process_recovers_drops_what_it_changed(
+    people: Witness, automatic: sa.Connection
+) -> None:
+    with people.invalidates("ada"):
+        with people.engine.connect() as gone:
+            transaction = gone.begin_twophase()
+            rename(gone, "ada")
+            transaction.prepare()
+            gone.invalidate()
+        (xid,) = (xid for xid in automatic.recover_twophase() if xid.decode() == transaction.xid)
+        automatic.commit_prepared(xid, recover=True)
+
+    assert people.committed()["ada"][1] == "changed"
 
 
 @on_mysql

@@ -143,6 +143,7 @@ class Witness:
         """Has the cache know everybody, the absent included."""
         self.answered()
         self.loaded.clear()
+        self.wrong.clear()
         self.look("when warm")
         assert not self.loaded, "the cache could not be warmed"
 
