@@ -12,6 +12,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import sqlalchemy as sa
+from schedules.summary import pytest_terminal_summary  # noqa: F401  (a hook)
 from servers import Memcached, mariadb, memcached
 from sqlalchemy import orm
 

@@ -38,7 +38,8 @@ class Report:
     """What a search did and found.
 
     ``runs``: schedules that were run. ``schedules``: schedules that were searched, the merged ones included; of these
-    ``stuck`` end with the one entry that is known to get stuck, and ``bad`` break the promise.
+    ``stuck`` end with the one entry that is known to get stuck, of which ``known`` is the shortest that was run, and
+    ``bad`` break the promise.
     """
 
     scenario: Scenario
@@ -53,6 +54,7 @@ class Report:
     seconds: float = 0.0
     complete: bool = True
     found: list[Found] = field(default_factory=list)
+    known: Found | None = None
 
     @property
     def shortest(self) -> Found | None:
@@ -98,28 +100,32 @@ def search(
         stage = Stage(scenario, before_read)
         _Search(stage, report, merged, most, first).run()
         report.found = [_told(stage, found, faults) for found in report.found]
+        if report.known is not None:
+            report.known = _told(stage, report.known, faults)
     report.seconds = time.process_time() - begun
     return report
 
 
 def hunt(
-    scenario: Scenario, *, faults: int, most: int = 30_000, before_read: Callable[[ReadEngine], None] | None = None
-) -> tuple[Found | None, int]:
-    """The shortest schedule that breaks the promise among those with fewest switches.
+    scenario: Scenario,
+    *,
+    faults: int,
+    switches: int = 3,
+    most: int = 30_000,
+    before_read: Callable[[ReadEngine], None] | None = None,
+) -> tuple[Report, int]:
+    """Searches with no switch, then with one, and so on, until a schedule breaks the promise.
 
-    Returns it, None where there is none within ``most`` runs for each number of switches, and how many schedules had
+    Returns the last report, whose ``shortest`` is the shortest schedule with as few switches as any, and how many had
     been run when the first was found.
     """
     runs = 0
-    for switches in range(_MOST_SWITCHES + 1):
-        report = search(scenario, faults=faults, switches=switches, most=most, before_read=before_read)
+    for bound in range(switches + 1):
+        report = search(scenario, faults=faults, switches=bound, most=most, before_read=before_read)
         if report.found:
-            return report.shortest, runs + report.found[0].run
+            return report, runs + report.found[0].run
         runs += report.runs
-    return None, runs
-
-
-_MOST_SWITCHES = 3
+    return report, runs
 
 
 class _Search:
@@ -170,13 +176,21 @@ class _Search:
                 report.steps += 1
                 switches += self._switches(world, choices[0])
                 world.take(choices[0])
-            return 1, int(stage.finish(world)), 0
+            if not stage.finish(world):
+                return 1, 0, 0
+            self._keep_stuck(tuple(branch.choices[branch.at] for branch in self.branches))
+            return 1, 1, 0
         except Violation as exc:
             way = tuple(branch.choices[branch.at] for branch in self.branches)
             report.found.append(Found(exc.kind, str(exc), way, report.runs + 1))
             return 1, 0, 1
         finally:
             world.close()
+
+    def _keep_stuck(self, way: tuple[Choice, ...]) -> None:
+        known = self.report.known
+        if known is None or len(way) < len(known.choices):
+            self.report.known = Found("stuck", "an old entry stays until its ttl", way, self.report.runs + 1)
 
     def _switches(self, world: World, choice: Choice) -> int:
         if self.report.switches is None:
@@ -197,7 +211,8 @@ class _Search:
         key = world.fingerprint()
         if self.report.switches is None:
             return key
-        return key, switches, None if world.last is None else world.last.at
+        last = world.last and world.last.at, world.last_wire and world.last_wire.at
+        return key, switches, last
 
     def _settle(self, outcome: tuple[int, int, int]) -> bool:
         """Counts what a run found, forgets the branches that are searched through, turns to the next choice.

@@ -13,8 +13,10 @@ from typing import NamedTuple
 __all__ = ["Clock", "Command", "FakeMemcached", "Item", "commands_of"]
 
 _NEVER = 0
+# More is a date to memcached, less is over at once.
+_LONGEST = 30 * 24 * 3600
 _KNOWN: Mapping[bytes, frozenset[bytes]] = {
-    b"mg": frozenset([b"f", b"c", b"s", b"t", b"k", b"v", b"T", b"N"]),
+    b"mg": frozenset([b"f", b"c", b"s", b"t", b"v", b"T", b"N"]),
     b"ms": frozenset([b"C", b"F", b"T", b"M", b"c"]),
     b"md": frozenset([b"C"]),
 }
@@ -75,7 +77,8 @@ def _parsed(request: bytes) -> Iterator[Command]:
             if request[at - 2 : at] != b"\r\n":
                 raise ValueError(f"a value does not end where its line says: {request!r}")
         flags = {word[:1]: word[1:] for word in words[1:]}
-        if line != b"stats settings" and not set(flags) <= _KNOWN.get(verb, frozenset()):
+        unknown = not set(flags) <= _KNOWN.get(verb, frozenset()) or {b"C", b"M"} <= set(flags)
+        if unknown and line != b"stats settings":
             raise ValueError(f"the fake memcached does not know {line!r}")
         yield Command(verb, words[0], flags, body, line.decode())
 
@@ -135,28 +138,29 @@ class FakeMemcached:
         return item
 
     def _until(self, ttl: bytes) -> int:
-        """Cases: never; a duration; over at once."""
         seconds = int(ttl)
-        if seconds > 0:
-            return self.clock.now + seconds
-        return _NEVER if seconds == 0 else 1
+        if not 0 <= seconds <= _LONGEST:
+            raise ValueError(f"the fake memcached knows no ttl of {seconds} s")
+        return self.clock.now + seconds if seconds else _NEVER
 
     def _get(self, command: Command) -> bytes:
+        """As memcached does, it takes the flags in their order: a time that is told before it is set is the old one."""
         key, flags = command.key, command.flags
         item = self._item(key)
         last = b""
         if item is None:
-            ttl = flags.get(b"N")
-            if ttl is None:
+            if b"N" not in flags:
                 return b"EN\r\n"
-            item = self._link(key, 0, b"", self._until(ttl), won=True)
+            item = self._link(key, 0, b"", _NEVER, won=True)
             last = b" W"
-        else:
-            if item.won:
-                last = b" Z"
-            if b"T" in flags:
-                item = self.items[key] = item._replace(until=self._until(flags[b"T"]))
-        words = b"".join([_TELL[flag](self, key, item) for flag in flags if flag in _TELL])
+        elif item.won:
+            last = b" Z"
+        words = b""
+        for flag, argument in flags.items():
+            if flag == b"T" or (flag == b"N" and last == b" W"):
+                item = self.items[key] = item._replace(until=self._until(argument))
+            elif flag in _TELL:
+                words += _TELL[flag](self, item)
         if b"c" in flags:
             self.told = item
         if b"v" in flags:
@@ -198,10 +202,9 @@ class FakeMemcached:
         return b"HD\r\n"
 
 
-_TELL: Mapping[bytes, Callable[[FakeMemcached, bytes, Item], bytes]] = {
-    b"f": lambda server, key, item: b" f%d" % item.flags,
-    b"c": lambda server, key, item: b" c%d" % item.cas,
-    b"s": lambda server, key, item: b" s%d" % len(item.body),
-    b"t": lambda server, key, item: b" t%d" % (item.until - server.clock.now if item.until else -1),
-    b"k": lambda server, key, item: b" k%b" % key,
+_TELL: Mapping[bytes, Callable[[FakeMemcached, Item], bytes]] = {
+    b"f": lambda server, item: b" f%d" % item.flags,
+    b"c": lambda server, item: b" c%d" % item.cas,
+    b"s": lambda server, item: b" s%d" % len(item.body),
+    b"t": lambda server, item: b" t%d" % (item.until - server.clock.now if item.until else -1),
 }

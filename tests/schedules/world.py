@@ -220,6 +220,7 @@ class World:
         self.hub = greenlet.getcurrent()
         self.closed = False
         self.last: Actor | None = None
+        self.last_wire: Wire | None = None
         self.randoms = 0
         self.killed: list[Actor] = []
         self.robbed: set[tuple[str, int]] = set()
@@ -331,11 +332,16 @@ class World:
         return sorted(end for end in ends if end > now)
 
     def switches(self, choice: Choice) -> bool:
-        """Whether a choice takes the turn from an actor that could have gone on."""
+        """Whether a choice takes the turn from an actor that could have gone on; or, of two servers that one actor has
+        asked, from the one that could have answered on.
+        """
         last = self.last
-        if last is None or choice[0] not in ("step", "command", "reset") or choice[1] == last.at:
+        if last is None or choice[0] not in ("step", "command", "reset"):
             return False
-        return bool(self.steps_of(last))
+        if choice[1] != last.at:
+            return bool(self.steps_of(last))
+        wire = self.last_wire
+        return wire is not None and choice[2] != wire.at and bool(wire.queue) and not wire.broken
 
     # What a choice does
 
@@ -354,13 +360,14 @@ class World:
             actor = self.actors[at]
             self._turn_of(actor)
             self._log(actor.name, "finds its connection closed", "")
-            actor.seen = self.names((actor.seen, self.clock.now, "reset"))
+            actor.seen = self.names((actor.seen, "reset"))
             actor.parked = actor.task.switch()
         else:
             self._fail(kind, at, what)
 
     def _turn_of(self, actor: Actor) -> None:
         self.last = actor
+        self.last_wire = None
         actor.steps += 1
         if actor.reads_anew:
             actor.reads_anew = False
@@ -370,29 +377,30 @@ class World:
         try:
             result = operation.act()
         except Exception as exc:
-            actor.seen = self.names((actor.seen, self.clock.now, type(exc)))
+            actor.seen = self.names((actor.seen, type(exc)))
             self._log(actor.name, operation.label, f"raises {type(exc).__name__}")
             actor.parked = actor.task.throw(exc)
             return
         told = self._told(actor, result)
-        actor.seen = self.names((actor.seen, self.clock.now, told))
+        actor.seen = self.names((actor.seen, told))
         if self.log is not None:
             self._log(actor.name, operation.label, self._shown(told))
         actor.parked = actor.task.switch(result)
 
     def _execute(self, actor: Actor, wire: Wire) -> None:
         self._turn_of(actor)
+        self.last_wire = wire
         command = wire.queue.popleft()
         server = wire.server
         server.maker = actor.seen
         reply = server.execute(command)
         wire.received.append(reply)
         if self.numbered or server.told is None:
-            actor.seen = self.names((actor.seen, self.clock.now, wire.at, reply))
+            actor.seen = self.names((actor.seen, wire.at, reply))
         else:
             told = server.told
             named = reply.replace(b" c%d" % told.cas, b" c", 1)
-            actor.seen = self.names((actor.seen, self.clock.now, wire.at, named, told.made))
+            actor.seen = self.names((actor.seen, wire.at, named, told.made))
         if self.log is not None:
             self._log(actor.name, command.text, _meaning(self, command, reply))
         if not wire.queue and wire is actor.parked:
@@ -601,6 +609,13 @@ class World:
             raise ConnectionRefusedError("nobody listens")
         return Wire(self, actor, server)
 
+    def time(self) -> int:
+        """The second, by the clock on the wall of whoever asks."""
+        task = greenlet.getcurrent()
+        if isinstance(task, _Task):
+            task.actor.seen = self.names((task.actor.seen, "time", self.clock.now))
+        return self.clock.now
+
     def random(self, size: int) -> bytes:
         """Bytes that tell who drew them; no two draws of a schedule are equal."""
         task = greenlet.getcurrent()
@@ -634,7 +649,7 @@ def without_a_network() -> Iterator[None]:
     def connected(server: str, _settings: Any, _tls: Any = None) -> Wire:
         return World.current.connect(server)
 
-    clock: Any = SimpleNamespace(monotonic=lambda: 0.0, time=lambda: World.current.clock.now)
+    clock: Any = SimpleNamespace(monotonic=lambda: 0.0, time=lambda: World.current.time())
     randoms: Any = SimpleNamespace(urandom=lambda size: World.current.random(size))
     places: Sequence[tuple[Any, str, Any]] = (
         (_meta, "_connected", connected),
