@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("greenlet")
 
 from schedules.database import ReadEngine
-from schedules.search import hunt
+from schedules.search import hunt, search
 from schedules.stage import Scenario, commit
 from schedules.summary import tell
 from schedules.world import World
@@ -298,15 +298,33 @@ MUTATIONS = [
 ]
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
 def test_a_safeguard_taken_away_is_missed(
     mutation: Mutation, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    mutation.patch(monkeypatch)
+    """And as it is, the code passes the schedules that find the mutation. ``pytest -rP`` shows the shortest of each."""
     backend = mutation.name.partition(":")[0]
     scenario = replace(mutation.scenario, backend=backend, kinds=mutation.kinds)
+    with monkeypatch.context() as patched:
+        mutation.patch(patched)
+        report, runs = hunt(scenario, faults=mutation.faults, before_read=mutation.before_read)
 
-    found, runs = hunt(scenario, faults=mutation.faults, before_read=mutation.before_read)
+    found = report.shortest
+    assert found is not None, f"nothing found in {runs:,} schedules"
+    print(f"{mutation.name}\n{found}")
+    tell(request, f"{mutation.name:<80} {found.kind:<8} after {runs:>5,} schedules, by {len(found.log)} steps")
 
-    assert found is not None, f"{mutation.name}: nothing found in {runs} schedules"
-    tell(request, f"{mutation.name:<80} {found.kind:<9} after {runs:>6,} schedules, by {len(found.choices)} steps")
+    shipped = search(scenario, faults=mutation.faults, switches=report.switches, most=2_000)
+    assert not shipped.found, str(shipped.shortest)
+
+
+def test_a_late_fill_after_a_restart_is_of_an_epoch_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two safeguards stand against one fault: a lease that is good on another connection is no harm by itself."""
+    (mutation,) = [mutation for mutation in MUTATIONS if mutation.patch is _fill_again_after_a_restart]
+    _fill_again_on_a_new_connection(monkeypatch)
+
+    report, _ = hunt(replace(mutation.scenario, kinds=mutation.kinds), faults=mutation.faults, switches=2)
+
+    assert report.complete
+    assert report.shortest is None
