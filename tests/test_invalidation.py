@@ -7,6 +7,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pymysql
@@ -14,9 +15,10 @@ import pytest
 import sqlalchemy as sa
 from servers import Memcached
 from sqlalchemy import exc, orm
-from sqlalchemy.dialects import mysql, sqlite
+from sqlalchemy.dialects import mysql, postgresql, sqlite
 from ways import ADDITIONS, CHANGES, MOVES, PEOPLE, REMOVALS, STRANGERS, TABLE, Way, Witness, person, rows, ways_for
 
+from person_repo import invalidation
 from person_repo.model import ExactString, Person
 from person_repo.region import make_region
 from person_repo.service import Service
@@ -111,6 +113,14 @@ def known_ways(people: Witness, *names: str) -> list[tuple[str, Way, tuple[str, 
 def rename(session: orm.Session | sa.Connection, id: str, name: str = "changed") -> Any:
     """The shortest way to change a person whose key can be told."""
     return session.execute(sa.update(TABLE).where(TABLE.c.id == id).values(first_name=name))
+
+
+def is_unsure(people: Witness, id: str) -> bool:
+    """Whether the cache leaves an entity to the database, and goes on doing so."""
+    people.service.cached.get(id)
+    before = people.service.stats()
+    people.service.cached.get(id)
+    return (people.service.stats() - before).bypasses == 1
 
 
 # Every way
@@ -484,6 +494,7 @@ def test_what_came_before_a_statement_that_commits_is_announced_before_it(
             rename(connection, "ada")
             with contextlib.suppress(exc.OperationalError):
                 connection.execute(sa.text(statement))
+            assert name == "a lock" or not is_unsure(people, "ada")  # which is a transaction of its own
             connection.rollback()
             connection.exec_driver_sql("UNLOCK TABLES")
             connection.invalidate()
@@ -1357,6 +1368,17 @@ def test_an_update_of_two_tables_at_once(people: Witness) -> None:
     assert people.committed()["ada"][1] == "again"
 
 
+def test_a_query_that_changes_rows_on_the_way_is_none() -> None:
+    """As PostgreSQL has it; of the databases here none does."""
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    changed = sa.update(TABLE).values(version=2).returning(TABLE.c.id).cte("changed")
+    writes, reads = sa.select(changed.c.id), sa.select(TABLE.c.id)
+
+    assert invalidation._is_query(SimpleNamespace(compiled=reads.compile(dialect=dialect)))
+    assert not invalidation._is_query(SimpleNamespace(compiled=writes.compile(dialect=dialect)))
+    assert invalidation._changed_by_ctes(writes.compile(dialect=dialect)) == ["person"]
+
+
 @on_sqlite
 def test_a_row_without_a_key_makes_no_write_fail(people: Witness) -> None:
     """SQLite takes NULL in a primary key, where the table was not made by SQLAlchemy."""
@@ -1480,14 +1502,6 @@ def test_a_commit_that_the_database_refuses(enforced: sa.Engine, witness_of: Cal
         connection.rollback()
 
     assert 1 in folders.committed()
-
-
-def is_unsure(people: Witness, id: str) -> bool:
-    """Whether the cache leaves an entity to the database, and goes on doing so."""
-    people.service.cached.get(id)
-    before = people.service.stats()
-    people.service.cached.get(id)
-    return (people.service.stats() - before).bypasses == 1
 
 
 def lose_the_reply(connection: sa.Connection) -> None:
@@ -1685,6 +1699,7 @@ def test_a_transaction_in_two_phases(people: Witness, end: str, prepared: bool) 
         if prepared:
             transaction.prepare()
             people.look("prepared")
+            assert is_unsure(people, "ada")
         getattr(transaction, end)()
 
 
