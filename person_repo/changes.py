@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import orm
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.sql import dml, elements, operators, visitors
 
@@ -417,7 +416,8 @@ def _ask(
     target: Any,
     most: int,
 ) -> list[Identity] | None:
-    """The keys of the rows that meet the criteria, locked until the transaction ends; None where they are too many.
+    """The keys of the rows that meet the criteria, locked until the transaction ends, or of one more than the most;
+    None where the statement's table has no such columns.
 
     A row that comes to meet them between this and the statement makes the statement match more rows than
     were found here: the caller compares.
@@ -437,7 +437,7 @@ def _ask(
     # The other names are those that the statement's compilation made up: here they may stand for other values.
     given = {name: value for name, value in (parameters[0] if parameters else {}).items() if name in _names(statement)}
     rows = connection.execute(query.limit(most + 1).with_for_update(), given, execution_options={OWN: True}).all()
-    return None if len(rows) > most else [tuple(row) for row in rows]
+    return [tuple(row) for row in rows]
 
 
 def _names(statement: dml.Update | dml.Delete) -> set[str]:
@@ -557,14 +557,12 @@ def _column_of(target: Any, name: str) -> Any:
 
 
 def _column_name(statement: dml.UpdateBase, column: Any) -> str:
-    """The name in the database of what ``values()`` was given: a column, or a string that is an attribute's name to the
-    ORM and a column's key to Core.
+    """The name in the database of what ``values()`` keeps: a column, or the key of one. The names of attributes are
+    columns by then.
     """
     if not isinstance(column, str):
         return str(getattr(column, "name", column))
-    mapper = statement._propagate_attrs.get("plugin_subject")
-    attribute = mapper.column_attrs.get(column) if isinstance(mapper, orm.Mapper) else None
-    found = statement.table.c.get(column) if attribute is None else attribute.columns[0]
+    found = statement.table.c.get(column)
     return column if found is None else str(found.name)
 
 

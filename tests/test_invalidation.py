@@ -980,7 +980,7 @@ def test_attributes_that_have_the_names_of_other_columns(witness_of: Callable[..
     )
     table: Any = Member.__table__
     with members.invalidates("c", "d"), members.sessions() as session, session.begin():
-        session.execute(sa.insert(Member).values(ident="c", member_no="a"))
+        session.execute(sa.insert(Member).values([{"ident": "c", "member_no": "a"}]))
         session.execute(sa.insert(table).values(member_no="d", ident="b", where_to_find="here"))
     with members.invalidates("e"), members.engine.begin() as connection:
         connection.execute(sa.insert(table), [{"member_no": "e", "ident": "a"}])
