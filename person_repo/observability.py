@@ -16,8 +16,10 @@ class Stats:
     ``rejected`` (an item that names another key or schema, or cannot be decoded), ``loads`` (statements sent to the
     database to answer reads). Fills: ``fills`` (stored), ``fills_refused`` (the lease was lost; the log's "add failed"
     of old), ``uncacheable`` (a state that would not come back as it was). Writes: ``tombstones`` (placed),
-    ``model_drops`` (whole models dropped). The cache: ``round_trips`` (exchanges, one per server), ``errors``
-    (exchanges that failed).
+    ``model_drops`` (whole models dropped), ``unplaced`` (tombstones that could not be placed). The fence:
+    ``fence_polls`` (looks at what is undelivered), ``fenced`` (reads sent to the database by it), ``delivered``
+    (invalidations delivered late). The cache: ``round_trips`` (exchanges, one per server), ``errors`` (exchanges that
+    failed), ``circuit_open`` (exchanges not attempted, because the server had failed too often just before).
     """
 
     hits: int = 0
@@ -32,8 +34,13 @@ class Stats:
     uncacheable: int = 0
     tombstones: int = 0
     model_drops: int = 0
+    unplaced: int = 0
+    fence_polls: int = 0
+    fenced: int = 0
+    delivered: int = 0
     round_trips: int = 0
     errors: int = 0
+    circuit_open: int = 0
 
     def as_dict(self) -> dict[str, int]:
         """The numbers by name, in the order of the fields."""
@@ -91,8 +98,13 @@ class Counters:
     uncacheable: Count
     tombstones: Count
     model_drops: Count
+    unplaced: Count
+    fence_polls: Count
+    fenced: Count
+    delivered: Count
     round_trips: Count
     errors: Count
+    circuit_open: Count
 
     def __init__(self) -> None:
         for name in self.__slots__:

@@ -11,9 +11,10 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from person_repo.exceptions import ConfigurationError
 
-__all__ = ["KNOWN_SCHEMES", "CacheSettings", "CacheUrl", "Settings", "parse_cache_url", "redact"]
+__all__ = ["KNOWN_SCHEMES", "ON_UNREACHABLE", "CacheSettings", "CacheUrl", "Settings", "parse_cache_url", "redact"]
 
 KNOWN_SCHEMES = ("memcached", "memory", "null")
+ON_UNREACHABLE = ("proceed", "strict", "refuse")
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 # A server of a URL: neither user, path, query nor anything that urlsplit would drop without a word.
@@ -38,9 +39,15 @@ class CacheSettings:
     ``ttl``: seconds a value or a negative entry lives at the server. ``lease_ttl``: seconds after which a
     reader that died has lost its right to fill. ``tombstone_ttl``: seconds a tombstone outlives a
     writer that died; longer than the slowest commit. ``wait``: seconds a reader waits for another's load before
-    it loads for itself. ``timeout`` and ``connect_timeout``: seconds for one exchange with a server and
-    for opening a connection to it. ``max_keys``: changed keys of one model in one transaction above
-    which the whole model is dropped. ``max_items``: entries a memory region holds.
+    it loads for itself. ``timeout``: seconds one operation may wait for the cache, in all: connecting,
+    further attempts and every server included. ``connect_timeout``: seconds of these for opening a connection.
+    ``breaker_failures``: failures in a row after which a server is left alone. ``breaker_reset``: seconds
+    after which one operation tries it again. ``on_unreachable``: what a commit does where a tombstone cannot be placed:
+    ``proceed`` (readers learn of it within ``fence_interval``), ``strict`` (the commit waits until they
+    have), ``refuse`` (it raises). ``fence_interval``: seconds for which a process may go by what it last read of
+    such commits. ``max_loads``: loads of one process from the database at a time, 0 for no bound.
+    ``max_load_wait``: seconds a read waits for its turn then, before it raises. ``max_keys``: changed keys of one model
+    in one transaction above which the whole model is dropped. ``max_items``: entries a memory region holds.
     """
 
     namespace: str = "person_repo"
@@ -50,6 +57,12 @@ class CacheSettings:
     wait: float = 0.1
     timeout: float = 0.25
     connect_timeout: float = 0.25
+    breaker_failures: int = 3
+    breaker_reset: float = 1.0
+    on_unreachable: str = "proceed"
+    fence_interval: float = 1.0
+    max_loads: int = 0
+    max_load_wait: float = 5.0
     max_keys: int = 1000
     max_items: int = 100_000
     tls: bool = False
@@ -68,12 +81,16 @@ class CacheSettings:
                 raise ConfigurationError(
                     f"{name} {getattr(self, name)!r}: give whole seconds between 1 and {_LONGEST_TTL} (30 days)"
                 )
-        for name in ("timeout", "connect_timeout"):
+        for name in ("timeout", "connect_timeout", "breaker_reset", "fence_interval", "max_load_wait"):
             if not 0 < getattr(self, name) <= 60:
                 raise ConfigurationError(f"{name} {getattr(self, name)!r}: give seconds above 0, at most 60")
         if not 0 <= self.wait <= 60:
             raise ConfigurationError(f"wait {self.wait!r}: give seconds between 0 and 60")
-        for name in ("max_keys", "max_items"):
+        if self.on_unreachable not in ON_UNREACHABLE:
+            raise ConfigurationError(f"on_unreachable {self.on_unreachable!r}: give {', '.join(ON_UNREACHABLE)}")
+        if self.max_loads < 0:
+            raise ConfigurationError(f"max_loads {self.max_loads!r}: give at least 1, or 0 for no bound")
+        for name in ("max_keys", "max_items", "breaker_failures"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} {getattr(self, name)!r}: give at least 1")
         for name in ("tls_ca", "tls_cert", "tls_key", "tls_hostname"):

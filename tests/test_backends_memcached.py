@@ -32,6 +32,7 @@ from unruly import Answer, Door
 
 from person_repo.backends import BLOCKED, BUSY, UNREACHABLE, Lease, Tombstones
 from person_repo.backends import memcached as module
+from person_repo.backends._meta import Patience
 from person_repo.backends.memcached import BASE, MemcachedBackend
 from person_repo.exceptions import CacheUnavailableError, ConfigurationError
 from person_repo.testing import (
@@ -65,7 +66,9 @@ def connect() -> Iterator[Connect]:
 
     def make(*servers: Memcached | Door | str, **arguments: Any) -> MemcachedBackend:
         urls = [server if isinstance(server, str) else server.url for server in servers]
-        backend = MemcachedBackend({"servers": urls, "timeout": 10.0, "connect_timeout": 10.0, **arguments})
+        # A test that wants a server left alone says so.
+        patient = {"timeout": 10.0, "connect_timeout": 10.0, "breaker_failures": 1_000_000}
+        backend = MemcachedBackend({"servers": urls, **patient, **arguments})
         opened.append(backend)
         return backend
 
@@ -447,7 +450,7 @@ def _commands(request: bytes) -> list[bytes]:
 
 
 def stepwise(backend: MemcachedBackend, server: Memcached) -> Stepwise:
-    connection = backend._connection(server.url)
+    connection = backend._connection(server.url, Patience(10.0))
     steps = Stepwise(connection._socket)
     connection._socket = steps  # type: ignore[assignment]
     return steps
@@ -558,7 +561,10 @@ class Story:
         self.late: list[Callable[[], object]] = []
         self.stale: list[tuple[int, int]] = []
         for name in (KEY, MARKER):
-            self.stepped._exchange(self.stepped._connection(server.url), b"md %b\r\n" % name.encode(), 1)
+            patience = Patience(10.0)
+            self.stepped._exchange(
+                self.stepped._connection(server.url, patience), b"md %b\r\n" % name.encode(), 1, patience
+            )
         if stood != "nothing":
             store(self.reader, KEY, b"0")
         if stood == "a value of another epoch":
@@ -618,7 +624,10 @@ class Story:
         assert self.stale == [], f"(read, acknowledged before it) with {plan}"
 
     def evict(self, name: str) -> None:
-        self.writer._exchange(self.writer._connection(self.server.url), b"md %b\r\n" % name.encode(), 1)
+        patience = Patience(10.0)
+        self.writer._exchange(
+            self.writer._connection(self.server.url, patience), b"md %b\r\n" % name.encode(), 1, patience
+        )
 
     # What others do
 
@@ -769,7 +778,7 @@ class TestProtocol:
 
 class TestLargeItems:
     def largest(self, backend: MemcachedBackend, server: Memcached) -> int:
-        return backend._connection(server.url).largest_body - 8
+        return backend._connection(server.url, Patience(10.0)).largest_body - 8
 
     def test_the_largest_value_is_stored_and_one_byte_more_is_not(self, connect: Connect, server: Memcached) -> None:
         backend = connect(server)
@@ -893,13 +902,13 @@ class TestInterruption:
             store(another, f"{KEY}{number}", b"%d" % number * 20)
         for at in itertools.count(1):
             call = self.prepare(backend, another, f"{KEY}-{at}", operation)
-            connection = backend._connection(server.url)
+            connection = backend._connection(server.url, Patience(10.0))
             inner = connection._socket
             connection._socket = Interrupting(inner, at)  # type: ignore[assignment]
             try:
                 call()
             except KeyboardInterrupt:
-                assert backend._connection(server.url) is not connection
+                assert backend._connection(server.url, Patience(10.0)) is not connection
             else:
                 connection._socket = inner
                 assert at > 4, "nothing was interrupted"
@@ -946,7 +955,7 @@ class TestInterruption:
         for key in values:
             store(another, key, key.encode())
         lease, other_lease = take(backend), take(backend, OTHER_KEY)
-        connection = backend._connection(server.url)
+        connection = backend._connection(server.url, Patience(10.0))
         connection._socket = Interrupting(connection._socket, at)  # type: ignore[assignment]
         with pytest.raises(KeyboardInterrupt):
             backend.fetch(GROUP, values[0])
@@ -1199,8 +1208,13 @@ def test_a_server_that_has_no_memory_for_a_lease_is_counted_and_logged(
     assert backend.fetch_many(GROUP, keys(2)) == [UNREACHABLE, b"value"]
     assert backend.counters.snapshot().errors == 1
     assert caplog.messages == [
-        f"memcached {door.url}: SERVER_ERROR out of memory storing object; reads go to the database until it answers"
+        f"memcached {door.url}: SERVER_ERROR out of memory storing object; what is not cached there stays so until "
+        "it takes items"
     ]
+    door.answer = None
+    for key in keys(3):
+        take(backend, key)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]  # INFO is below what is captured
 
 
 class TestOutage:
@@ -1318,7 +1332,7 @@ class TestOutage:
                 ("INFO", f"memcached {server.url} answers again")
             ]
 
-    def test_threads_that_learn_late_of_an_outage_do_not_log_it_again(
+    def test_a_restart_closes_every_threads_connection_and_is_no_outage(
         self, connect: Connect, server: Memcached, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO, "person_repo")
@@ -1335,7 +1349,8 @@ class TestOutage:
             worker.submit(backend.close).result()
             worker.shutdown()
 
-        assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+        assert caplog.records == []
+        assert backend.counters.snapshot().errors == len(workers)
 
     def test_failures_are_counted(self, connect: Connect, server: Memcached) -> None:
         backend = connect(server)
@@ -1345,6 +1360,139 @@ class TestOutage:
             backend.fetch(GROUP, KEY)
 
         assert backend.counters.snapshot().errors == 3
+
+    def test_a_server_that_fails_too_often_is_left_alone_but_for_one_probe_at_a_time(
+        self, connect: Connect, server: Memcached, door: Door
+    ) -> None:
+        clock = Clock()
+        backend = connect(door, breaker_failures=3, breaker_reset=5.0, monotonic=clock)
+        store(connect(server), KEY, OLD)
+        assert backend.fetch(GROUP, KEY) == OLD
+        door.answer = lambda *_: False
+        for _ in range(4):
+            assert backend.fetch(GROUP, KEY) is UNREACHABLE
+        visitors, failures = door.visitors, backend.counters.snapshot().errors
+
+        assert [backend.fetch(GROUP, KEY), *backend.fetch_many(GROUP, [KEY])] == [UNREACHABLE] * 2
+        assert backend.put_tombstones([KEY]).missing == {(door.url, KEY)}
+        assert (door.visitors, backend.counters.snapshot().errors) == (visitors, failures)
+        assert backend.counters.snapshot().circuit_open == 3
+
+        clock.now += 5.0
+        assert [backend.fetch(GROUP, KEY) for _ in range(3)] == [UNREACHABLE] * 3
+        assert door.visitors == visitors + 1, "one probe, which failed"
+
+        clock.now += 5.0
+        door.answer = None
+        assert [backend.fetch(GROUP, KEY) for _ in range(3)] == [OLD] * 3
+
+    def test_a_circuit_that_is_open_is_open_for_every_thread(
+        self, connect: Connect, server: Memcached, door: Door
+    ) -> None:
+        backend = connect(door, breaker_failures=1, breaker_reset=60.0)
+        store(connect(server), KEY, OLD)
+        with ThreadPoolExecutor(1) as another:
+            assert another.submit(backend.fetch, GROUP, KEY).result() == OLD
+            door.answer = lambda *_: False
+            backend.fetch(GROUP, KEY)
+            backend.fetch(GROUP, KEY)
+            door.answer = None
+
+            assert another.submit(backend.fetch, GROUP, KEY).result() is UNREACHABLE
+            another.submit(backend.close).result()
+
+    def test_one_server_that_is_left_alone_takes_nothing_from_the_others(
+        self, connect: Connect, memcached_servers: list[Memcached]
+    ) -> None:
+        backend = connect(*memcached_servers, breaker_failures=1, breaker_reset=60.0)
+        placed = {key: backend._server_of(key) for key in keys(30)}
+        for key in keys(30):
+            store(backend, key, key.encode())
+        down = memcached_servers[1]
+        down.kill()
+        for _ in range(3):
+            found = dict(zip(keys(30), backend.fetch_many(GROUP, keys(30)), strict=True))
+
+        assert {key for key, value in found.items() if value is UNREACHABLE} == {
+            key for key, server in placed.items() if server == down.url
+        }
+        assert all(found[key] == key.encode() for key, server in placed.items() if server != down.url)
+        assert {key: backend._server_of(key) for key in keys(30)} == placed
+
+    def test_a_server_is_dialled_where_its_address_says_and_goes_by_its_name(
+        self, connect: Connect, server: Memcached, door: Door
+    ) -> None:
+        backend = connect("cache.example:11211")
+        backend.addresses["cache.example:11211"] = door.url
+
+        store(backend, KEY, OLD)
+
+        assert door.visitors == 1
+        assert backend.places_of(GROUP, KEY) == (("cache.example:11211", KEY), ("cache.example:11211", MARKER))
+
+    def test_an_operation_waits_once_for_all_its_servers(
+        self, connect: Connect, memcached_servers: list[Memcached]
+    ) -> None:
+        """Two of three servers hang; what is left of the patience after the first is no second timeout."""
+        backend = connect(*memcached_servers)
+        for key in keys(30):
+            store(backend, key, key.encode())
+        backend.settings = replace(backend.settings, timeout=0.2)
+        waited: list[float] = []
+        for server in memcached_servers:
+            connection = backend._connection(server.url, Patience(10.0))
+            connection._socket = Watched(connection._socket, waited)
+        hanging = memcached_servers[:2]
+        for server in hanging:
+            server.pause()
+        try:
+            found = dict(zip(keys(30), backend.fetch_many(GROUP, keys(30)), strict=True))
+        finally:
+            for server in hanging:
+                server.resume()
+
+        assert sum(waited) < 0.2 + 3 * 0.1, "what the sockets were told to wait"
+        for key, value in found.items():
+            assert value == key.encode() or backend._server_of(key) in {server.url for server in hanging}
+
+    def test_a_retired_item_is_gone_with_its_lease_and_others_tombstones_stay(
+        self, connect: Connect, server: Memcached
+    ) -> None:
+        backend, reader = connect(server), connect(server)
+        store(reader, KEY, OLD)
+        lease = take(reader, OTHER_KEY)
+        standing = backend.put_tombstones(keys(1))
+        places = {(server.url, name) for name in (KEY, OTHER_KEY, *keys(1))}
+
+        assert backend.retire(places) == places
+
+        take(reader)
+        assert not reader.fill(lease, OLD)
+        assert reader.fetch(GROUP, keys(1)[0]) is BLOCKED
+        backend.release(standing)
+        take(reader, keys(1)[0])
+
+    def test_a_retired_marker_ends_its_epoch(self, connect: Connect, server: Memcached) -> None:
+        backend, reader = connect(server), connect(server)
+        store(reader, KEY, OLD)
+
+        assert backend.retire([(server.url, MARKER)]) == {(server.url, MARKER)}
+
+        take(reader)
+
+    def test_what_cannot_be_reached_is_not_retired(self, connect: Connect, server: Memcached) -> None:
+        backend = connect(server)
+        backend.fetch(GROUP, KEY)
+        server.kill()
+
+        assert backend.retire([(server.url, KEY), ("elsewhere:11211", KEY)]) == frozenset()
+
+    def test_a_release_tells_where_nobody_answered(self, connect: Connect, server: Memcached) -> None:
+        backend = connect(server)
+        tombstones = backend.put_tombstones([KEY], [OTHER_GROUP])
+        server.kill()
+
+        assert backend.release(tombstones) == {(server.url, KEY), (server.url, f"{OTHER_GROUP}:!")}
 
     def test_a_tombstone_and_its_release_reach_a_server_that_restarted_while_nobody_asked_it(
         self, connect: Connect, memcached_servers: list[Memcached]
@@ -1393,12 +1541,42 @@ class TestOutage:
         assert "memcached 1.6 or newer is needed" in caplog.text
 
 
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Watched:
+    """A socket that notes how long each wait may last."""
+
+    def __init__(self, watched: Any, waited: list[float]) -> None:
+        self._watched = watched
+        self._waited = waited
+        self._limit = watched.gettimeout()
+
+    def settimeout(self, seconds: float) -> None:
+        self._limit = seconds
+        self._watched.settimeout(seconds)
+
+    def recv(self, size: int) -> bytes:
+        try:
+            found: bytes = self._watched.recv(size)
+        except TimeoutError:
+            self._waited.append(self._limit)
+            raise
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._watched, name)
+
+
 def lose_patience(backend: MemcachedBackend, server: Memcached) -> None:
     """Short deadlines from now on: until now a busy machine may have needed the long ones."""
     backend.settings = replace(backend.settings, timeout=0.1, connect_timeout=0.1)
-    connection = backend._connection(server.url)
-    connection._timeout = 0.1
-    connection._socket.settimeout(0.1)
+    backend._connection(server.url, Patience(10.0))
 
 
 # Ways to a server

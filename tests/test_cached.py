@@ -682,7 +682,8 @@ def test_while_servers_are_down_reads_go_to_the_database_and_the_log_says_so_onc
     sessions: orm.sessionmaker[orm.Session], cluster: list[Memcached], statements: Statements,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    bench = Bench(sessions, "memcached://" + ",".join(server.url for server in cluster), statements)
+    url = "memcached://" + ",".join(server.url for server in cluster) + "?breaker_failures=1000"
+    bench = Bench(sessions, url, statements)
     bench.people.add_many(person(id) for id in IDS)
     bench.people.get_many(IDS)
     for server in cluster:

@@ -53,7 +53,13 @@ def region(request: pytest.FixtureRequest) -> Iterator[CacheRegion]:
 
 
 def over(servers: list[Memcached], **arguments: Any) -> CacheRegion:
-    arguments = {"servers": [server.url for server in servers], "timeout": 10.0, "connect_timeout": 10.0, **arguments}
+    arguments = {
+        "servers": [server.url for server in servers],
+        "timeout": 10.0,
+        "connect_timeout": 10.0,
+        "breaker_failures": 99,
+        **arguments,
+    }
     return make_region().configure("person_repo.memcached", arguments=arguments)
 
 

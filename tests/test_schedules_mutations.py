@@ -18,6 +18,7 @@ from schedules.summary import tell
 from schedules.world import World
 
 from person_repo import invalidation, loading
+from person_repo.backends._meta import Patience
 from person_repo.backends.memcached import MemcachedBackend
 from person_repo.backends.memory import MemoryBackend
 
@@ -137,7 +138,7 @@ def _fill_again_on_a_new_connection(monkeypatch: pytest.MonkeyPatch) -> None:
         done = fill_many(self, fills)
         for lease, _ in fills:
             if not lease.connection.in_step:
-                lease.connection = self._connection(lease.connection.server)
+                lease.connection = self._connection(lease.connection.server, Patience(1.0))
         return done if any(done) else fill_many(self, fills)
 
     monkeypatch.setattr(MemcachedBackend, "fill_many", again)

@@ -41,8 +41,10 @@ __all__ = [
     "Lease",
     "LeaseBackend",
     "Outcome",
+    "Place",
     "Tombstones",
     "backend_name",
+    "marker_of",
     "well_formed",
 ]
 
@@ -72,6 +74,16 @@ class Lease:
         self.key = key
 
 
+Place = tuple[str, str]
+"""A server, and the name of an item there. Each server has a marker of the same name for each group."""
+
+
+def marker_of(group: str) -> str:
+    """The name of what stands for a group as a whole."""
+    # "!" is in no key of an entity (``keys``): those continue with a letter.
+    return f"{group}:!"
+
+
 Fetched = bytes | Lease | Outcome
 """What a fetch finds: the value's bytes, a lease to fill it, or why neither."""
 
@@ -80,14 +92,15 @@ Fetched = bytes | Lease | Outcome
 class Tombstones:
     """Tombstones that one transaction has placed; handed back to ``release``.
 
-    ``failed_keys`` and ``failed_groups`` name what could not be placed: until their ttl, readers that reach the server
-    may be given the old state.
+    ``failed_keys`` and ``failed_groups`` name what could not be placed, ``missing`` where: readers that reach the
+    server may be given the old state there.
     """
 
     keys: frozenset[str]
     groups: frozenset[str]
     failed_keys: frozenset[str] = frozenset()
     failed_groups: frozenset[str] = frozenset()
+    missing: frozenset[Place] = frozenset()
     placed: Any = None
 
     @property
@@ -106,6 +119,11 @@ class LeaseBackend(BytesBackend):
     """
 
     coherence: ClassVar[Coherence] = "strict"
+
+    fenced: ClassVar[bool] = False
+    """Whether a reader may reach a server that a writer cannot, so that what could not be placed has to be told readers
+    in another way (``fence``). Such a backend implements ``places_of`` and ``retire``.
+    """
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         self.settings: CacheSettings = CacheSettings().with_options(arguments)
@@ -140,10 +158,21 @@ class LeaseBackend(BytesBackend):
         """Makes every lease taken so far on these items lose, and keeps new ones from being given until ``release``."""
 
     @abc.abstractmethod
-    def release(self, tombstones: Tombstones) -> None:
+    def release(self, tombstones: Tombstones) -> frozenset[Place]:
         """Removes this transaction's tombstones once its outcome is known; what else stands there goes too, unless it
-        is another transaction's tombstone. Whoever reads after this loads afresh.
+        is another transaction's tombstone. Whoever reads after this loads afresh, but at the places returned: there
+        nobody answered.
         """
+
+    def places_of(self, group: str, key: str) -> tuple[Place, Place]:
+        """Where an item is, and where its group's marker is that it depends on."""
+        raise NotImplementedError(f"{type(self).__name__} is not fenced")
+
+    def retire(self, places: Collection[Place]) -> frozenset[Place]:
+        """Makes what stands there go, leases on it included, other transactions' tombstones excepted; the places at
+        which that is done.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is not fenced")
 
     def close(self) -> None:
         """Closes what this thread holds open. May be called again; the backend stays usable."""

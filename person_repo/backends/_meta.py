@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import socket
 import ssl
+import threading
 import time
-from typing import Final
+from queue import Empty, SimpleQueue
+from typing import Any, Final
 
 from pymemcache.client.base import Client  # type: ignore[import-untyped]
 
 from person_repo.exceptions import CacheUnavailableError, ConfigurationError
 from person_repo.settings import CacheSettings
 
-__all__ = ["LARGEST_REQUEST", "Connection", "Reply", "tls_context"]
+__all__ = ["LARGEST_REQUEST", "Connection", "Patience", "Reply", "tls_context"]
 
 Reply = tuple[list[bytes], bytes]
 """One reply: the words of its line, and the value block (empty where it has none)."""
@@ -25,6 +27,8 @@ Reply = tuple[list[bytes], bytes]
 LARGEST_REQUEST: Final = 32 * 1024
 """Bytes sent before replies are read. It fits any socket buffer, so that neither side waits for the other to read."""
 
+_MOMENT: Final = 0.005
+_MOMENTS: Final = 0.05
 _RECEIVE: Final = 64 * 1024
 _LONGEST_LINE: Final = 2048
 _LARGEST_VALUE: Final = 64 * 1024 * 1024
@@ -38,47 +42,84 @@ class _ProtocolError(Exception):
     """The other end says what no memcached would."""
 
 
+class Patience:
+    """How many seconds an operation may still wait for servers, in all. What it does meanwhile costs nothing of it.
+
+    Where several servers were asked at once and the first has used it up, the others' answers are there already: so a
+    short moment is left to each.
+    """
+
+    __slots__ = ("left",)
+
+    def __init__(self, seconds: float) -> None:
+        self.left = seconds
+
+    def moment(self) -> float:
+        """The longest next wait. Raises ``TimeoutError`` where even the last moments are used up."""
+        if self.left < -_MOMENTS:
+            raise TimeoutError("timed out")
+        return max(self.left, _MOMENT)
+
+
 class Connection:
     """A connection that is in step (nothing is under way on it), or of no use any more.
 
     Whatever interrupts an exchange, a ``KeyboardInterrupt`` between two instructions included, leaves it out of step:
     the next exchange would read the last one's reply. Whoever finds it so opens another.
 
+    ``server`` is its name in the configuration, ``address`` where it is reached. ``was_served`` tells that the other
+    end closed a connection that had served: the process behind it may have been replaced.
+
     Raises ``CacheUnavailableError`` from every method where the server refuses, closes, breaks the protocol or does not
-    answer within the timeout (seconds, for a whole exchange).
+    answer within what is left of the operation's ``Patience``.
     """
 
-    __slots__ = ("_client", "_socket", "_timeout", "in_step", "largest_body", "opened", "server", "timed_out")
+    __slots__ = (
+        "_client", "_limit", "_socket", "in_step", "largest_body", "server", "serves", "timed_out", "was_served",
+    )  # fmt: skip
 
-    def __init__(self, server: str, settings: CacheSettings, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        server: str,
+        settings: CacheSettings,
+        tls: ssl.SSLContext | None = None,
+        patience: Patience | None = None,
+        address: str | None = None,
+    ) -> None:
         self.server = server
         self.in_step = False
+        self.serves = False
+        self.was_served = False
         self.timed_out = False
         self.largest_body = 0
-        self.opened = time.monotonic()
-        self._timeout = settings.timeout
         self._client: Client | None = None
+        patience = patience or Patience(settings.timeout)
+        began = time.monotonic()
         try:
-            self._client = _connected(server, settings, tls)
+            self._client = _connected(address or server, settings, tls, patience)
         except Exception as exc:  # pymemcache raises what the socket or TLS made it stumble over
+            self.timed_out = isinstance(exc, TimeoutError)
             raise CacheUnavailableError(f"memcached {server}: {_reason(exc)}") from exc
+        finally:
+            patience.left -= time.monotonic() - began
         self._socket: socket.socket = self._client.sock
+        self._limit = settings.timeout
         try:
-            self._learn(time.monotonic() + self._timeout)
+            self._learn(patience)
         except (OSError, _ProtocolError) as exc:
             raise self._broken(exc) from exc
         self.in_step = True
 
-    def _learn(self, deadline: float) -> None:
+    def _learn(self, patience: Patience) -> None:
         """Learns what the server was started with, and that it is a memcached.
 
         ``largest_body``: memcached deletes what stands at a key, be it another's tombstone, where it refuses an item
         for its size; so nothing too large is ever sent. Without CAS ids (``-C``) it takes any fill, stale ones too.
         """
-        self._socket.sendall(b"stats settings\r\n")
+        self._send(b"stats settings\r\n", patience)
         answer = b""
         while not answer.endswith(b"END\r\n"):
-            answer += self._more(deadline)
+            answer += self._more(patience)
             if len(answer) > _RECEIVE or (len(answer) > 4 and not answer.startswith((b"STAT ", b"END\r\n"))):
                 raise _ProtocolError(f"this is no memcached: {answer[:40]!r}")
         settings = dict(line[1:] for line in map(bytes.split, answer.splitlines()) if len(line) == 3)
@@ -97,52 +138,62 @@ class Connection:
         # A thread that ends closes nothing of its own.
         self.close()
 
-    def exchange(self, request: bytes, replies: int) -> list[Reply]:
+    def exchange(self, request: bytes, replies: int, patience: Patience) -> list[Reply]:
         """Sends a request of at most ``LARGEST_REQUEST`` bytes (or one item) and returns its replies, in order."""
-        deadline = time.monotonic() + self._timeout
-        self._leave_step()
-        try:
-            self._socket.sendall(request)
-            found = self._receive(self._received(), replies, deadline)
-        except (OSError, _ProtocolError) as exc:
-            raise self._broken(exc) from exc
-        self.in_step = True
-        return found
+        self.send(request, patience)
+        return self.receive(replies, patience)
 
-    def send(self, request: bytes) -> None:
+    def send(self, request: bytes, patience: Patience) -> None:
         """Sends a request whose replies are received later."""
-        self._leave_step()
-        try:
-            self._socket.sendall(request)
-        except OSError as exc:
-            raise self._broken(exc) from exc
-
-    def receive(self, replies: int, deadline: float) -> list[Reply]:
-        """The replies to what was sent; ``deadline`` by ``time.monotonic``."""
-        try:
-            found = self._receive(self._more(deadline), replies, deadline)
-        except (OSError, _ProtocolError) as exc:
-            raise self._broken(exc) from exc
-        self.in_step = True
-        return found
-
-    def _leave_step(self) -> None:
         if not self.in_step:
             raise CacheUnavailableError(f"memcached {self.server}: the connection is no longer of use")
         self.in_step = False
+        try:
+            self._send(request, patience)
+        except OSError as exc:
+            raise self._broken(exc) from exc
+
+    def receive(self, replies: int, patience: Patience) -> list[Reply]:
+        """The replies to what was sent."""
+        try:
+            found = self._receive(self._more(patience), replies, patience)
+        except (OSError, _ProtocolError) as exc:
+            raise self._broken(exc) from exc
+        self.in_step = self.serves = True
+        return found
 
     def _broken(self, exc: Exception) -> CacheUnavailableError:
         self.close()
         self.timed_out = isinstance(exc, TimeoutError)
+        self.was_served = self.serves and isinstance(exc, ConnectionError)
         return CacheUnavailableError(f"memcached {self.server}: {_reason(exc)}")
 
-    def _received(self) -> bytes:
-        received = self._socket.recv(_RECEIVE)
+    def _send(self, request: bytes, patience: Patience) -> None:
+        began = self._wait_at_most(patience.moment())
+        try:
+            self._socket.sendall(request)
+        finally:
+            patience.left -= time.monotonic() - began
+
+    def _more(self, patience: Patience) -> bytes:
+        """What comes next. A byte a second must not last for ever: each wait shortens the next."""
+        began = self._wait_at_most(patience.moment())
+        try:
+            received = self._socket.recv(_RECEIVE)
+        finally:
+            patience.left -= time.monotonic() - began
         if not received:
             raise ConnectionResetError("closed by the server")
         return received
 
-    def _receive(self, unread: bytes, replies: int, deadline: float) -> list[Reply]:
+    def _wait_at_most(self, seconds: float) -> float:
+        """Bounds the next wait, and tells when it begins. The first of most operations finds its bound set already."""
+        if seconds != self._limit:
+            self._socket.settimeout(seconds)
+            self._limit = seconds
+        return time.monotonic()
+
+    def _receive(self, unread: bytes, replies: int, patience: Patience) -> list[Reply]:
         found: list[Reply] = []
         at = 0
         while True:
@@ -150,7 +201,7 @@ class Connection:
             if end < 0:
                 if len(unread) - at > _LONGEST_LINE:
                     raise _ProtocolError(f"a line starting {unread[at : at + 40]!r} does not end")
-                unread, at = unread[at:] + self._more(deadline), 0
+                unread, at = unread[at:] + self._more(patience), 0
                 continue
             words = unread[at:end].split()
             start = end + 2
@@ -163,7 +214,7 @@ class Connection:
                 size = _size(words)
                 stop = start + size
                 if len(unread) < stop + 2:
-                    unread, at = self._at_least(unread[at:], stop + 2 - at, deadline), 0
+                    unread, at = self._at_least(unread[at:], stop + 2 - at, patience), 0
                     continue
                 if unread[stop : stop + 2] != b"\r\n":
                     raise _ProtocolError("a value does not end where its line says")
@@ -174,21 +225,10 @@ class Connection:
                     raise _ProtocolError(f"more than was asked for: {unread[at : at + 40]!r}")
                 return found
 
-    def _more(self, deadline: float) -> bytes:
-        """What comes next, within what is left of the exchange's time: a byte a second must not last for ever."""
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("timed out")
-        self._socket.settimeout(left)
-        try:
-            return self._received()
-        finally:
-            self._socket.settimeout(self._timeout)
-
-    def _at_least(self, start: bytes, size: int, deadline: float) -> bytes:
+    def _at_least(self, start: bytes, size: int, patience: Patience) -> bytes:
         received = bytearray(start)
         while len(received) < size:
-            received += self._more(deadline)
+            received += self._more(patience)
         return bytes(received)
 
 
@@ -208,17 +248,18 @@ def _unexpected(line: bytes) -> str:
     return f"it answers {line[:80]!r}"
 
 
-def _connected(server: str, settings: CacheSettings, tls: ssl.SSLContext | None) -> Client:
+def _connected(server: str, settings: CacheSettings, tls: ssl.SSLContext | None, patience: Patience) -> Client:
     """A client with an open connection. pymemcache tries the first address of a name only, and where ``localhost`` is
     ``::1`` first, a server on 127.0.0.1 is not there.
     """
+    until = time.monotonic() + min(settings.connect_timeout, patience.moment())
     host = server.rpartition(":")[0].strip("[]")
     name = settings.tls_hostname or host
     failure: Exception = OSError(f"{host} has no address")
-    for address in _addresses(server):
+    for address in _addresses(server, until):
         client = Client(
             address,
-            connect_timeout=settings.connect_timeout,
+            connect_timeout=max(until - time.monotonic(), _MOMENT),
             timeout=settings.timeout,
             no_delay=True,
             tls_context=_Named(tls, name) if tls else None,
@@ -232,12 +273,39 @@ def _connected(server: str, settings: CacheSettings, tls: ssl.SSLContext | None)
     raise failure
 
 
-def _addresses(server: str) -> list[tuple[str, int]] | list[str]:
+def _addresses(server: str, until: float) -> list[tuple[str, int]] | list[str]:
     if server.startswith("/"):
         return [server]
     host, _, port = server.rpartition(":")
-    found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+    host = host.strip("[]")
+    try:
+        found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        found = _looked_up(host, int(port), until)
     return [(str(address[0]), int(port)) for *_, address in found]
+
+
+def _looked_up(host: str, port: int, until: float) -> list[Any]:
+    """The addresses of a name. A resolver has timeouts of its own, of many seconds, and none can be given to it: so it
+    is asked by a thread that may be left behind.
+    """
+    answers: SimpleQueue[Any] = SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except OSError as exc:
+            answers.put(exc)
+
+    threading.Thread(target=ask, name=f"resolve {host}", daemon=True).start()
+    try:
+        answer = answers.get(timeout=max(until - time.monotonic(), _MOMENT))
+    except Empty:
+        raise TimeoutError(f"the name {host} was not resolved in time") from None
+    if isinstance(answer, OSError):
+        raise answer
+    found: list[Any] = answer
+    return found
 
 
 def tls_context(settings: CacheSettings) -> ssl.SSLContext | None:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from dogpile.cache import CacheRegion
 
-from person_repo.backends import UNREACHABLE, Coherence, Fetched, Lease, LeaseBackend, Tombstones
+from person_repo.backends import UNREACHABLE, Coherence, Fetched, Lease, LeaseBackend, Place, Tombstones, marker_of
 
 __all__ = ["ForeignBackend"]
 
@@ -53,13 +53,13 @@ class ForeignBackend(LeaseBackend):
         return self._found(group, keys, None)
 
     def _found(self, group: str, keys: Sequence[str], reject: bytes | None) -> list[Fetched]:
-        found = self._attempt(self._region.get_multi, [_marker_of(group), *keys])
+        found = self._attempt(self._region.get_multi, [marker_of(group), *keys])
         if found is UNREACHABLE:
             return [UNREACHABLE] * len(keys)
         epoch, *items = map(_from_text, found)
         if len(epoch) != _EPOCH:
             epoch = os.urandom(_EPOCH)
-            self._attempt(self._region.set, _marker_of(group), _to_text(epoch))
+            self._attempt(self._region.set, marker_of(group), _to_text(epoch))
         return [
             item[_EPOCH:]
             if len(item) >= _EPOCH and item[:_EPOCH] == epoch and item[_EPOCH:] != reject
@@ -87,11 +87,12 @@ class ForeignBackend(LeaseBackend):
             failed_groups=frozenset() if placed else frozenset(groups),
         )
 
-    def release(self, tombstones: Tombstones) -> None:
+    def release(self, tombstones: Tombstones) -> frozenset[Place]:
         self._delete(tombstones.keys, tombstones.groups)
+        return frozenset()
 
     def _delete(self, keys: Collection[str], groups: Collection[str]) -> bool:
-        names = [*keys, *map(_marker_of, groups)]
+        names = [*keys, *map(marker_of, groups)]
         return self._attempt(self._region.delete_multi, names) is not UNREACHABLE
 
     def _attempt(self, ask: Callable[..., Any], *arguments: Any) -> Any:
@@ -136,7 +137,3 @@ def _from_text(found: object) -> bytes:
         return b64decode(found, validate=True) if isinstance(found, str) else b""
     except (binascii.Error, ValueError):
         return b""
-
-
-def _marker_of(group: str) -> str:
-    return f"{group}:!"

@@ -35,13 +35,25 @@ import weakref
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 
 from dogpile.cache.api import NO_VALUE
 
-from person_repo.backends import BLOCKED, BUSY, UNREACHABLE, Fetched, Lease, LeaseBackend, Tombstones, well_formed
-from person_repo.backends._meta import LARGEST_REQUEST, Connection, Reply, tls_context
+from person_repo.backends import (
+    BLOCKED,
+    BUSY,
+    UNREACHABLE,
+    Fetched,
+    Lease,
+    LeaseBackend,
+    Place,
+    Tombstones,
+    marker_of,
+    well_formed,
+)
+from person_repo.backends._meta import LARGEST_REQUEST, Connection, Patience, Reply, tls_context
 from person_repo.exceptions import CacheError, CacheUnavailableError, ConfigurationError
+from person_repo.faults import Breaker
 from person_repo.settings import parse_cache_url
 
 __all__ = ["MemcachedBackend"]
@@ -55,6 +67,7 @@ BASE: Final = 1 << 24
 
 _EPOCH: Final = 8
 _TOKEN: Final = 16
+_NOBODY: Final = bytes(_TOKEN)
 _APPENDS: Final = 3
 _WITHDRAWALS: Final = 8
 _CONNECTIONS: Final = 2
@@ -83,14 +96,13 @@ class _Stone(NamedTuple):
     alone: bool
 
 
-_Place = tuple[str, str]
-"""A server and the name of an item there: each server has a marker of the same name."""
-
-
 class _Placed(NamedTuple):
     token: bytes
-    stones: dict[_Place, _Stone]
-    missing: frozenset[_Place]
+    stones: dict[Place, _Stone]
+
+
+class _OpenCircuitError(CacheUnavailableError):
+    """The server has failed too often just now to be asked."""
 
 
 class MemcachedBackend(LeaseBackend):
@@ -99,11 +111,17 @@ class MemcachedBackend(LeaseBackend):
     ``arguments``: ``servers`` (``host:port`` or socket paths), or a whole cache ``url``, and see ``LeaseBackend``.
     Every key lives on one server, chosen by rendezvous hashing over the configured list; it never moves to another
     because its own is down. Whoever shares the cache must list the same servers.
+
+    A server that fails ``breaker_failures`` times in a row is left alone, but for one probe every ``breaker_reset``
+    seconds. ``addresses`` tells where a server is reached from here, where that is not its name (``host:port``).
     """
+
+    fenced: ClassVar[bool] = True
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         options = dict(arguments)
         self._wall: Callable[[], float] = options.pop("clock", time.time)
+        monotonic: Callable[[], float] = options.pop("monotonic", time.monotonic)
         url = parse_cache_url(options.pop("url", None) or f"memcached://{','.join(options.pop('servers', ()))}")
         if url.scheme != "memcached":
             raise ConfigurationError(f"a memcached backend was given a cache URL of scheme {url.scheme!r}")
@@ -113,8 +131,13 @@ class MemcachedBackend(LeaseBackend):
         self._lease = b" f c v N%d\r\n" % self.settings.lease_ttl
         self._markers: dict[str, bytes] = {}
         self._tls = tls_context(self.settings)
+        self.addresses: dict[str, str] = {}
+        self._breakers = {
+            name: Breaker(failures=self.settings.breaker_failures, reset=self.settings.breaker_reset, clock=monotonic)
+            for name in self.servers
+        }
         self._down: set[str] = set()
-        self._recovered: dict[str, float] = {}
+        self._refusing: set[str] = set()
         self._local = threading.local()
         _instances.add(self)
 
@@ -122,24 +145,28 @@ class MemcachedBackend(LeaseBackend):
 
     def fetch(self, group: str, key: str, *, reject: bytes | None = None) -> Fetched:
         server = self._server_of(key)
+        patience = Patience(self.settings.timeout)
         try:
-            connection = self._connection(server)
-            marker, item = self._exchange(connection, self._marker_request(group) + self._fetch_request(key), 2)
+            connection = self._connection(server, patience)
+            request = self._marker_request(group) + self._fetch_request(key)
+            marker, item = self._exchange(connection, request, 2, patience)
             epoch, body = _epoch_in(marker), _value_in(item)
             if epoch and body and body[:_EPOCH] == epoch and body[_EPOCH:] != reject:
                 return body[_EPOCH:]
-            return self._answers(connection, group, [key], marker, [item], reject)[0]
+            return self._answers(connection, group, [key], marker, [item], reject, patience)[0]
         except CacheUnavailableError as exc:
             self._failed(server, exc)
             return UNREACHABLE
 
     def fetch_many(self, group: str, keys: Sequence[str]) -> list[Fetched]:
         found: dict[str, Fetched] = dict.fromkeys(keys, UNREACHABLE)
-        work = self._on_servers(keys)
+        patience = Patience(self.settings.timeout)
+        work = self._on_servers(keys, patience)
         request = self._marker_request(group)
-        for connection, names, (marker, *items) in self._converse(work, self._fetch_request, 1, request):
+        for connection, names, (marker, *items) in self._converse(work, self._fetch_request, 1, patience, request):
             try:
-                found.update(zip(names, self._answers(connection, group, names, marker, items, None), strict=True))
+                answers = self._answers(connection, group, names, marker, items, None, patience)
+                found.update(zip(names, answers, strict=True))
             except CacheUnavailableError as exc:
                 self._failed(connection.server, exc)
         return [found[key] for key in keys]
@@ -152,6 +179,7 @@ class MemcachedBackend(LeaseBackend):
         marker: Reply,
         items: Sequence[Reply],
         reject: bytes | None,
+        patience: Patience,
     ) -> list[Fetched]:
         """What one server's replies mean; at most one more exchange with it.
 
@@ -165,12 +193,11 @@ class MemcachedBackend(LeaseBackend):
         for at, (key, (words, body)) in enumerate(zip(keys, items, strict=True)):
             value = _value_in((words, body))
             if words[0] != b"VA":
-                said = b" ".join(words)[:80].decode(errors="replace")
-                self._failed(connection.server, CacheUnavailableError(f"memcached {connection.server}: {said}"))
+                self._refused(connection.server, words)
                 found.append(UNREACHABLE)
             elif value is None:
                 is_lease = not body and _number(words, b"f") == 0
-                won = _Held(key, connection, _cas(words), epoch or b"") if b"W" in words else BUSY
+                won = self._won(key, connection, _cas(words), epoch or b"") if b"W" in words else BUSY
                 found.append(won if is_lease else BLOCKED)
             elif epoch and value[:_EPOCH] == epoch and value[_EPOCH:] != reject:
                 found.append(value[_EPOCH:])
@@ -178,7 +205,7 @@ class MemcachedBackend(LeaseBackend):
                 found.append(BLOCKED)
                 usurped[at] = _cas(words)
         if marker[0][0] == b"EN":
-            epoch = self._begin_epoch(connection, group, keys, usurped, found)
+            epoch = self._begin_epoch(connection, group, keys, usurped, found, patience)
         elif usurped and epoch:
             self._usurp(
                 connection,
@@ -186,7 +213,7 @@ class MemcachedBackend(LeaseBackend):
                 usurped,
                 epoch,
                 found,
-                self._exchange(connection, self._usurpation(keys, usurped), len(usurped)),
+                self._exchange(connection, self._usurpation(keys, usurped), len(usurped), patience),
             )
         if epoch:
             return found
@@ -200,6 +227,7 @@ class MemcachedBackend(LeaseBackend):
         keys: Sequence[str],
         usurped: Mapping[int, bytes],
         found: list[Fetched],
+        patience: Patience,
     ) -> bytes | None:
         """Draws an epoch where there is none, and takes the places of what was filled in an earlier one; None where a
         writer's tombstone has come meanwhile.
@@ -207,10 +235,11 @@ class MemcachedBackend(LeaseBackend):
         Whoever adds first wins; all read what stands there then. The loads come after this, so a change of the whole
         group that this epoch does not know is a change that they see.
         """
-        name = _marker_of(group).encode()
+        name = marker_of(group).encode()
         drawn = (name, _EPOCH, BASE + _EPOCH, _MARKER_TTL, os.urandom(_EPOCH), name)
         request = b"ms %b %d ME F%d T%d\r\n%b\r\nmg %b f v\r\n" % drawn
-        _, marker, *replies = self._exchange(connection, request + self._usurpation(keys, usurped), 2 + len(usurped))
+        request += self._usurpation(keys, usurped)
+        _, marker, *replies = self._exchange(connection, request, 2 + len(usurped), patience)
         epoch = _epoch_in(marker)
         for lease in found:
             if isinstance(lease, _Held):
@@ -242,13 +271,17 @@ class MemcachedBackend(LeaseBackend):
         stored: set[Lease] = set()
         values = dict(fills)
         work = self._held_here(values)
-        for _, leases, replies in self._converse(work, lambda lease: self._fill_request(lease, values[lease]), 1):
+        patience = Patience(self.settings.timeout)
+        for _, leases, replies in self._converse(
+            work, lambda lease: self._fill_request(lease, values[lease]), 1, patience
+        ):
             done = [lease for lease, (words, _) in zip(leases, replies, strict=True) if words[0] == b"HD"]
             stored.update(lease for lease in done if _fits(lease, values[lease]))
         return [lease in stored for lease, _ in fills]
 
     def abandon(self, leases: Iterable[Lease]) -> None:
-        for _ in self._converse(self._held_here(leases), lambda held: _delete(held.key, held.cas), 1):
+        patience = Patience(self.settings.timeout)
+        for _ in self._converse(self._held_here(leases), lambda held: _delete(held.key, held.cas), 1, patience):
             pass
 
     def _held_here(self, leases: Iterable[Lease]) -> dict[Connection, list[_Held]]:
@@ -268,29 +301,31 @@ class MemcachedBackend(LeaseBackend):
     def put_tombstones(self, keys: Collection[str], groups: Collection[str] = ()) -> Tombstones:
         """See ``LeaseBackend``; one exchange with each server for some hundred keys."""
         token = int(self._wall()).to_bytes(4, "big") + os.urandom(_TOKEN - 4)
-        work = self._on_servers(keys, [_marker_of(group) for group in groups])
-        stones: dict[_Place, _Stone] = {}
+        patience = Patience(self.settings.timeout)
+        work = self._on_servers(keys, patience, [marker_of(group) for group in groups])
+        stones: dict[Place, _Stone] = {}
         # Between making the item and appending to it another may delete it: then the append answers NS and
         # all is done again. It also answers NS where the item has no room left.
         for _ in range(_APPENDS):
-            self._append(work, token, stones)
-            work = self._left(work, stones)
+            self._append(work, token, stones, patience)
+            work = self._left(work, stones, patience)
             if not work:
                 break
-        self._overwrite(work, token, stones)
+        self._overwrite(work, token, stones, patience)
         wanted = {(self._server_of(key), key): key for key in keys}
-        markers = {(server, _marker_of(group)): group for group in groups for server in self.servers}
+        markers = {(server, marker_of(group)): group for group in groups for server in self.servers}
         missing = frozenset({**wanted, **markers}.keys() - stones.keys())
         return Tombstones(
             frozenset(keys),
             frozenset(groups),
             failed_keys=frozenset(key for place, key in wanted.items() if place in missing),
             failed_groups=frozenset(group for place, group in markers.items() if place in missing),
-            placed=_Placed(token, stones, missing),
+            missing=missing,
+            placed=_Placed(token, stones),
         )
 
     def _left(
-        self, work: Mapping[Connection, list[str]], stones: Mapping[_Place, _Stone]
+        self, work: Mapping[Connection, list[str]], stones: Mapping[Place, _Stone], patience: Patience
     ) -> dict[Connection, list[str]]:
         """What is still to place, on new connections where the old ones turned out to be closed: the server may have
         restarted while nobody asked it. One that lets us wait is not asked again."""
@@ -299,12 +334,14 @@ class MemcachedBackend(LeaseBackend):
             missing = [name for name in names if (connection.server, name) not in stones]
             if missing and not connection.timed_out:
                 try:
-                    left[self._connection(connection.server)] = missing
+                    left[self._connection(connection.server, patience)] = missing
                 except CacheUnavailableError as exc:
                     self._failed(connection.server, exc)
         return left
 
-    def _append(self, work: dict[Connection, list[str]], token: bytes, stones: dict[_Place, _Stone]) -> None:
+    def _append(
+        self, work: dict[Connection, list[str]], token: bytes, stones: dict[Place, _Stone], patience: Patience
+    ) -> None:
         ttl = self.settings.tombstone_ttl
 
         def request(name: str) -> bytes:
@@ -312,7 +349,7 @@ class MemcachedBackend(LeaseBackend):
             key = name.encode()
             return b"mg %b N%d\r\nms %b 16 MA c\r\n%b\r\nmg %b T%d f s c\r\n" % (key, ttl, key, token, key, ttl)
 
-        for connection, names, replies in self._converse(work, request, 3):
+        for connection, names, replies in self._converse(work, request, 3, patience):
             try:
                 for name, (appended, _), (seen, _) in zip(names, replies[1::3], replies[2::3], strict=True):
                     if appended[0] == seen[0] == b"HD" and (stone := _stone(connection, appended, seen)):
@@ -320,14 +357,16 @@ class MemcachedBackend(LeaseBackend):
             except CacheUnavailableError as exc:
                 self._failed(connection.server, exc)
 
-    def _overwrite(self, work: dict[Connection, list[str]], token: bytes, stones: dict[_Place, _Stone]) -> None:
+    def _overwrite(
+        self, work: dict[Connection, list[str]], token: bytes, stones: dict[Place, _Stone], patience: Patience
+    ) -> None:
         """Tombstones by plain set, where an append was refused each time: the item is too large to append to. Another
         owner's tombstone is lost to it, as to an eviction; that owner will delete what stands there."""
 
         def request(name: str) -> bytes:
             return b"ms %b 16 T%d F0 c\r\n%b\r\n" % (name.encode(), self.settings.tombstone_ttl, token)
 
-        for connection, names, replies in self._converse(work, request, 1):
+        for connection, names, replies in self._converse(work, request, 1, patience):
             try:
                 for name, (words, _) in zip(names, replies, strict=True):
                     if words[0] == b"HD":
@@ -335,31 +374,48 @@ class MemcachedBackend(LeaseBackend):
             except CacheUnavailableError as exc:
                 self._failed(connection.server, exc)
 
-    def release(self, tombstones: Tombstones) -> None:
+    def release(self, tombstones: Tombstones) -> frozenset[Place]:
         """See ``LeaseBackend``; one exchange with each server where nobody else writes the same items."""
         placed: _Placed = tombstones.placed
         left = dict(placed.stones)
+        patience = Patience(self.settings.timeout)
         for _, names, replies in self._converse(
-            self._untouched(placed.stones), lambda place: _delete(place[1], placed.stones[place].cas), 1
+            self._untouched(placed.stones), lambda place: _delete(place[1], placed.stones[place].cas), 1, patience
         ):
             for place, (words, _) in zip(names, replies, strict=True):
                 if words[0] in _GONE:
                     del left[place]
-        silent: set[str] = set()  # one that lets us wait is not asked again for each of its items
         # Where no tombstone could be placed a reader may hold a lease from before the commit, on a server that is
         # there again: its lease goes too, or it would fill the old row.
-        for server, name in [*left, *placed.missing]:
-            if server not in silent and not self._withdrawn(server, name, placed.token):
-                silent.add(server)
+        return self._withdrawn([*left, *tombstones.missing], placed.token, patience)
 
-    def _withdrawn(self, server: str, name: str, token: bytes) -> bool:
+    def retire(self, places: Collection[Place]) -> frozenset[Place]:
+        """See ``LeaseBackend``."""
+        return frozenset(places) - self._withdrawn(places, _NOBODY, Patience(self.settings.timeout))
+
+    def _withdrawn(self, places: Iterable[Place], token: bytes, patience: Patience) -> frozenset[Place]:
+        """Removes what stands there, as ``_withdraw`` does; the places at which nobody answered.
+
+        A server that lets us wait is not asked again for each of its items.
+        """
+        silent: set[str] = set()
+        failed: list[Place] = []
+        for place in places:
+            if place[0] in silent or not self._is_withdrawn(*place, token, patience):
+                silent.add(place[0])
+                failed.append(place)
+        return frozenset(failed)
+
+    def _is_withdrawn(self, server: str, name: str, token: bytes, patience: Patience) -> bool:
         """``_withdraw``, and whether the server answered. It is asked again where the connection turned out to be
         closed: the server may have restarted, and a reader may have filled the old row where the tombstone was."""
+        if server not in self._breakers:
+            return False
         for _ in range(_CONNECTIONS):
             connection: Connection | None = None
             try:
-                connection = self._connection(server)
-                self._withdraw(connection, name, token)
+                connection = self._connection(server, patience)
+                self._withdraw(connection, name, token, patience)
             except CacheUnavailableError as exc:
                 self._failed(server, exc)
                 if connection is None or connection.timed_out:
@@ -368,18 +424,18 @@ class MemcachedBackend(LeaseBackend):
                 return True
         return False
 
-    def _untouched(self, stones: Mapping[_Place, _Stone]) -> dict[Connection, list[_Place]]:
+    def _untouched(self, stones: Mapping[Place, _Stone]) -> dict[Connection, list[Place]]:
         """The tombstones that a CAS id alone tells for ours: nobody else's was there, and the connection is the one
         they were placed on. On a new one the server may be a new one, and the id somebody else's.
         """
         mine = self._connections()
-        untouched: dict[Connection, list[_Place]] = defaultdict(list)
+        untouched: dict[Connection, list[Place]] = defaultdict(list)
         for place, stone in stones.items():
             if stone.alone and mine.get(place[0]) is stone.connection and stone.connection.in_step:
                 untouched[stone.connection].append(place)
         return untouched
 
-    def _withdraw(self, connection: Connection, name: str, token: bytes) -> None:
+    def _withdraw(self, connection: Connection, name: str, token: bytes, patience: Patience) -> None:
         """Removes one owner's tombstone from an item that has changed since it was placed.
 
         Cases: nothing stands there; our tombstone alone, a lease, or a value (some reader has filled it after our
@@ -388,7 +444,7 @@ class MemcachedBackend(LeaseBackend):
         """
         key = name.encode()
         for _ in range(_WITHDRAWALS):
-            (words, body), *_ = self._exchange(connection, b"mg %b f c t v\r\n" % key, 1)
+            (words, body), *_ = self._exchange(connection, b"mg %b f c t v\r\n" % key, 1, patience)
             if words[0] == b"EN":
                 return
             owners = _tokens(words, body)
@@ -402,12 +458,12 @@ class MemcachedBackend(LeaseBackend):
                 request = b"ms %b %d C%b T%d F0\r\n%b\r\n" % (key, len(left), cas, ttl, left)
             else:
                 request = _delete(name, cas)
-            ((words, _),) = self._exchange(connection, request, 1)
+            ((words, _),) = self._exchange(connection, request, 1, patience)
             if words[0] in _GONE:
                 return
         # So contended that it changed under every attempt. To delete whatever stands there costs another writer's
         # tombstone, like an eviction: that writer finds it gone, and deletes what has come instead.
-        self._exchange(connection, b"md %b\r\n" % key, 1)
+        self._exchange(connection, b"md %b\r\n" % key, 1, patience)
 
     def _is_over(self, token: bytes) -> bool:
         """Whether the owner of a tombstone died: it would have outlived its ttl, had others not prolonged the item."""
@@ -418,7 +474,7 @@ class MemcachedBackend(LeaseBackend):
     def _marker_request(self, group: str) -> bytes:
         request = self._markers.get(group)
         if request is None:
-            request = self._markers[group] = b"mg %b f v\r\n" % _marker_of(group).encode()
+            request = self._markers[group] = b"mg %b f v\r\n" % marker_of(group).encode()
         return request
 
     # Requests
@@ -450,20 +506,24 @@ class MemcachedBackend(LeaseBackend):
             found = self._local.connections = {}
         return found
 
-    def _connection(self, server: str) -> Connection:
+    def _connection(self, server: str, patience: Patience) -> Connection:
+        """This thread's connection to a server. Raises ``CacheUnavailableError`` where there can be none, or where the
+        server's circuit is open and this is not the probe.
+        """
         connections = self._connections()
         connection = connections.get(server)
+        if not self._breakers[server].allows():
+            raise _OpenCircuitError(f"memcached {server}: left alone after failures")
         if connection is None or not connection.in_step:
             if connection is not None:
                 connections.pop(server).close()
-            connection = connections[server] = Connection(server, self.settings, self._tls)
-            if server in self._down:
-                self._down.discard(server)
-                self._recovered[server] = connection.opened
-                logger.info("memcached %s answers again", server)
+            connection = Connection(server, self.settings, self._tls, patience, self.addresses.get(server))
+            connections[server] = connection
         return connection
 
-    def _on_servers(self, keys: Iterable[str], everywhere: Sequence[str] = ()) -> dict[Connection, list[str]]:
+    def _on_servers(
+        self, keys: Iterable[str], patience: Patience, everywhere: Sequence[str] = ()
+    ) -> dict[Connection, list[str]]:
         """The names by the connections to their servers, without those of servers that cannot be reached."""
         by_server: dict[str, list[str]] = {server: list(everywhere) for server in self.servers if everywhere}
         for key in keys:
@@ -471,7 +531,7 @@ class MemcachedBackend(LeaseBackend):
         work: dict[Connection, list[str]] = {}
         for server, names in by_server.items():
             try:
-                work[self._connection(server)] = names
+                work[self._connection(server, patience)] = names
             except CacheUnavailableError as exc:
                 self._failed(server, exc)
         return work
@@ -481,6 +541,7 @@ class MemcachedBackend(LeaseBackend):
         work: Mapping[Connection, Sequence[T]],
         request: Callable[[T], bytes],
         replies: int,
+        patience: Patience,
         head: bytes = b"",
     ) -> Iterator[tuple[Connection, list[T], list[Reply]]]:
         """Asks each server for its part, all at once: everything is sent before the first answer is read.
@@ -497,34 +558,70 @@ class MemcachedBackend(LeaseBackend):
                     del batches[connection]
                 try:
                     self.counters.round_trips += 1
-                    connection.send(head + requests)
+                    connection.send(head + requests, patience)
                     asked.append((connection, items, len(items) * replies + bool(head)))
                 except CacheUnavailableError as exc:
                     batches.pop(connection, None)
                     self._failed(connection.server, exc)
-            deadline = time.monotonic() + self.settings.timeout
             for connection, items, expected in asked:
                 try:
-                    received = connection.receive(expected, deadline)
+                    received = connection.receive(expected, patience)
                 except CacheUnavailableError as exc:
                     batches.pop(connection, None)
                     self._failed(connection.server, exc)
                 else:
+                    self._answered(connection.server)
                     yield connection, items, received
 
-    def _exchange(self, connection: Connection, request: bytes, replies: int) -> list[Reply]:
+    def _exchange(self, connection: Connection, request: bytes, replies: int, patience: Patience) -> list[Reply]:
         self.counters.round_trips += 1
-        return connection.exchange(request, replies)
+        received = connection.exchange(request, replies, patience)
+        self._answered(connection.server)
+        return received
+
+    # Faults
+
+    def _answered(self, server: str) -> None:
+        breaker = self._breakers[server]
+        if breaker.is_failing:
+            breaker.succeeded()
+            if server in self._down:
+                self._down.discard(server)
+                logger.info("memcached %s answers again", server)
 
     def _failed(self, server: str, exc: CacheError) -> None:
+        """Counts what failed. Cases: the server was left alone; a connection that had served was closed, which a
+        restart does to every thread's, and says nothing of the server; the server fails.
+        """
+        if isinstance(exc, _OpenCircuitError):
+            self.counters.circuit_open += 1
+            return
         self.counters.errors += 1
         used = self._connections().get(server)
-        if used is not None and used.opened < self._recovered.get(server, 0.0):
-            return  # this thread is the last to hear of an outage that others have seen end
+        if used is not None:
+            used.close()  # what it says next may be the answer to this
+            if used.was_served:
+                logger.debug("%s", exc)
+                return
+        self._breakers[server].failed()
         if server not in self._down:
             self._down.add(server)
             reason = exc if server in str(exc) else f"memcached {server}: {exc}"
             logger.warning("%s; reads go to the database until it answers", reason)
+
+    def _refused(self, server: str, words: Sequence[bytes]) -> None:
+        """The server answers, and has no room for a lease."""
+        self.counters.errors += 1
+        if server not in self._refusing:
+            self._refusing.add(server)
+            said = b" ".join(words)[:80].decode(errors="replace")
+            logger.warning("memcached %s: %s; what is not cached there stays so until it takes items", server, said)
+
+    def _won(self, key: str, connection: Connection, cas: bytes, epoch: bytes) -> _Held:
+        if connection.server in self._refusing:
+            self._refusing.discard(connection.server)
+            logger.info("memcached %s takes items again", connection.server)
+        return _Held(key, connection, cas, epoch)
 
     def close(self) -> None:
         for connection in self._connections().values():
@@ -552,7 +649,18 @@ class MemcachedBackend(LeaseBackend):
         self._plain(key, b"md %b\r\n" % _plain_key(key))
 
     def _plain(self, key: str, request: bytes) -> Reply:
-        return self._exchange(self._connection(self._server_of(key)), request, 1)[0]
+        server = self._server_of(key)
+        patience = Patience(self.settings.timeout)
+        try:
+            return self._exchange(self._connection(server, patience), request, 1, patience)[0]
+        except CacheUnavailableError as exc:
+            self._failed(server, exc)
+            raise
+
+    def places_of(self, group: str, key: str) -> tuple[Place, Place]:
+        """See ``LeaseBackend``."""
+        server = self._server_of(key)
+        return (server, key), (server, marker_of(group))
 
 
 def _value_in(reply: Reply) -> bytes | None:
@@ -566,11 +674,6 @@ def _value_in(reply: Reply) -> bytes | None:
 def _epoch_in(marker: Reply) -> bytes | None:
     epoch = _value_in(marker)
     return epoch if epoch is not None and len(epoch) == _EPOCH else None
-
-
-def _marker_of(group: str) -> str:
-    # "!" is in no key of an entity (``keys``): those continue with a letter.
-    return f"{group}:!"
 
 
 def _fits(lease: _Held, value: bytes) -> bool:

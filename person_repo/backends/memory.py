@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from dogpile.cache.api import NO_VALUE
 
-from person_repo.backends import BLOCKED, BUSY, Coherence, Fetched, Lease, LeaseBackend, Tombstones, well_formed
+from person_repo.backends import BLOCKED, BUSY, Coherence, Fetched, Lease, LeaseBackend, Place, Tombstones, well_formed
 
 __all__ = ["MemoryBackend"]
 
@@ -140,7 +140,7 @@ class MemoryBackend(LeaseBackend):
                 self._group_stones.setdefault(group, _Stones()).owners[owner] = until
         return Tombstones(frozenset(keys), frozenset(groups), placed=owner)
 
-    def release(self, tombstones: Tombstones) -> None:
+    def release(self, tombstones: Tombstones) -> frozenset[Place]:
         self.counters.round_trips += 1
         with self._lock:
             now = self._clock()
@@ -150,6 +150,7 @@ class MemoryBackend(LeaseBackend):
             for group in tombstones.groups:
                 self._epochs[group] = self._epochs.get(group, 0) + 1
                 self._remove(self._group_stones, group, tombstones.placed, now)
+        return frozenset()
 
     # The states
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from dogpile.cache.api import NO_VALUE
 
-from person_repo.backends import BLOCKED, Fetched, Lease, LeaseBackend, Tombstones
+from person_repo.backends import BLOCKED, Fetched, Lease, LeaseBackend, Place, Tombstones
 
 __all__ = ["NullBackend"]
 
@@ -30,8 +30,8 @@ class NullBackend(LeaseBackend):
     def put_tombstones(self, keys: Collection[str], groups: Collection[str] = ()) -> Tombstones:
         return Tombstones(frozenset(keys), frozenset(groups))
 
-    def release(self, tombstones: Tombstones) -> None:
-        pass
+    def release(self, tombstones: Tombstones) -> frozenset[Place]:
+        return frozenset()
 
     def get_serialized(self, key: str) -> Any:
         """dogpile: always ``NO_VALUE``."""

@@ -13,6 +13,7 @@ from dogpile.cache import CacheRegion
 
 from person_repo import invalidation
 from person_repo.backends import LeaseBackend
+from person_repo.backends._meta import Patience
 from person_repo.backends.memcached import MemcachedBackend
 from person_repo.backends.memory import MemoryBackend
 from person_repo.cached import CachedRepository
@@ -230,7 +231,13 @@ class Stage:
         return None
 
 
-_TTLS: Mapping[str, Any] = {"lease_ttl": LEASE_TTL, "tombstone_ttl": TOMBSTONE_TTL, "ttl": TTL, "wait": _WAIT}
+_TTLS: Mapping[str, Any] = {
+    "lease_ttl": LEASE_TTL,
+    "tombstone_ttl": TOMBSTONE_TTL,
+    "ttl": TTL,
+    "wait": _WAIT,
+    "breaker_failures": 1_000_000,
+}
 
 
 class _Player:
@@ -246,7 +253,6 @@ class _Player:
         if isinstance(backend, MemcachedBackend):
             backend._local = SimpleNamespace(connections={})
             backend._down = set()
-            backend._recovered = {}
 
     def connect(self, world: World, actor: Actor, servers: list[str]) -> None:
         """Opens its connections: those of the schedule before, over new wires."""
@@ -255,7 +261,7 @@ class _Player:
             connection = self._opened.get(name)
             if connection is None:
                 world.owner = actor
-                self._opened[name] = backend._connection(name)
+                self._opened[name] = backend._connection(name, Patience(1.0))
                 world.owner = None
                 continue
             connection._client = connection._socket = Wire(world, actor, world.by_name[name])

@@ -646,7 +646,7 @@ def step(label: str, act: Callable[[], Any], ready: Callable[[], bool] | None = 
 def without_a_network() -> Iterator[None]:
     """Backends made and used in this block reach the servers of the current world, whose clock they go by."""
 
-    def connected(server: str, _settings: Any, _tls: Any = None) -> Wire:
+    def connected(server: str, *_: Any) -> Wire:
         return World.current.connect(server)
 
     clock: Any = SimpleNamespace(monotonic=lambda: 0.0, time=lambda: World.current.time())
