@@ -2,6 +2,8 @@
 
 Each read is one pass through these states (``backends`` names them)::
 
+    fence ── may be old here ──── load, do not store
+      │
     fetch ── value ───────────── decode ── of this key and schema ──> hit
       │                            └────── anything else ──> counted; fetch again, taking its place
       ├───── lease ───────────── load, encode, fill ──> miss
@@ -18,14 +20,16 @@ from __future__ import annotations
 import builtins
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, Generic, TypeVar
 
 from dogpile.cache import CacheRegion
 from sqlalchemy import orm
 
-from person_repo.backends import BLOCKED, BUSY, UNREACHABLE, Coherence, Fetched, Lease, LeaseBackend, Outcome
+from person_repo.backends import BLOCKED, BUSY, UNREACHABLE, Coherence, Fetched, Lease, LeaseBackend
 from person_repo.codec import Codec, RejectedItemError, UncacheableError
+from person_repo.fence import Fence, fence_of
 from person_repo.keys import Keyspace
 from person_repo.mapping import Identity, Row
 from person_repo.observability import Counters, Stats
@@ -67,6 +71,8 @@ class CachedRepository(Generic[E]):
         self.mapping = database.mapping
         self.keys = Keyspace(self.backend.settings.namespace, self.mapping.cache_name)
         self.counters = Counters()
+        self.fence: Fence | None = fence_of(database.engine, self.backend, database.read_engine)
+        self._load_time = 0.0
         self._codec = Codec(self.mapping)
         self._sleep = sleep
         self._clock = clock
@@ -108,6 +114,9 @@ class CachedRepository(Generic[E]):
 
     def _row(self, identity: Identity) -> Row | None:
         key, full = self.keys.of(identity)
+        if self.fence is not None and self.fence.bars(self.keys.group, key):
+            self.backend.counters.fenced += 1
+            return self._load(identity, (key, full), BLOCKED)
         found = self.backend.fetch(self.keys.group, key)
         if isinstance(found, bytes):
             try:
@@ -120,8 +129,8 @@ class CachedRepository(Generic[E]):
         if found is BUSY:
             found = self._awaited(key)
             if isinstance(found, bytes):
-                return self._decoded_or_loaded(identity, full, found)
-        return self._load(identity, full, found)
+                return self._decoded_or_loaded(identity, (key, full), found)
+        return self._load(identity, (key, full), found)
 
     def _reject(self, key: str, item: bytes, exc: RejectedItemError) -> Fetched:
         """Takes the place of an item that is of no use here; where another one has come meanwhile, leaves it alone."""
@@ -133,7 +142,7 @@ class CachedRepository(Generic[E]):
     def _awaited(self, key: str) -> Fetched:
         """What another reader's lease turns into within a bounded time; ``BUSY`` where it takes longer."""
         self.counters.waits += 1
-        until = self._clock() + self.backend.settings.wait
+        until = self._clock() + self._longest_wait()
         pause = _FIRST_WAIT
         found: Fetched = BUSY
         while found is BUSY and self._clock() + pause <= until:
@@ -142,28 +151,44 @@ class CachedRepository(Generic[E]):
             pause = min(pause * 1.5, _LONGEST_WAIT)
         return found
 
-    def _decoded_or_loaded(self, identity: Identity, full: str, item: bytes) -> Row | None:
+    def _decoded_or_loaded(self, identity: Identity, keys: tuple[str, str], item: bytes) -> Row | None:
         try:
-            row = self._codec.decode(item, full)
+            row = self._codec.decode(item, keys[1])
         except RejectedItemError:  # readers of two schemas at one key: whoever waits here serves itself
             self.counters.rejected += 1
-            return self._load(identity, full, BLOCKED)
+            return self._load(identity, keys, BLOCKED)
         self._count_hit(row)
         return row
 
-    def _load(self, identity: Identity, full: str, found: Lease | Outcome | bytes) -> Row | None:
-        lease = found if isinstance(found, Lease) else None
-        self._count_load(found)
+    def _load(self, identity: Identity, keys: tuple[str, str], found: Fetched) -> Row | None:
         try:
-            rows, committed = self.database.loader.one(identity)
+            with self._turn() as waited:
+                if waited and found is BUSY:
+                    answered: dict[Identity, Row | None] = {}
+                    found = self._after_waiting({identity: found}, {identity: keys}, answered).get(identity, found)
+                    if identity in answered:
+                        return answered[identity]
+                self._count_load(found)
+                rows, committed = self.database.loader.one(identity)
         except BaseException:
-            if lease is not None:
-                self.backend.abandon([lease])
+            if isinstance(found, Lease):
+                self.backend.abandon([found])
             raise
         row = rows.get(identity)
-        if lease is not None:
-            self._fill([(lease, full, row)], committed)
+        if isinstance(found, Lease):
+            self._fill([(found, keys[1], row)], committed)
         return row
+
+    def _after_waiting(
+        self,
+        left: dict[Identity, Fetched],
+        keys: dict[Identity, tuple[str, str]],
+        rows: dict[Identity, Row | None],
+    ) -> dict[Identity, Fetched]:
+        """What is left to load after a wait for the turn to do so: others have been loading meanwhile."""
+        busy = {identity: keys[identity] for identity, found in left.items() if found is BUSY}
+        rest: dict[Identity, Fetched] = {identity: found for identity, found in left.items() if found is not BUSY}
+        return {**rest, **self._fetched(busy, self._fetch_many(busy), rows)} if busy else rest
 
     # Many entities
 
@@ -186,8 +211,19 @@ class CachedRepository(Generic[E]):
         return rows
 
     def _fetch_many(self, keys: dict[Identity, tuple[str, str]]) -> dict[Identity, Fetched]:
-        found = self.backend.fetch_many(self.keys.group, [key for key, _ in keys.values()])
-        return dict(zip(keys, found, strict=True))
+        barred = self._barred(keys)
+        asked = {identity: key for identity, (key, _) in keys.items() if identity not in barred}
+        found = self.backend.fetch_many(self.keys.group, list(asked.values())) if asked else []
+        return {**dict.fromkeys(barred, BLOCKED), **dict(zip(asked, found, strict=True))}
+
+    def _barred(self, keys: dict[Identity, tuple[str, str]]) -> list[Identity]:
+        """Those for which the fence sends this read to the database."""
+        if self.fence is None or not self.fence.stands():
+            return []
+        group = self.keys.group
+        barred = [identity for identity, (key, _) in keys.items() if self.fence.bars(group, key)]
+        self.backend.counters.fenced += len(barred)
+        return barred
 
     def _fetched(
         self,
@@ -219,7 +255,7 @@ class CachedRepository(Generic[E]):
         self, keys: dict[Identity, tuple[str, str]], rows: dict[Identity, Row | None]
     ) -> dict[Identity, Fetched]:
         self.counters.waits += len(keys)
-        until = self._clock() + self.backend.settings.wait
+        until = self._clock() + self._longest_wait()
         pause = _FIRST_WAIT
         left: dict[Identity, Fetched] = dict.fromkeys(keys, BUSY)
         while any(found is BUSY for found in left.values()) and self._clock() + pause <= until:
@@ -238,17 +274,38 @@ class CachedRepository(Generic[E]):
     ) -> None:
         if not left:
             return
-        leases = {identity: found for identity, found in left.items() if isinstance(found, Lease)}
-        for found in left.values():
-            self._count_outcome(found)
-        self.counters.loads += 1
         try:
-            loaded, committed = self.database.loader.many(list(left))
+            with self._turn() as waited:
+                if waited:
+                    left = self._after_waiting(left, keys, rows)
+                if not left:
+                    return
+                self.counters.loads += 1
+                for found in left.values():
+                    self._count_outcome(found)
+                loaded, committed = self.database.loader.many(list(left))
         except BaseException:
-            self.backend.abandon(leases.values())
+            self.backend.abandon([found for found in left.values() if isinstance(found, Lease)])
             raise
         rows.update({identity: loaded.get(identity) for identity in left})
-        self._fill([(lease, keys[identity][1], rows[identity]) for identity, lease in leases.items()], committed)
+        leases = [(found, identity) for identity, found in left.items() if isinstance(found, Lease)]
+        self._fill([(lease, keys[identity][1], rows[identity]) for lease, identity in leases], committed)
+
+    @contextmanager
+    def _turn(self) -> Iterator[bool]:
+        """A load's turn at the database, and whether it had to be waited for, which it has where there is a bound on
+        their number. Notes how long loads take.
+        """
+        bulkhead = self.backend.bulkhead
+        with nullcontext(False) if bulkhead is None else bulkhead.entered() as waited:
+            began = self._clock()
+            yield waited
+            self._load_time += (self._clock() - began - self._load_time) / 8
+
+    def _longest_wait(self) -> float:
+        """As long as a load takes, by a small factor, but no longer than the other reader's lease lives."""
+        settings = self.backend.settings
+        return min(max(settings.wait, 2 * self._load_time), settings.lease_ttl)
 
     # Filling
 

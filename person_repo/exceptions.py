@@ -13,10 +13,12 @@
     ├── StaleEntityError                     a copy older than the row was written back
     ├── ImportFailedError                    rows of a file that cannot be imported
     ├── MigrationError                       a schema that is not where the code needs it
+    ├── OverloadError                        a read that waited too long for its turn at the database
     └── CacheError
         └── CacheUnavailableError            a cache server did not answer, or not in time
 
-Reads never raise a ``CacheError``: a cache that fails is counted, logged and served from the database.
+Reads never raise a ``CacheError``: a cache that fails is counted, logged and served from the database. Commits raise
+one only where ``on_unreachable`` wants it.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ __all__ = [
     "InvalidEntityError",
     "InvalidIdError",
     "MigrationError",
+    "OverloadError",
     "PersonNotFoundError",
     "PersonRepoError",
     "RowProblem",
@@ -116,6 +119,13 @@ class ImportFailedError(PersonRepoError):
 
 class MigrationError(PersonRepoError):
     """The schema of a database is not where the code needs it, or cannot be brought there."""
+
+
+class OverloadError(PersonRepoError):
+    """A read did not get its turn at the database in time: ``max_loads`` of them were under way.
+
+    Raised only where ``max_loads`` sets a bound.
+    """
 
 
 class CacheError(PersonRepoError):

@@ -1,16 +1,20 @@
-"""What turns failures into decisions: a circuit breaker. Pure; the clock is an argument.
+"""What turns failures into decisions: a circuit breaker and a bulkhead. Pure; the clock is an argument.
 
-"Release It!" (Nygard, 2007) named it. Closed: everybody may ask. Open: nobody may, and to be told so costs a
-comparison. Half-open: one caller may, and what it finds decides.
+"Release It!" (Nygard, 2007) named both. A breaker that is closed lets everybody ask; open, nobody, and to be told so
+costs a comparison; half-open, one caller, and what that one finds decides. A bulkhead lets so many in at a time.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-__all__ = ["Breaker"]
+from person_repo.exceptions import OverloadError
+
+__all__ = ["Breaker", "Bulkhead"]
 
 _CLOSED = 0.0
 
@@ -72,3 +76,36 @@ class Breaker:
         with self._lock:
             self._failed = 0
             self._probe_at = _CLOSED
+
+
+class Bulkhead:
+    """Lets ``limit`` callers in at a time; each waits ``wait`` seconds for its turn at most."""
+
+    def __init__(self, limit: int, wait: float) -> None:
+        self._limit = limit
+        self._wait = wait
+        self._begin()
+
+    def _begin(self) -> None:
+        self._places = threading.BoundedSemaphore(self._limit)
+        self._process = os.getpid()
+
+    @contextmanager
+    def entered(self) -> Iterator[bool]:
+        """A block that only so many callers are in; whether this one had to wait.
+
+        Raises ``OverloadError`` where it does not come to this caller's turn in time.
+        """
+        if self._process != os.getpid():
+            self._begin()  # whoever was in when this process was forked is not here
+        places = self._places
+        at_once = places.acquire(blocking=False)
+        if not at_once and not places.acquire(timeout=self._wait):
+            raise OverloadError(
+                f"{self._limit} loads from the database (max_loads) were under way for {self._wait} s (max_load_wait); "
+                "give either a larger number, or the database more room"
+            )
+        try:
+            yield not at_once
+        finally:
+            places.release()

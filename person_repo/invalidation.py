@@ -13,7 +13,8 @@ has no event after it. Statements that commit by themselves (AUTOCOMMIT, COMMIT 
 Those that may (DDL on MySQL, a procedure, whatever SQLite runs outside a transaction) have step 2 before them, and step
 3 after them where the driver says that no transaction is open any more, else at the transaction's end.
 
-After an acknowledged commit nothing here raises, and before it a failing cache does not: it is counted and logged.
+What was changed, the tombstones and what becomes of those that cannot be placed are in ``pending``. After an
+acknowledged commit nothing here raises; before it a failing cache does only where ``on_unreachable`` wants it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import functools
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,14 +34,16 @@ from sqlalchemy.engine.interfaces import DBAPICursor, ExceptionContext, Executio
 from sqlalchemy.sql import dml
 
 from person_repo import changes
-from person_repo.backends import LeaseBackend, Tombstones
+from person_repo.backends import LeaseBackend
 from person_repo.cascades import Cascades
 from person_repo.changes import Change, TextKind, Watched
 from person_repo.exceptions import ConfigurationError, InvalidIdError
+from person_repo.fence import Fence, fence_of
 from person_repo.keys import Keyspace
 from person_repo.mapping import EntityMapping
+from person_repo.pending import OpenTransaction, Pending
 
-__all__ = ["announce", "cover", "release"]
+__all__ = ["cover"]
 
 logger = logging.getLogger(__name__)
 
@@ -78,66 +81,6 @@ class CoveredModel(Watched):
 
 
 @dataclass
-class _Changed:
-    """What a transaction changed of the items of one cache."""
-
-    keys: dict[str, set[str]] = field(default_factory=dict)
-    groups: set[str] = field(default_factory=set)
-
-    def add(self, group: str, keys: Iterable[str], most: int) -> None:
-        if group in self.groups:
-            return
-        known = self.keys.setdefault(group, set())
-        known.update(keys)
-        if len(known) > most:
-            self.add_group(group)
-
-    def add_group(self, group: str) -> None:
-        self.groups.add(group)
-        self.keys.pop(group, None)
-
-
-@dataclass
-class _Pending:
-    """What one DBAPI connection's transaction changed, and the tombstones that it has placed so far."""
-
-    changed: dict[LeaseBackend, _Changed] = field(default_factory=dict)
-    placed: list[tuple[LeaseBackend, Tombstones]] = field(default_factory=list)
-    begun_by_text: bool = False
-    begun_by_savepoint: bool = False
-
-    def add(self, change: Change) -> None:
-        model = change.watched
-        assert isinstance(model, CoveredModel)
-        changed = self.changed.setdefault(model.backend, _Changed())
-        if change.identities is None:
-            changed.add_group(model.keys.group)
-            return
-        keys = [model.keys.of(identity)[0] for identity in change.identities]
-        changed.add(model.keys.group, keys, model.backend.settings.max_keys)
-
-    def drop(self, model: CoveredModel) -> None:
-        self.add(Change(model, None))
-
-    def put(self) -> None:
-        """Places tombstones on all that changed. Never raises for the cache."""
-        for backend, changed in self.changed.items():
-            keys = [key for keys in changed.keys.values() for key in keys]
-            if keys or changed.groups:
-                self.placed += announce(backend, keys, changed.groups)
-
-    def end(self) -> None:
-        """Releases them: the transaction is over. Never raises for the cache."""
-        self.changed = {}
-        self.withdraw()
-
-    def withdraw(self) -> None:
-        """Releases them, and forgets nothing of what changed: the transaction goes on."""
-        placed, self.placed = self.placed, []
-        release(placed)
-
-
-@dataclass
 class _Sent:
     """What is still to do for a statement once it has run.
 
@@ -145,7 +88,7 @@ class _Sent:
     ``ends``: no transaction is open after it. ``due``: what it changes is yet to be announced.
     """
 
-    pending: _Pending
+    pending: Pending
     ends: bool
     begins: bool
     due: bool
@@ -154,40 +97,6 @@ class _Sent:
 
     def unsettled(self) -> list[CoveredModel]:
         return [*self.generating, *[model for model, _ in self.counted]]
-
-
-def announce(
-    backend: LeaseBackend, keys: Sequence[str], groups: Iterable[str] = ()
-) -> list[tuple[LeaseBackend, Tombstones]]:
-    """Places tombstones before a change; what is returned goes to ``release`` after it. Never raises for the cache."""
-    names = list(groups)
-    try:
-        tombstones = backend.put_tombstones(keys, names)
-    except Exception:
-        backend.counters.errors += 1
-        logger.exception("tombstones could not be placed; cached reads may be old until the ttl")
-        return []
-    backend.counters.tombstones += len(keys)
-    backend.counters.model_drops += len(names)
-    if not tombstones.complete:
-        logger.error(
-            "%d of %d tombstones could not be placed; cached reads of those may be old until the ttl",
-            len(tombstones.failed_keys) + len(tombstones.failed_groups),
-            len(keys) + len(names),
-        )
-    return [(backend, tombstones)]
-
-
-def release(placed: Iterable[tuple[LeaseBackend, Tombstones]]) -> None:
-    """Releases tombstones once the change they announced is over. Never raises: the data is committed, or rolled
-    back.
-    """
-    for backend, tombstones in placed:
-        try:
-            backend.release(tombstones)
-        except Exception:
-            backend.counters.errors += 1
-            logger.exception("tombstones could not be released; their keys go to the database until the ttl")
 
 
 def cover(engine: sa.Engine, mapping: EntityMapping[Any], keys: Keyspace, backend: LeaseBackend) -> None:
@@ -211,16 +120,18 @@ class _Coverage:
         self._models: list[CoveredModel] = []
         self._by_table: dict[str, list[CoveredModel]] = {}
         self._cascades: Cascades[CoveredModel] = Cascades([])
-        self._prepared: dict[Any, _Pending] = {}
+        self._prepared: dict[Any, Pending] = {}
         self._twophase = threading.local()
+        root = engine
+        while isinstance(root, OptionEngine):
+            root = root._proxied
+        # Not the engine: its dialect, which has this, would keep it for ever.
+        self._engine = weakref.ref(root)
         dialect: Any = engine.dialect
         for name in ("do_commit", "do_rollback", "do_prepare_twophase", "do_commit_twophase", "do_rollback_twophase"):
             around = getattr(self, f"_{name}")
             setattr(dialect, name, functools.partial(around, getattr(dialect, name)))
         # An engine made by execution_options() has listeners of its own besides those of the one it was made from.
-        root = engine
-        while isinstance(root, OptionEngine):
-            root = root._proxied
         event.listen(root, "begin", self._begin)
         event.listen(root, "begin_twophase", self._begin)
         event.listen(root, "before_cursor_execute", self._before_statement)
@@ -325,26 +236,26 @@ class _Coverage:
             begins = kind == TextKind.SAVEPOINT and _is_open(connection) is False
             if not begins and (pending is None or not pending.begun_by_savepoint):
                 return
-            pending = self._pending(connection)
+            pending = self._pending_of(connection.connection.info)
             pending.begun_by_savepoint = True
-        pending = pending or self._pending(connection)
+        pending = pending or self._pending_of(connection.connection.info)
         ends = kind in (TextKind.BEGIN, TextKind.COMMIT, TextKind.ROLLBACK) or self._commits_itself(connection)
         begins = kind == TextKind.BEGIN or (kind in (TextKind.COMMIT, TextKind.ROLLBACK) and changes.chains(statement))
         sent = _Sent(pending, ends=ends, begins=begins, due=kind != TextKind.ROLLBACK)
         for change in found:
             assert isinstance(change.watched, CoveredModel)
             try:
-                pending.add(change)
+                _add(pending, change)
             except InvalidIdError:  # a row whose key no reader can ask for, and what else was found with it
-                pending.drop(change.watched)
+                _drop(pending, change.watched)
             if change.generated and ends:  # committed before anybody learns the keys, which may be known to be absent
-                pending.drop(change.watched)
+                _drop(pending, change.watched)
             elif change.generated:
                 sent.generating.append(change.watched)
             if change.counted and change.identities is not None:
                 sent.counted.append((change.watched, len(change.identities)))
         if sent.due and (ends or commits or _is_outside(connection, statement)):
-            pending.put()
+            pending.put(_taking_more(connection, kind))
             sent.due = False
         if context is not None:
             context.__dict__[_PENDING] = sent
@@ -385,7 +296,7 @@ class _Coverage:
         sqlite = connection.dialect.name == "sqlite"
         over = _is_open(connection) is False
         if due and (sent.ends or over):
-            pending.put()
+            pending.put_afterwards()
         if _is_running(connection, context, result):
             return
         if sent.ends:
@@ -404,9 +315,9 @@ class _Coverage:
         """
         news = [model for model, asked in sent.counted if result is None or result.rowcount != asked]
         for model in news:
-            sent.pending.drop(model)
+            _drop(sent.pending, model)
         for model in sent.generating:
-            sent.pending.add(Change(model, _made_keys(result, model)))
+            _add(sent.pending, Change(model, _made_keys(result, model)))
         return bool(news or sent.generating)
 
     def _after_error(self, context: ExceptionContext) -> None:
@@ -422,15 +333,21 @@ class _Coverage:
         refused = isinstance(context.sqlalchemy_exception, sa.exc.DBAPIError)
         if not refused or getattr(context.execution_context, "executemany", True):
             for model in sent.unsettled():
-                sent.pending.drop(model)
+                _drop(sent.pending, model)
             if sent.ends and sent.unsettled():
-                sent.pending.put()
+                sent.pending.put_afterwards()
         if not sent.due:
             sent.pending.withdraw()
 
-    @staticmethod
-    def _pending(connection: sa.Connection) -> _Pending:
-        return _pending_of(connection.connection.info)
+    def _pending_of(self, info: dict[Any, Any]) -> Pending:
+        found: Pending | None = info.get(_PENDING)
+        if found is None:
+            found = info[_PENDING] = Pending(self._fence)
+        return found
+
+    def _fence(self, backend: LeaseBackend) -> Fence | None:
+        engine = self._engine()
+        return None if engine is None else fence_of(engine, backend)
 
     @staticmethod
     def _commits_itself(connection: sa.Connection) -> bool:
@@ -438,7 +355,7 @@ class _Coverage:
         is_open = _is_open(connection)
         if is_open:
             return False
-        pending: _Pending | None = connection.connection.info.get(_PENDING)
+        pending: Pending | None = connection.connection.info.get(_PENDING)
         if is_open is None and pending is not None and pending.begun_by_text:
             return False
         fairy: Any = connection.connection
@@ -454,7 +371,7 @@ class _Coverage:
     def _begin(self, connection: sa.Connection, xid: Any = None) -> None:
         connection.connection.info[_SINCE] = len(self._models)
 
-    def _changed_on(self, info: dict[Any, Any] | None) -> _Pending | None:
+    def _changed_on(self, info: dict[Any, Any] | None) -> Pending | None:
         """What a connection's transaction has changed, None where it is nothing.
 
         What it did before a model was covered, nobody saw.
@@ -464,8 +381,8 @@ class _Coverage:
         unseen = self._models[info.get(_SINCE, 0) :]
         info[_SINCE] = len(self._models)
         for model in unseen:
-            _pending_of(info).drop(model)
-        found: _Pending | None = info.get(_PENDING)
+            _drop(self._pending_of(info), model)
+        found: Pending | None = info.get(_PENDING)
         return found
 
     # Around COMMIT and ROLLBACK
@@ -476,7 +393,8 @@ class _Coverage:
         if info is None or pending is None:
             commit(dbapi_connection)
             return
-        pending.put()
+        engine = self._engine()
+        pending.put(None if engine is None else OpenTransaction(dbapi_connection, engine.dialect))
         commit(dbapi_connection)
         info.pop(_PENDING, None)
         pending.end()
@@ -487,15 +405,15 @@ class _Coverage:
         if info is None:
             return
         info[_SINCE] = len(self._models)
-        pending: _Pending | None = info.pop(_PENDING, None)
+        pending: Pending | None = info.pop(_PENDING, None)
         if pending is not None:
-            pending.end()
+            pending.end(committed=False)
 
     def _do_prepare_twophase(self, prepare: Callable[..., None], connection: sa.Connection, xid: Any) -> None:
         info = connection.connection.info
-        self._prepared[_name_of(xid)] = pending = self._changed_on(info) or _Pending()
+        self._prepared[_name_of(xid)] = pending = self._changed_on(info) or Pending(self._fence)
         info.pop(_PENDING, None)
-        pending.put()
+        pending.put(OpenTransaction(connection.connection, connection.dialect))
         prepare(connection, xid)
 
     def _do_commit_twophase(
@@ -513,11 +431,12 @@ class _Coverage:
         if pending is None and not is_prepared:
             pending = self._changed_on(connection.connection.info)
         elif pending is None:
-            pending = _Pending()
+            pending = Pending(self._fence)
             for model in self._models:
-                pending.drop(model)
+                _drop(pending, model)
         if pending is not None:
-            pending.put()
+            # A transaction that is prepared takes no further statement.
+            pending.put(None if is_prepared else OpenTransaction(connection.connection, connection.dialect))
         self._twophase.committing = True
         try:
             commit(connection, xid, is_prepared, recover)
@@ -540,7 +459,7 @@ class _Coverage:
         rollback(connection, xid, is_prepared, recover)
         pending = self._prepared.pop(_name_of(xid), None) or connection.connection.info.pop(_PENDING, None)
         if pending is not None:
-            pending.end()
+            pending.end(committed=False)
 
 
 _coverages: weakref.WeakKeyDictionary[sa.Dialect, _Coverage] = weakref.WeakKeyDictionary()
@@ -555,11 +474,29 @@ def _coverage_of(engine: sa.Engine) -> _Coverage:
         return found
 
 
-def _pending_of(info: dict[Any, Any]) -> _Pending:
-    found = info.get(_PENDING)
-    if found is None:
-        found = info[_PENDING] = _Pending()
-    return found
+def _add(pending: Pending, change: Change) -> None:
+    model = change.watched
+    assert isinstance(model, CoveredModel)
+    if change.identities is None:
+        pending.add_group(model.backend, model.keys.group)
+    else:
+        pending.add(model.backend, model.keys.group, [model.keys.of(identity)[0] for identity in change.identities])
+
+
+def _drop(pending: Pending, model: CoveredModel) -> None:
+    pending.add_group(model.backend, model.keys.group)
+
+
+def _taking_more(connection: sa.Connection, kind: str) -> OpenTransaction | None:
+    """The transaction of a connection whose next statement ends it, where another statement can be sent before; None
+    where the next statement commits by itself.
+
+    On SQLite an open transaction has the one lock for writing, so nothing can be written beside it.
+    """
+    ends = kind in (TextKind.BEGIN, TextKind.COMMIT, TextKind.RELEASE)
+    if _is_open(connection) and (ends or connection.dialect.name == "sqlite"):
+        return OpenTransaction(connection.connection, connection.dialect)
+    return None
 
 
 def _name_of(xid: Any) -> Any:

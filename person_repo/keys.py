@@ -18,7 +18,7 @@ from urllib.parse import quote
 from person_repo.exceptions import InvalidIdError
 from person_repo.mapping import Identity
 
-__all__ = ["LONGEST_KEY", "Keyspace"]
+__all__ = ["LONGEST_KEY", "Keyspace", "group_of"]
 
 LONGEST_KEY = 230
 """Bytes, and characters, of which all are ASCII. memcached takes 250: the rest is for markers that backends append."""
@@ -63,6 +63,11 @@ class Keyspace:
         if len(full) <= LONGEST_KEY:
             return full, full
         return f"{self.group}:h{blake2b(full.encode(), digest_size=20).hexdigest()}", full
+
+
+def group_of(key: str) -> str:
+    """The group that a key, or the name of a group's marker, belongs to."""
+    return key.rpartition(":")[0]
 
 
 def _part(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The shipped model: ``Person``, and the ``Base`` and string type a host may use for models of its own."""
+"""The shipped model: ``Person``, the table of the fence, and the ``Base`` and string type a host may use, too."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column
 
-__all__ = ["Base", "ExactString", "Person"]
+__all__ = ["FENCE", "Base", "ExactString", "Person"]
 
 
 class ExactString(sa.TypeDecorator[str]):
@@ -61,6 +61,14 @@ class Base(MappedAsDataclass, DeclarativeBase):
     )
 
 
+_INNODB: dict[str, Any] = {
+    "mysql_engine": "InnoDB",
+    "mysql_charset": "utf8mb4",
+    "mariadb_engine": "InnoDB",
+    "mariadb_charset": "utf8mb4",
+}
+
+
 class Person(Base):
     """A person: ``id`` (the host's choice, at most 100 characters), ``first_name``, ``last_name`` (at most 200 each).
 
@@ -77,9 +85,21 @@ class Person(Base):
     version: Mapped[int] = mapped_column(sa.Integer, init=False, compare=False)
 
     __mapper_args__ = {"version_id_col": version}
-    __table_args__ = {
-        "mysql_engine": "InnoDB",
-        "mysql_charset": "utf8mb4",
-        "mariadb_engine": "InnoDB",
-        "mariadb_charset": "utf8mb4",
-    }
+    __table_args__ = _INNODB
+
+
+FENCE = sa.Table(
+    "person_repo_fence",
+    Base.metadata,
+    # SQLite counts up by itself in a column of exactly this type only.
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True, autoincrement=True),
+    sa.Column("namespace", ExactString(40), nullable=False, index=True),
+    sa.Column("server", ExactString(300), nullable=False),
+    sa.Column("item", ExactString(250), nullable=False),
+    sa.Column("held_until", sa.BigInteger(), nullable=False),
+    sa.Column("expires", sa.BigInteger(), nullable=False),
+    **_INNODB,
+)
+"""What the cache has not been told, because a server could not be reached; see ``person_repo.fence``. Times in seconds
+since 1970. Empty as long as every server can be reached.
+"""

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from dogpile.cache import CacheRegion
 from sqlalchemy import orm
 
-from person_repo import invalidation
+from person_repo import invalidation, pending
 from person_repo.backends import Coherence
 from person_repo.cached import CachedRepository
 from person_repo.engines import engine_of, fork_safely
@@ -157,14 +157,26 @@ class Service(Generic[E]):
         invalidation.cover(engine, self.cached.mapping, self.cached.keys, self.cached.backend)
 
     def invalidate(self, *ids: Any) -> None:
-        """Drops these entities from the cache, for writes that SQLAlchemy never saw. Raises ``InvalidIdError``."""
+        """Drops these entities from the cache, for writes that SQLAlchemy never saw.
+
+        Raises ``InvalidIdError``; ``CacheUnavailableError`` where a server cannot be reached and ``on_unreachable`` is
+        ``refuse``, or readers cannot be told under ``strict``.
+        """
         identities = [self.cached.mapping.identity(id) for id in ids]
         keys = [self.cached.keys.of(identity)[0] for identity in identities if identity is not None]
-        invalidation.release(invalidation.announce(self.cached.backend, keys))
+        pending.release(pending.announced_apart(self.cached.fence, self.cached.backend, keys))
 
     def invalidate_all(self) -> None:
-        """Drops every entity of this class from the cache, for every process that uses it."""
-        invalidation.release(invalidation.announce(self.cached.backend, [], [self.cached.keys.group]))
+        """Drops every entity of this class from the cache, for every process that uses it. Raises as ``invalidate``."""
+        groups = [self.cached.keys.group]
+        pending.release(pending.announced_apart(self.cached.fence, self.cached.backend, [], groups))
+
+    def deliver(self) -> int:
+        """Tells the cache now what it could not be told before, as far as it can be reached; how much is left.
+
+        Readers do so by themselves; this is for a process that only writes.
+        """
+        return 0 if self.cached.fence is None else self.cached.fence.deliver()
 
     @property
     def coherence(self) -> Coherence:

@@ -44,6 +44,9 @@ def engine_of() -> Iterator[EngineOf]:
         engine.dispose()
 
 
+OURS = {"person", "person_repo_fence", "person_repo_version"}
+
+
 def tables(engine: sa.Engine) -> set[str]:
     return set(sa.inspect(engine).get_table_names())
 
@@ -52,15 +55,15 @@ def test_schema_goes_up_down_and_up_again(engine: sa.Engine) -> None:
     assert migrations.current(engine) is None
 
     migrations.upgrade(engine)
-    assert migrations.current(engine) == migrations.head() == "person_repo_0001"
-    assert tables(engine) == {"person", "person_repo_version"}
+    assert migrations.current(engine) == migrations.head() == "person_repo_0002"
+    assert tables(engine) == OURS
 
     migrations.downgrade(engine, "base")
     assert migrations.current(engine) is None
     assert tables(engine) == {"person_repo_version"}
 
     migrations.upgrade(engine)
-    assert migrations.current(engine) == "person_repo_0001"
+    assert migrations.current(engine) == "person_repo_0002"
 
 
 def test_upgrade_of_an_upgraded_schema_keeps_everyone(engine: sa.Engine) -> None:
@@ -249,7 +252,7 @@ def test_sqlite_is_locked_where_the_host_begins_its_own_transactions(
         migrations.upgrade(f"{url}?timeout=0")
     migrations.upgrade(engine)
 
-    assert tables(engine) == {"person", "person_repo_version"}
+    assert tables(engine) == OURS
 
 
 def test_failed_upgrade_on_sqlite_leaves_nothing(tmp_path: Path, engine_of: EngineOf) -> None:
@@ -361,7 +364,7 @@ def test_sql_can_be_printed_without_a_database(url: str, collation: str | None) 
 
     assert "CREATE TABLE person (" in printed
     assert "INSERT INTO person_repo_version" in printed
-    assert printed.count(f"COLLATE {collation}") == (3 if collation else 0)
+    assert printed.count(f"COLLATE {collation}") == (6 if collation else 0)
 
 
 HOST_ENV = """
@@ -421,11 +424,11 @@ def host(tmp_path: Path, database_url: str) -> Config:
 
 def test_host_runs_our_revisions_among_its_own(host: Config, engine: sa.Engine) -> None:
     command.upgrade(host, "heads")
-    assert tables(engine) == {"alembic_version", "person", "order"}
+    assert tables(engine) == {"alembic_version", "person", "person_repo_fence", "order"}
     assert sa.inspect(engine).get_foreign_keys("order")[0]["referred_table"] == "person"
 
     command.downgrade(host, "shop@base")
-    assert tables(engine) == {"alembic_version", "person"}
+    assert tables(engine) == {"alembic_version", "person", "person_repo_fence"}
 
     command.upgrade(host, "heads")
     command.downgrade(host, "base")
@@ -440,10 +443,10 @@ def test_hosts_own_branch_pulls_ours_in(host: Config, engine: sa.Engine) -> None
 def test_our_version_table_stays_out_of_the_hosts(host: Config, engine: sa.Engine) -> None:
     """A host that upgrades us by call, and itself by alembic, keeps two tables of revisions."""
     migrations.upgrade(engine)
-    assert tables(engine) == {"person", "person_repo_version"}
-    command.stamp(host, "person_repo_0001")
+    assert tables(engine) == OURS
+    command.stamp(host, "person_repo_0002")
     command.upgrade(host, "heads")
-    assert tables(engine) == {"alembic_version", "person", "person_repo_version", "order"}
+    assert tables(engine) == {"alembic_version", *OURS, "order"}
     assert migrations.current(engine) == migrations.head()
 
 

@@ -29,6 +29,7 @@ import msgspec
 from dogpile.cache import register_backend
 from dogpile.cache.api import NO_VALUE, BytesBackend, CantDeserializeException, NoValue
 
+from person_repo.faults import Bulkhead
 from person_repo.observability import Counters
 from person_repo.settings import CacheSettings
 
@@ -128,6 +129,9 @@ class LeaseBackend(BytesBackend):
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         self.settings: CacheSettings = CacheSettings().with_options(arguments)
         self.counters = Counters()
+        limit = self.settings.max_loads
+        self.bulkhead: Bulkhead | None = Bulkhead(limit, self.settings.max_load_wait) if limit else None
+        """What bounds the loads of this process for this cache, whichever repository makes them."""
 
     @abc.abstractmethod
     def fetch(self, group: str, key: str, *, reject: bytes | None = None) -> Fetched:

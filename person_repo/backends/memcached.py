@@ -132,14 +132,17 @@ class MemcachedBackend(LeaseBackend):
         self._markers: dict[str, bytes] = {}
         self._tls = tls_context(self.settings)
         self.addresses: dict[str, str] = {}
-        self._breakers = {
-            name: Breaker(failures=self.settings.breaker_failures, reset=self.settings.breaker_reset, clock=monotonic)
-            for name in self.servers
-        }
+        self._monotonic = monotonic
         self._down: set[str] = set()
         self._refusing: set[str] = set()
-        self._local = threading.local()
+        self._begin()
         _instances.add(self)
+
+    def _begin(self) -> None:
+        """Everything that belongs to one process: connections, and locks that another thread may hold."""
+        failures, reset = self.settings.breaker_failures, self.settings.breaker_reset
+        self._breakers = {name: Breaker(failures=failures, reset=reset, clock=self._monotonic) for name in self.servers}
+        self._local = threading.local()
 
     # The lease contract: reading
 
@@ -762,7 +765,7 @@ _instances: weakref.WeakSet[MemcachedBackend] = weakref.WeakSet()
 def _after_fork_in_child() -> None:
     # Two processes that read replies from one socket would read each other's.
     for backend in list(_instances):
-        backend._local = threading.local()
+        backend._begin()
 
 
 if hasattr(os, "register_at_fork"):
