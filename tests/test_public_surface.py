@@ -36,6 +36,7 @@ NAMES = [
     "InvalidEntityError",
     "InvalidIdError",
     "MigrationError",
+    "OverloadError",
     "Person",
     "PersonNotFoundError",
     "PersonRepoError",
@@ -85,6 +86,7 @@ OF_A_SERVICE = {
     "cover": "(self, engine: 'sa.Engine') -> 'None'",
     "invalidate": "(self, *ids: 'Any') -> 'None'",
     "invalidate_all": "(self) -> 'None'",
+    "deliver": "(self) -> 'int'",
     "stats": "(self) -> 'Stats'",
     "close": "(self) -> 'None'",
 }

@@ -24,6 +24,7 @@ from person_repo import (
     InvalidEntityError,
     InvalidIdError,
     MigrationError,
+    OverloadError,
     Person,
     PersonNotFoundError,
     PersonRepoError,
@@ -163,6 +164,7 @@ def the_cache(people: PersonService, other: sa.Engine) -> None:
     people.invalidate("ada", "bob")
     people.invalidate()
     people.invalidate_all()
+    assert_type(people.deliver(), int)
     assert_type(people.coherence, Literal["strict", "process", "best-effort"])
     spent = people.stats() - people.stats()
     assert_type(spent, Stats)
@@ -231,7 +233,7 @@ def errors(people: PersonService) -> object:
         return value
     except ImportFailedError as error:
         return [(problem.file, problem.line, problem.reason) for problem in error.problems]
-    except (MigrationError, CacheUnavailableError, CacheError):
+    except (MigrationError, OverloadError, CacheUnavailableError, CacheError):
         return None
     return None
 
