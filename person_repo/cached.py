@@ -31,6 +31,7 @@ from person_repo.mapping import Identity, Row
 from person_repo.observability import Counters, Stats
 from person_repo.region import lease_backend, region_of
 from person_repo.repository import BoundRepository, SQLAlchemyRepository, identities, required
+from person_repo.sealing import Seal
 
 __all__ = ["CachedRepository"]
 
@@ -67,7 +68,7 @@ class CachedRepository(Generic[E]):
         self.mapping = database.mapping
         self.keys = Keyspace(self.backend.settings.namespace, self.mapping.cache_name)
         self.counters = Counters()
-        self._codec = Codec(self.mapping)
+        self._codec = Codec(self.mapping, Seal.of(self.backend.settings.secret))
         self._sleep = sleep
         self._clock = clock
 
