@@ -35,6 +35,7 @@ from person_repo.mapping import Identity, Row
 from person_repo.observability import Counters, Stats
 from person_repo.region import lease_backend, region_of
 from person_repo.repository import BoundRepository, SQLAlchemyRepository, identities, required
+from person_repo.sealing import Seal
 
 __all__ = ["CachedRepository"]
 
@@ -73,7 +74,7 @@ class CachedRepository(Generic[E]):
         self.counters = Counters()
         self.fence: Fence | None = fence_of(database.engine, self.backend, database.read_engine)
         self._load_time = 0.0
-        self._codec = Codec(self.mapping)
+        self._codec = Codec(self.mapping, Seal.of(self.backend.settings.secret))
         self._sleep = sleep
         self._clock = clock
 

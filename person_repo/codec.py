@@ -5,7 +5,8 @@ The format (msgpack, fixed by a golden test)::
     [schema: int, key: str, state: [column, ...] | nil]
 
 ``schema`` is a fingerprint of the mapped columns and of this format, ``key`` the full cache key, ``state`` the columns
-in the mapper's order, nil for an entity that is known not to exist.
+in the mapper's order, nil for an entity that is known not to exist. Where there is a secret, an item is sealed
+(``sealing``), and one that is not is no item.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from person_repo.mapping import EntityMapping, Row
+from person_repo.sealing import Seal
 
 __all__ = ["FORMAT", "Codec", "RejectedItemError", "UncacheableError"]
 
@@ -36,14 +38,15 @@ class UncacheableError(ValueError):
 
 
 class Codec(Generic[E]):
-    """Encodes and decodes the rows of one mapped class."""
+    """Encodes and decodes the rows of one mapped class; ``seal``: with what every item is sealed, if at all."""
 
-    __slots__ = ("_conversions", "_decode", "_encode", "_names", "schema")
+    __slots__ = ("_conversions", "_decode", "_encode", "_names", "_seal", "schema")
 
-    def __init__(self, mapping: EntityMapping[E]) -> None:
+    def __init__(self, mapping: EntityMapping[E], seal: Seal | None = None) -> None:
         wires = tuple(field.wire | None for field in mapping.fields)
         self.schema = _fingerprint(mapping)
         self._names = mapping.names
+        self._seal = seal
         item: Any = tuple[int, str, tuple[wires] | None]  # type: ignore[valid-type]
         self._decode = msgspec.msgpack.Decoder(item).decode
         self._encode = msgspec.msgpack.Encoder().encode
@@ -62,6 +65,8 @@ class Codec(Generic[E]):
         """
         try:
             encoded = self._encode((self.schema, key, None if row is None else self._to_wire(row)))
+            if self._seal is not None:
+                encoded = self._seal.seal(encoded, key)
             changed = self._changed(row, self.decode(encoded, key))
         except Exception as exc:  # a host's TypeDecorator may raise anything; the read it serves must not fail for it
             raise UncacheableError(f"{key}: {exc}") from exc
@@ -75,7 +80,7 @@ class Codec(Generic[E]):
         Raises ``RejectedItemError`` for anything that is not an item of this key and schema, hostile bytes included.
         """
         try:
-            schema, named, row = self._decode(item)
+            schema, named, row = self._decode(item if self._seal is None else self._seal.open(item, key))
             if schema == self.schema and named == key:
                 return row if row is None or not self._conversions else self._from_wire(row)
         except Exception as exc:  # whatever hostile bytes provoke (depth, range, encoding, names) is one outcome

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import ssl
 import threading
 import weakref
 from typing import Any
@@ -28,7 +29,8 @@ logger = logging.getLogger(__name__)
 def engine_of(url: str | sa.URL) -> sa.Engine:
     """An engine for a database URL; opens no connection. SQLite in memory gets one connection that all threads share.
 
-    Raises ``ConfigurationError`` for a URL that cannot be read, or whose driver is not installed.
+    Raises ``ConfigurationError`` for a URL that cannot be read, whose driver is not installed, or that names TLS files
+    which cannot be used.
     """
     # What SQLAlchemy and Python say of a URL may quote a part of the password, so no cause is chained.
     try:
@@ -37,6 +39,7 @@ def engine_of(url: str | sa.URL) -> sa.Engine:
         raise ConfigurationError(f"database URL {redact(url)!r} cannot be read; write dialect+driver://...") from None
     if "@" in (parsed.host or ""):  # the driver would show the host
         raise ConfigurationError(f"database URL {redact(url)!r} has two @; write %40 for an @ in a password")
+    _try_tls_files(parsed)
     try:
         if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
             # Each connection to SQLite in memory is a database of its own.
@@ -49,6 +52,20 @@ def engine_of(url: str | sa.URL) -> sa.Engine:
             f"database URL {redact(url)!r} needs the driver {exc.name}, which is not installed; for MySQL and MariaDB "
             "write mysql+pymysql://"
         ) from None
+
+
+def _try_tls_files(url: sa.URL) -> None:
+    """Reads what PyMySQL would read at the first connection, to raise an error that names no file."""
+    ca, certificate, key = (str(url.query.get(f"ssl_{name}", "")) for name in ("ca", "cert", "key"))
+    if not (ca or certificate):
+        return
+    try:
+        context = ssl.create_default_context(cafile=ca or None)
+        if certificate:
+            context.load_cert_chain(certificate, key or None)
+    except (OSError, ssl.SSLError) as exc:
+        names = ", ".join(filter(None, (ca, certificate, key)))
+        raise ConfigurationError(f"the TLS files {names} of the database URL cannot be used: {exc}") from exc
 
 
 def read_engine_of(engine: sa.Engine) -> sa.Engine:

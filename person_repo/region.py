@@ -47,14 +47,22 @@ def region_of(cache: CacheRegion | str) -> CacheRegion:
     return cache
 
 
-def lease_backend(region: CacheRegion) -> LeaseBackend:
+def lease_backend(region: CacheRegion, **options: Any) -> LeaseBackend:
     """The lease contract of a configured region: its own backend's, below any ``ProxyBackend``, or best effort.
 
-    Two calls for one region give one backend: leases and counters are shared.
+    Two calls for one region give one backend: leases and counters are shared. ``options``: fields of
+    ``CacheSettings`` for a region of somebody else's backend, to be given once and before the first service over it.
+
+    Raises ``ConfigurationError`` for options that come too late, or that the region was made with.
     """
     backend = region.actual_backend
-    if isinstance(backend, LeaseBackend):
-        return backend
-    adapter = region.__dict__.get("_person_repo_backend") or ForeignBackend(region)
-    found: ForeignBackend = region.__dict__.setdefault("_person_repo_backend", adapter)
+    known = backend if isinstance(backend, LeaseBackend) else region.__dict__.get("_person_repo_backend")
+    if known is None:
+        known = region.__dict__.setdefault("_person_repo_backend", ForeignBackend(region, **options))
+    elif options:
+        raise ConfigurationError(
+            f"{next(iter(options))}= comes too late: a region of this package takes options where it is made, any "
+            "other before the first service over it"
+        )
+    found: LeaseBackend = known
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from person_repo.exceptions import ConfigurationError
+from person_repo.sealing import Seal
 
 __all__ = ["KNOWN_SCHEMES", "ON_UNREACHABLE", "CacheSettings", "CacheUrl", "Settings", "parse_cache_url", "redact"]
 
@@ -48,6 +50,7 @@ class CacheSettings:
     such commits. ``max_loads``: loads of one process from the database at a time, 0 for no bound.
     ``max_load_wait``: seconds a read waits for its turn then, before it raises. ``max_keys``: changed keys of one model
     in one transaction above which the whole model is dropped. ``max_items``: entries a memory region holds.
+    ``secret``: seals every value (see ``sealing``); of several, separated by commas, the first seals and each opens.
     """
 
     namespace: str = "person_repo"
@@ -70,6 +73,7 @@ class CacheSettings:
     tls_cert: str = ""
     tls_key: str = ""
     tls_hostname: str = ""
+    secret: str = dataclasses.field(default="", repr=False)
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -96,9 +100,11 @@ class CacheSettings:
         for name in ("tls_ca", "tls_cert", "tls_key", "tls_hostname"):
             if getattr(self, name) and not self.tls:
                 raise ConfigurationError(f"{name} is given and tls is off, so nothing would be encrypted; add tls=1")
+        Seal.of(self.secret)  # one that cannot be used is refused where it is given, not at the first service
 
     def with_options(self, options: Mapping[str, Any], /) -> CacheSettings:
-        """These settings with the given ones replaced; strings, as a URL has them, are converted.
+        """These settings with the given ones replaced; strings, as a URL has them, are converted. ``secret`` may be
+        a list or a tuple of secrets.
 
         Raises ``ConfigurationError`` for an unknown name or a value of the wrong kind.
         """
@@ -233,11 +239,16 @@ def _server(part: str, url: str) -> str:
 def _check_kind(name: str, value: object, kind: type) -> None:
     fits = isinstance(value, (int, float) if kind is float else kind)
     if not fits or (isinstance(value, bool) and kind is not bool):
-        raise ConfigurationError(f"{name}={value!r} is {type(value).__name__}; give {_SPOKEN[kind]}")
+        shown = name if name == "secret" else f"{name}={value!r}"
+        raise ConfigurationError(f"{shown} is {type(value).__name__}; give {_SPOKEN[kind]}")
 
 
 def _convert(name: str, value: Any, kind: type) -> Any:
-    """A string, as a URL or the environment has it, as a value of the kind; anything else as it is."""
+    """A string, as a URL or the environment has it, as a value of the kind; anything else as it is, but for a list of
+    secrets.
+    """
+    if name == "secret" and isinstance(value, (list, tuple)):
+        return _joined(value)
     if not isinstance(value, str) or kind is str:
         return value
     if kind is bool:
@@ -250,3 +261,13 @@ def _convert(name: str, value: Any, kind: type) -> Any:
         return kind(value)
     except ValueError as exc:
         raise ConfigurationError(f"{name}={value!r} is no number; give {_SPOKEN[kind]}") from exc
+
+
+def _joined(secrets: list[Any] | tuple[Any, ...]) -> str:
+    """Secrets as one string. An empty one is refused: alone it would turn sealing off without a word."""
+    for number, secret in enumerate(secrets, 1):
+        if not isinstance(secret, str) or not secret.strip() or "," in secret:
+            raise ConfigurationError(
+                f"number {number} of {len(secrets)} in secret is no secret; give strings, not empty and without a comma"
+            )
+    return ",".join(secrets)

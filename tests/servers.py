@@ -10,13 +10,15 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, Self, TypeVar
 
@@ -29,10 +31,12 @@ __all__ = [
     "Memcached",
     "Server",
     "ServerEndedError",
+    "Tls",
     "find_binary",
     "free_port",
     "mariadb",
     "memcached",
+    "memcached_talks_tls",
     "unavailable",
 ]
 
@@ -67,6 +71,25 @@ def free_port() -> int:
     with socket.create_server((HOST, 0)) as listening:
         port: int = listening.getsockname()[1]
         return port
+
+
+@dataclass(frozen=True)
+class Tls:
+    """What a server needs for TLS, as files: its certificate, which may name any host, and that one's key; and the
+    authority that signed it, and that signs the clients' certificates where the server asks for them.
+    """
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+    def wrap(self, connection: socket.socket) -> ssl.SSLSocket:
+        """The connection over TLS, from a client that takes any certificate, and shows the server's own."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        context.load_cert_chain(self.certificate, self.key)
+        return context.wrap_socket(connection)
 
 
 class Server:
@@ -159,12 +182,22 @@ class ServerEndedError(Exception):
 class Memcached(Server):
     """A memcached of one thread, on ``port`` of the loopback interface or on a unix ``socket_path``.
 
-    ``url`` is what stands after ``memcached://``: ``host:port``, or the path of the socket.
+    ``url`` is what stands after ``memcached://``: ``host:port``, or the path of the socket. ``tls``: it talks TLS, and
+    with ``clients`` only to those who show a certificate.
     """
 
-    def __init__(self, *, port: int | None = None, socket_path: Path | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        port: int | None = None,
+        socket_path: Path | None = None,
+        tls: Tls | None = None,
+        clients: bool = False,
+    ) -> None:
         super().__init__()
         self._program = find_binary("memcached")
+        self._tls = tls
+        self._clients = clients
         self.socket_path = socket_path
         self.port = port or (0 if socket_path else free_port())
 
@@ -177,7 +210,13 @@ class Memcached(Server):
         """One thread; no UDP; as the user we are, where that is root."""
         place = ["-s", str(self.socket_path)] if self.socket_path else ["-l", HOST, "-p", str(self.port), "-U", "0"]
         user = ["-u", "root"] if os.geteuid() == 0 else []
-        return [self._program, "-t", "1", "-m", "64", *place, *user]
+        return [self._program, "-t", "1", "-m", "64", *place, *user, *self._tls_options()]
+
+    def _tls_options(self) -> list[str]:
+        if self._tls is None:
+            return []
+        files = f"ssl_chain_cert={self._tls.certificate},ssl_key={self._tls.key},ssl_ca_cert={self._tls.ca}"
+        return ["-Z", "-o", f"{files},ssl_verify_mode={2 if self._clients else 0}"]
 
     def answers(self) -> bool:
         """Whether it is *this* process that tells its version, not another one on a port that was taken."""
@@ -191,9 +230,12 @@ class Memcached(Server):
         family, address = (socket.AF_UNIX, str(self.socket_path)) if self.socket_path else (
             socket.AF_INET, (HOST, self.port)
         )  # fmt: skip
-        with socket.socket(family, socket.SOCK_STREAM) as connection:
+        with ExitStack() as stack:
+            connection = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
             connection.settimeout(5)
             connection.connect(address)
+            if self._tls is not None:
+                connection = stack.enter_context(self._tls.wrap(connection))
             connection.sendall(f"{request}\r\nmn\r\n".encode())
             answer = b""
             while not answer.endswith(b"MN\r\n"):
@@ -212,22 +254,24 @@ class MariaDB(Server):
     """A MariaDB over a data directory of its own in ``folder``; user ``root`` without a password.
 
     ``url`` is a SQLAlchemy URL without a database. The server's own collation is MariaDB's default, which folds case
-    and padding: a table that forgets its collation shows.
+    and padding: a table that forgets its collation shows. ``tls``: it talks nothing else.
     """
 
     patience = 60.0
 
-    def __init__(self, folder: Path, *, port: int | None = None) -> None:
+    def __init__(self, folder: Path, *, port: int | None = None, tls: Tls | None = None) -> None:
         super().__init__()
         self._program = find_binary("mariadbd")
         self._folder = folder
+        self._tls = tls
         self._user = ["--user=root"] if os.geteuid() == 0 else []
         self.port = port or free_port()
 
     @property
     def url(self) -> sa.URL:
         """Where it answers, over PyMySQL."""
-        return sa.make_url(f"mysql+pymysql://root@{HOST}:{self.port}/?charset=utf8mb4")
+        url = sa.make_url(f"mysql+pymysql://root@{HOST}:{self.port}/?charset=utf8mb4")
+        return url if self._tls is None else url.update_query_dict({"ssl_ca": str(self._tls.ca)})
 
     def install(self) -> Self:
         """Fills the data directory; once, before the first start."""
@@ -252,7 +296,7 @@ class MariaDB(Server):
             f"--bind-address={HOST}",
             f"--port={self.port}",
             "--skip-name-resolve",
-            "--skip-ssl",
+            *self._tls_options(),
             "--skip-log-bin",
             "--sync-binlog=0",
             "--performance-schema=OFF",
@@ -265,6 +309,16 @@ class MariaDB(Server):
             *self._user,
         ]
 
+    def _tls_options(self) -> list[str]:
+        if self._tls is None:
+            return ["--skip-ssl"]
+        return [
+            f"--ssl-ca={self._tls.ca}",
+            f"--ssl-cert={self._tls.certificate}",
+            f"--ssl-key={self._tls.key}",
+            "--require-secure-transport=ON",
+        ]
+
     def last_words(self) -> str:
         """The end of the error log."""
         log = self._folder / "log"
@@ -272,8 +326,11 @@ class MariaDB(Server):
 
     def answers(self) -> bool:
         """Whether *this* process lets root in, not another one on a port that was taken."""
+        tls = {"ssl_ca": str(self._tls.ca)} if self._tls else {"ssl_disabled": True}
         try:
-            with pymysql.connect(host=HOST, port=self.port, user="root", connect_timeout=5, read_timeout=5) as database:
+            with pymysql.connect(
+                host=HOST, port=self.port, user="root", connect_timeout=5, read_timeout=5, **tls
+            ) as database:
                 cursor = database.cursor()
                 cursor.execute("SELECT @@pid_file")
                 return cursor.fetchone() == (str(self._folder / "pid"),)
@@ -282,27 +339,33 @@ class MariaDB(Server):
 
 
 @contextmanager
-def memcached(count: int = 1) -> Iterator[list[Memcached]]:
+def memcached(count: int = 1, *, tls: Tls | None = None, clients: bool = False) -> Iterator[list[Memcached]]:
     """``count`` memcached processes, ended with the block."""
     servers: list[Memcached] = []
     try:
         while len(servers) < count:
-            servers.append(_on_a_free_port(Memcached))
+            servers.append(_on_a_free_port(lambda: Memcached(tls=tls, clients=clients)))
         yield servers
     finally:
         for server in servers:
             server.kill()
 
 
+def memcached_talks_tls() -> bool:
+    """Whether the installed memcached was built with TLS."""
+    told = subprocess.run([find_binary("memcached"), "-h"], capture_output=True, text=True, check=False).stdout
+    return "--enable-ssl" in told
+
+
 @contextmanager
-def mariadb() -> Iterator[MariaDB]:
+def mariadb(*, tls: Tls | None = None) -> Iterator[MariaDB]:
     """A MariaDB with no database of ours in it, ended and removed with the block."""
     find_binary("mariadbd")
     # Short, and not below pytest's folder: the path of a unix socket has a limit of 108 bytes.
     with tempfile.TemporaryDirectory(prefix="person_repo-", ignore_cleanup_errors=True) as folder:
         place = Path(folder)
         MariaDB(place).install()
-        server = _on_a_free_port(lambda: MariaDB(place))
+        server = _on_a_free_port(lambda: MariaDB(place, tls=tls))
         try:
             yield server
         finally:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import gc
-import ipaddress
 import itertools
 import logging
 import os
@@ -22,10 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from certificates import Certificates
 from forks import forking, running_in_child
 from servers import Memcached
 from unruly import Answer, Door
@@ -1640,50 +1635,6 @@ class TestWays:
             MemcachedBackend({"url": "memory://"})
 
 
-class Certificates:
-    """A certificate authority and what it signed, as files."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self._folder = folder
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        self.ca = folder / f"{name}.pem"
-        authority = self._certificate(self._name, self._key).add_extension(x509.BasicConstraints(True, 0), True)
-        self.ca.write_bytes(self._signed(authority))
-
-    def issue(self, name: str, *names: x509.GeneralName) -> tuple[Path, Path]:
-        """A certificate file and its key file, for these names."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        certificate, key_file = self._folder / f"{name}.crt", self._folder / f"{name}.key"
-        issued = self._certificate(subject, key).add_extension(x509.SubjectAlternativeName(names), False)
-        certificate.write_bytes(self._signed(issued))
-        key_file.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
-        return certificate, key_file
-
-    def _certificate(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-        today = datetime.datetime.now(datetime.UTC)
-        day = datetime.timedelta(days=1)
-        return (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self._name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(today - day)
-            .not_valid_after(today + day)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), False)
-        )
-
-    def _signed(self, certificate: x509.CertificateBuilder) -> bytes:
-        return certificate.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-
-
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return Certificates(tmp_path_factory.mktemp("tls"), "authority")
@@ -1692,9 +1643,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 @pytest.fixture
 def tls_door(server: Memcached, certificates: Certificates) -> Iterator[Door]:
     """TLS in front of the server, under the address and under a name."""
-    files = certificates.issue(
-        "server", x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("cache.example")
-    )
+    files = certificates.issue("server", "127.0.0.1", "cache.example")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*files)
     with Door(server.port, tls=context) as door:
@@ -1725,7 +1674,7 @@ class TestTls:
         self, connect: Connect, server: Memcached, certificates: Certificates, caplog: pytest.LogCaptureFixture
     ) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*certificates.issue("named", x509.DNSName("cache.example")))
+        context.load_cert_chain(*certificates.issue("named", "cache.example"))
         with Door(server.port, tls=context) as door:
             named = connect(door, tls=True, tls_ca=str(certificates.ca), tls_hostname="cache.example")
             take(named)
@@ -1753,10 +1702,10 @@ class TestTls:
         self, connect: Connect, server: Memcached, certificates: Certificates
     ) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*certificates.issue("asking", x509.DNSName("cache.example")))
+        context.load_cert_chain(*certificates.issue("asking", "cache.example"))
         context.load_verify_locations(certificates.ca)
         context.verify_mode = ssl.CERT_REQUIRED
-        certificate, key = certificates.issue("client", x509.DNSName("client.example"))
+        certificate, key = certificates.issue("client", "client.example")
         trust: dict[str, Any] = {"tls": True, "tls_ca": str(certificates.ca), "tls_hostname": "cache.example"}
         with Door(server.port, tls=context) as door:
             take(connect(door, **trust, tls_cert=str(certificate), tls_key=str(key)))

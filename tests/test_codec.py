@@ -24,6 +24,7 @@ from sqlalchemy import orm
 from person_repo.codec import FORMAT, Codec, RejectedItemError, UncacheableError
 from person_repo.mapping import EntityMapping, Row
 from person_repo.model import Person
+from person_repo.sealing import OVERHEAD, Seal
 
 PEOPLE = Codec(EntityMapping(Person))
 PARCELS = EntityMapping(Parcel)
@@ -481,6 +482,75 @@ def test_damage_is_rejected_or_gives_a_row_of_the_right_types(at: int, cut: int,
 @pytest.mark.parametrize("item", [None, "text", 7, (1, KEY, ADA)])
 def test_what_is_not_bytes_is_rejected(item: Any) -> None:
     hostile(item)
+
+
+# Sealed
+
+SEAL = Seal(["k3VY0c0Zc5bS5c3kq0Y1m9m7m3m5Jw2Jrj8lYy3Xo1E"])
+SEALED_PEOPLE = Codec(EntityMapping(Person), SEAL)
+SEALED_PARCELS = Codec(PARCELS, SEAL)
+SEALED_ITEM = SEALED_PEOPLE.encode(KEY, ADA)
+
+
+@given(row=parcels)
+@example(row=PARCEL)
+@profile(max_examples=50)
+def test_a_sealed_row_comes_back_equal_and_of_its_types(row: Row) -> None:
+    back = SEALED_PARCELS.decode(SEALED_PARCELS.encode(PARCEL_KEY, row), PARCEL_KEY)
+
+    assert list(map(repr, back or ())) == list(map(repr, row))
+
+
+def test_a_sealed_absence_comes_back_as_none() -> None:
+    assert SEALED_PEOPLE.decode(SEALED_PEOPLE.encode(KEY, None), KEY) is None
+
+
+def test_what_is_sealed_is_the_item() -> None:
+    """So a seal changes neither the format nor the schema: those have golden bytes of their own."""
+    assert SEAL.open(SEALED_ITEM, KEY) == ITEM
+    assert len(SEALED_ITEM) == len(ITEM) + OVERHEAD
+    assert not any(name in SEALED_ITEM for name in (b"ada", b"Ada", b"Lovelace"))
+
+
+def test_a_row_that_would_not_come_back_is_not_cached_sealed_either() -> None:
+    with pytest.raises(UncacheableError, match="the:key: it would not come back"):
+        Codec(mapped("Thing", sa.Column("it", sa.JSON)), SEAL).encode("the:key", (1, (1, 2)))
+
+
+@pytest.mark.parametrize("row", [ADA, None])
+def test_an_item_that_is_not_sealed_is_rejected_where_there_is_a_secret(row: Row | None) -> None:
+    hostile(PEOPLE.encode(KEY, row), SEALED_PEOPLE)
+
+
+@pytest.mark.parametrize("row", [ADA, None])
+def test_a_sealed_item_is_rejected_where_there_is_no_secret(row: Row | None) -> None:
+    hostile(SEALED_PEOPLE.encode(KEY, row))
+
+
+def test_a_sealed_item_of_another_key_or_secret_is_rejected() -> None:
+    hostile(SEALED_ITEM, SEALED_PEOPLE, "pr:person_repo:person:sbob")
+    hostile(SEALED_ITEM, Codec(EntityMapping(Person), Seal(["Zz9-4fQ8k1r2Vt7mN0bXc6yLp3sD5gHjW_aEuIoTq2M"])))
+
+
+@given(at=st.integers(0, len(SEALED_ITEM)), cut=st.integers(0, 4), put=st.binary(max_size=4))
+@profile(max_examples=300)
+def test_any_damage_to_a_sealed_item_is_a_rejection(at: int, cut: int, put: bytes) -> None:
+    damaged = SEALED_ITEM[:at] + put + SEALED_ITEM[at + cut :]
+    if damaged != SEALED_ITEM:
+        hostile(damaged, SEALED_PEOPLE)
+
+
+@given(item=st.binary(max_size=200) | json_values.map(msgspec.msgpack.encode))
+@profile(max_examples=200)
+def test_sealed_or_not_random_bytes_are_rejected(item: bytes) -> None:
+    """Whoever holds a secret could have sealed them: what opens is looked at like anything else."""
+    hostile(item, SEALED_PEOPLE)
+    hostile(SEAL.seal(item, KEY), SEALED_PEOPLE)
+
+
+@pytest.mark.parametrize("item", [None, "text", 7, (1, KEY, ADA), bytearray(SEALED_ITEM), [SEALED_ITEM]])
+def test_what_is_not_bytes_is_rejected_where_there_is_a_secret(item: Any) -> None:
+    hostile(item, SEALED_PEOPLE)
 
 
 # The fingerprint

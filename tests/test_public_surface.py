@@ -191,7 +191,7 @@ def test_importing_the_package_loads_neither_the_command_line_nor_the_migrations
     code = (
         "import sys, threading, person_repo\n"
         "assert threading.active_count() == 1\n"
-        "heavy = {'alembic', 'click', 'rich', 'pymysql', 'pymemcache', 'sqlite3', 'multiprocessing'}\n"
+        "heavy = {'alembic', 'click', 'rich', 'pymysql', 'pymemcache', 'sqlite3', 'multiprocessing', 'cryptography'}\n"
         "print(*sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=False)

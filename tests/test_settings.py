@@ -113,6 +113,7 @@ OPTIONS = {
     "tls_cert": ("/cert.pem", "/cert.pem"),
     "tls_key": ("/key.pem", "/key.pem"),
     "tls_hostname": ("cache.example.com", "cache.example.com"),
+    "secret": ("new-0123456789abcdef,old-0123456789abcdef", "new-0123456789abcdef,old-0123456789abcdef"),
 }
 
 
@@ -184,6 +185,9 @@ def test_these_words_are_false(text: str) -> None:
         ("tls_ca", None, "is NoneType; give a string"),
         ("tls_ca", "/ca.pem", "tls is off"),
         ("tls_hostname", "cache", "tls is off"),
+        ("secret", 7, "is int; give a string"),
+        ("secret", None, "is NoneType; give a string"),
+        ("secret", "123456789012345", "shorter than 16 bytes; make one with"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_name_and_the_remedy(name: str, value: Any, reason: str) -> None:
@@ -222,6 +226,59 @@ def test_the_process_environment_is_the_default_source(monkeypatch: pytest.Monke
 def test_a_toggle_that_is_neither_true_nor_false_is_refused_by_name() -> None:
     with pytest.raises(ConfigurationError, match="PERSON_REPO_USE_DB='perhaps'"):
         Settings.from_environ({"PERSON_REPO_USE_DB": "perhaps"})
+
+
+# The secret
+
+SECRETS = ("QXQXQXQXQXQXQXQX", "ZXZXZXZXZXZXZXZX")
+
+
+@pytest.mark.parametrize("given", [list(SECRETS), SECRETS, "QXQXQXQXQXQXQXQX,ZXZXZXZXZXZXZXZX"])
+def test_several_secrets_are_a_list_or_separated_by_commas(given: Any) -> None:
+    assert CacheSettings().with_options({"secret": given}).secret == ",".join(SECRETS)
+
+
+def test_no_secrets_are_no_sealing() -> None:
+    assert CacheSettings(secret=SECRETS[0]).with_options({"secret": []}).secret == ""
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "QXQXQXQXQXQXQX",
+        f"{SECRETS[0]},",
+        f",{SECRETS[0]}",
+        f"{SECRETS[0]},,{SECRETS[1]}",
+        f"{SECRETS[0]},              QX",
+        ",",
+        " ",
+        [""],
+        [SECRETS[0], " "],
+        [SECRETS[0], None],
+        [",".join(SECRETS)],
+        [SECRETS[0].encode()],
+        SECRETS[0].encode(),
+        {SECRETS[0]},
+    ],
+    ids=repr,
+)
+def test_a_secret_that_is_refused_is_not_shown(given: Any) -> None:
+    with pytest.raises(ConfigurationError, match="secret") as caught:
+        CacheSettings().with_options({"secret": given})
+    assert not set("QXZ") & set(str(caught.value))
+
+
+def test_settings_do_not_show_their_secret() -> None:
+    assert not set("QXZ") & set(repr(CacheSettings(secret=SECRETS[0])))
+    assert CacheSettings(secret=SECRETS[0]) != CacheSettings(secret=SECRETS[1])
+
+
+@pytest.mark.parametrize("written", [SECRETS[0], ",".join(SECRETS), "%51X%2C?/@:Z", "QX=Z", ""])
+def test_a_secret_among_the_options_of_a_url_is_not_shown(written: str) -> None:
+    assert redact(f"memcached://cache?secret={written}&ttl=5") == "memcached://cache?secret=***&ttl=5"
+    with pytest.raises(ConfigurationError) as caught:
+        parse_cache_url(f"memcached://cache?ttl=5&secret={written}&secret={written}")
+    assert not set("QXZ") & set(str(caught.value))
 
 
 REDACTED = {
