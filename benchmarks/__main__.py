@@ -15,8 +15,8 @@ import pytest
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from benchmarks.cases import CASES, Case, Pace
-from benchmarks.method import Result
+from benchmarks.cases import CASES, Case
+from benchmarks.method import Pace, Result
 from benchmarks.profiles import profile
 from benchmarks.report import as_json, contestants_table, ratios_table
 from benchmarks.world import World
@@ -43,6 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--quick", action="store_true", help="a fifth of the rounds, 20,000 people imported")
     parser.add_argument("--rounds", type=int, metavar="N", help="so many rounds in every benchmark")
+    parser.add_argument("--rows", type=int, metavar="N", help="so many people in import-people")
+    parser.add_argument("--seconds", type=float, metavar="N", help="so long does herd watch each way to read")
     parser.add_argument("--only", nargs="+", metavar="NAME", default=["*"], help="these; * and ? match as in a shell")
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write everything there")
     parser.add_argument("--plots", type=Path, metavar="DIR", help="also draw SVG files there (needs matplotlib)")
@@ -60,7 +62,7 @@ def _chosen(patterns: Sequence[str]) -> list[Case]:
 
 
 def _run(options: argparse.Namespace, cases: Sequence[Case], world: World) -> int:
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 140)
     if options.profile:
         (case,) = _chosen([options.profile])
         console.print(profile(case, world), markup=False, highlight=False, soft_wrap=True)
@@ -68,7 +70,8 @@ def _run(options: argparse.Namespace, cases: Sequence[Case], world: World) -> in
     if options.replot:
         found = json.loads(options.replot.read_text(encoding="utf-8"))
     else:
-        results = list(_measured(cases, world, Pace(quick=options.quick, rounds=options.rounds)))
+        pace = Pace(quick=options.quick, rounds=options.rounds, rows=options.rows, seconds=options.seconds)
+        results = list(_measured(cases, world, pace))
         console.print(contestants_table(results), ratios_table(results))
         found = as_json(results, world.versions(), quick=options.quick)
     if options.json:

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 import person_repo
 from benchmarks.contestants import OURS
-from benchmarks.method import Clocked, Contestant, Items
+from benchmarks.method import Clocked, Contestant, Items, Pace
 from benchmarks.world import World, row
 from person_repo.interchange import import_people
 
@@ -31,6 +31,7 @@ QUICK_ROWS = 20_000
 _INSERT = "INSERT INTO person (id, first_name, last_name, version) VALUES (%s, %s, %s, %s)"
 
 Import = Callable[[str, str, int], float]
+"""From a database URL, a file and the number of its rows to the seconds taken."""
 
 
 def sizes(_: World) -> Items:
@@ -38,52 +39,50 @@ def sizes(_: World) -> Items:
     return [None]
 
 
-def importing(world: World, pace: Any) -> list[Contestant]:
+def importing(world: World, pace: Pace) -> list[Contestant]:
     """Both, in a new process each time, into an empty table."""
     rows = rows_of(pace)
-    url = _empty(world)
 
     def clear(_: Items) -> None:
-        _truncate(world, url)
+        _truncate(world)
 
     def call(import_: Import) -> Callable[[Any], float]:
-        return lambda _: _apart(import_, url, str(_file(world, rows)), rows)[0] / rows
+        return lambda _: _apart(world, import_, rows) / rows
 
     return [Clocked(EXECUTEMANY, call(_executemany), clear), Clocked(OURS, call(_ours), clear)]
 
 
-def memory(world: World, pace: Any) -> dict[str, Any]:
-    """The most that the process of an import took, for all rows and for a tenth of them, beyond what it took before.
-
-    Bytes for each row more: what is not flat.
+def memory(world: World, pace: Pace) -> dict[str, Any]:
+    """The most that the process of an import of ours took, for all rows and for a tenth of them, beyond what it took
+    before; and bytes for each row more: what is not flat.
     """
-    url = _empty(world)
-    taken: dict[int, int] = {}
-    for rows in (rows_of(pace) // 10, rows_of(pace)):
-        _truncate(world, url)
-        taken[rows] = _apart(_ours, url, str(_file(world, rows)), rows)[1]
-    (few, least), (many, most) = taken.items()
+    rows = rows_of(pace)
+    _truncate(world)
+    _apart(world, _ours, rows // 10)
+    few, many = (world.notes["peak", _ours.__name__, count] for count in (rows // 10, rows))
     return {
-        "rows": many,
-        "peak_bytes": {str(rows): bytes_ for rows, bytes_ in taken.items()},
-        "bytes_per_row": (most - least) / (many - few),
+        "rows": rows,
+        "peak_bytes": {str(rows // 10): few, str(rows): many},
+        "bytes_per_row": (many - few) / (rows - rows // 10),
     }
 
 
-def rows_of(pace: Any) -> int:
+def rows_of(pace: Pace) -> int:
     """How many rows a run imports."""
-    return QUICK_ROWS if pace.quick else ROWS
+    return pace.rows or (QUICK_ROWS if pace.quick else ROWS)
 
 
-def _empty(world: World) -> str:
-    if "import_url" not in world.__dict__:
-        world.__dict__["import_url"] = world.empty_mariadb("import_people")
-    return str(world.__dict__["import_url"])
+def _url(world: World) -> str:
+    if "import" not in world.notes:
+        world.notes["import"] = world.empty_mariadb("import_people")
+    return str(world.notes["import"])
 
 
-def _truncate(world: World, url: str) -> None:
-    with world.engine(url).begin() as connection:
+def _truncate(world: World) -> None:
+    engine = sa.create_engine(_url(world))
+    with engine.begin() as connection:
         connection.exec_driver_sql("TRUNCATE person")
+    engine.dispose()
 
 
 def _file(world: World, rows: int) -> Path:
@@ -96,18 +95,19 @@ def _file(world: World, rows: int) -> Path:
     return path
 
 
-def _apart(import_: Import, url: str, file: str, rows: int) -> tuple[float, int]:
-    """The seconds of an import in a process of its own, and the bytes by which its peak grew."""
+def _apart(world: World, import_: Import, rows: int) -> float:
+    """The seconds of an import in a process of its own; the world notes the bytes by which its peak grew."""
     spawn = multiprocessing.get_context("spawn")
     here, there = spawn.Pipe()
-    process = spawn.Process(target=_measured, args=(there, import_, url, file, rows), daemon=True)
+    arguments = (there, import_, _url(world), str(_file(world, rows)), rows)
+    process = spawn.Process(target=_measured, args=arguments, daemon=True)
     process.start()
     there.close()
     try:
-        seconds, bytes_ = here.recv()
-        return seconds, bytes_
+        seconds, world.notes["peak", import_.__name__, rows] = here.recv()
     finally:
         process.join()
+    return float(seconds)
 
 
 def _measured(connection: Connection, import_: Import, url: str, file: str, rows: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import dogpile.cache
 import pymysql
 import sqlalchemy as sa
-from pymemcache.client.base import Client
+from pymemcache.client.base import Client  # type: ignore[import-untyped]
 from sqlalchemy import orm
 
 from benchmarks.method import Contestant
@@ -261,7 +261,7 @@ def dogpile_recipe(recipe: Recipe, *, prepare: Callable[[Any], object] | None = 
 
 def dogpile_get_multi(recipe: Recipe) -> Contestant:
     """``get_multi`` of a tuple of ids, all of them cached."""
-    get_multi = recipe.region.get_multi
+    get_multi: Callable[[list[str]], object] = recipe.region.get_multi
 
     def expect(ids: Sequence[str], answer: object) -> bool:
         return answer == [person(id) for id in ids]

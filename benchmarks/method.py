@@ -11,13 +11,40 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Clocked", "Contestant", "Ratio", "Result", "Spread", "Target", "WrongAnswerError", "measure", "ratios_of"]
+__all__ = [
+    "Clocked",
+    "Contestant",
+    "Pace",
+    "Ratio",
+    "Result",
+    "Spread",
+    "Target",
+    "WrongAnswerError",
+    "measure",
+    "ratios_of",
+]
 
 Items = Sequence[Any]
 
 
 class WrongAnswerError(Exception):
     """A contestant does not do what it is measured for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How much work a run does: ``quick`` a fraction of it. ``rounds`` replaces the number of every benchmark, ``rows``
+    the number of people imported, ``seconds`` how long the readers of a hot key are watched.
+    """
+
+    quick: bool = False
+    rounds: int | None = None
+    rows: int | None = None
+    seconds: float | None = None
+
+    def of(self, rounds: int) -> int:
+        """The rounds for a benchmark that should have so many."""
+        return self.rounds or (max(rounds // 5, min(rounds, 3)) if self.quick else rounds)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import sqlalchemy as sa
-from pymemcache.client.base import Client
+from pymemcache.client.base import Client  # type: ignore[import-untyped]
 from sqlalchemy import orm
 
 from benchmarks.contestants import OURS, PYMEMCACHE, fill

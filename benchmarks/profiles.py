@@ -11,9 +11,9 @@ from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any
 
-from benchmarks.cases import Case, Pace
+from benchmarks.cases import Case
 from benchmarks.contestants import OURS
-from benchmarks.method import Contestant
+from benchmarks.method import Contestant, Pace
 from benchmarks.world import CHECKOUT, World
 
 __all__ = ["profile"]

@@ -66,6 +66,8 @@ class World:
     def __init__(self, stack: ExitStack, *, people: int = _PEOPLE) -> None:
         self._stack = stack
         self._servers = _tests_servers()
+        self.notes: dict[Any, Any] = {}
+        """What a benchmark keeps from one part of it for another."""
         self.ids = [row(number)[0] for number in range(people)]
         self.hot = self.ids[:_HOT]
 
@@ -120,7 +122,7 @@ class World:
         columns = ("id", "first_name", "last_name", "version")
         people = [dict(zip(columns, (*row(number), 1), strict=True)) for number in range(len(self.ids))]
         with self.engine(url).begin() as connection:
-            connection.execute(sa.insert(Person.__table__), people)
+            connection.execute(sa.insert(Person), people)
         return url
 
     def engine(self, url: str | sa.URL, **options: Any) -> sa.Engine:
