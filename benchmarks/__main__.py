@@ -23,6 +23,9 @@ from benchmarks.world import World
 
 __all__ = ["main"]
 
+_BUSY = 1.0
+"""The load average above which somebody else is at work, too."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmarks that were asked for and prints what they found; 0 whether or not the targets were met."""
@@ -73,7 +76,11 @@ def _run(options: argparse.Namespace, cases: Sequence[Case], world: World) -> in
         pace = Pace(quick=options.quick, rounds=options.rounds, rows=options.rows, seconds=options.seconds)
         results = list(_measured(cases, world, pace))
         console.print(contestants_table(results), ratios_table(results))
-        found = as_json(results, world.versions(), quick=options.quick)
+        if world.load > _BUSY:
+            console.print(
+                f"The machine was busy when this began (load {world.load:.1f}): threads and processes had to share it."
+            )
+        found = as_json(results, world.versions(), quick=options.quick, load=world.load)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -90,6 +97,7 @@ def _measured(cases: Sequence[Case], world: World, pace: Pace) -> Iterator[Resul
         whole = bars.add_task("all", total=len(cases))
         for case in cases:
             bar = bars.add_task(case.name, total=case.length(pace))
+            bars.refresh()
             yield case.run(world, pace, _drawn(bars, bar))
             bars.remove_task(bar)
             bars.advance(whole)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from typing import Any
@@ -41,13 +41,15 @@ Read = Callable[[str], object]
 def watch(world: World, pace: Pace) -> dict[str, Any]:
     """For each way to read: when its queries were sent, in seconds since the start, counted by interval."""
     seconds = pace.seconds or (QUICK_SECONDS if pace.quick else SECONDS)
+    pipes = [_reader(world) for _ in range(PROCESSES)]
+    ways = {name: _summary(_watched(pipes, name, seconds), seconds) for name in _WAYS}
     return {
         "readers": PROCESSES * THREADS,
         "ttl": TTL,
         "load_seconds": _LOAD,
         "interval": INTERVAL,
         "seconds": seconds,
-        "ways": {name: _summary(_readers(world, name, seconds), seconds) for name in _WAYS},
+        "ways": ways,
     }
 
 
@@ -65,26 +67,43 @@ def _summary(told: list[tuple[list[float], int]], seconds: float) -> dict[str, A
     }
 
 
-def _readers(world: World, name: str, seconds: float) -> list[tuple[list[float], int]]:
-    """What each process tells: the moments of its queries, and how many reads it made."""
+def _reader(world: World) -> Connection:
+    """The pipe to a new process of readers, which ends with it."""
     spawn = multiprocessing.get_context("spawn")
-    id = world.hot[0]
-    pipes = []
-    for _ in range(PROCESSES):
-        here, there = spawn.Pipe()
-        arguments = (there, name, world.mariadb, world.cache_url(), id, seconds)
-        spawn.Process(target=_read, args=arguments, daemon=True).start()
-        there.close()
-        pipes.append(here)
+    here, there = spawn.Pipe()
+    arguments = (there, world.mariadb, world.cache_url(), world.hot[0])
+    process = spawn.Process(target=_serve, args=arguments, daemon=True)
+    process.start()
+    there.close()
+    world.close_later(process.join)
+    world.close_later(here.close)
+    return here
+
+
+def _watched(pipes: Sequence[Connection], name: str, seconds: float) -> list[tuple[list[float], int]]:
+    """What each process tells: the moments of its queries, and how many reads it made."""
+    for pipe in pipes:
+        pipe.send((name, seconds))
     for pipe in pipes:
         pipe.recv()  # it is connected
-    start = time.time() + 0.2
+    start = time.time() + 0.1
     for pipe in pipes:
         pipe.send(start)
     return [pipe.recv() for pipe in pipes]
 
 
-def _read(connection: Connection, name: str, database_url: str, cache_url: str, id: str, seconds: float) -> None:
+def _serve(connection: Connection, database_url: str, cache_url: str, id: str) -> None:
+    while True:
+        try:
+            name, seconds = connection.recv()
+        except EOFError:
+            return
+        with ExitStack() as stack:
+            read, engine = _WAYS[name](database_url, cache_url, stack)
+            connection.send(_read(connection, read, engine, id, seconds))
+
+
+def _read(connection: Connection, read: Read, engine: sa.Engine, id: str, seconds: float) -> tuple[list[float], int]:
     queries: list[float] = []
     reads: list[int] = []
 
@@ -92,20 +111,18 @@ def _read(connection: Connection, name: str, database_url: str, cache_url: str, 
         queries.append(time.time())
         time.sleep(_LOAD)
 
-    with ExitStack() as stack:
-        read, engine = _WAYS[name](database_url, cache_url, stack)
-        sa.event.listen(engine, "before_cursor_execute", slow)
-        read(id)
-        queries.clear()
-        connection.send("ready")
-        start = connection.recv()
-        time.sleep(max(start - time.time(), 0))
-        readers = [threading.Thread(target=_loop, args=(read, id, start + seconds, reads)) for _ in range(THREADS)]
-        for reader in readers:
-            reader.start()
-        for reader in readers:
-            reader.join()
-        connection.send(([moment - start for moment in queries], sum(reads)))
+    sa.event.listen(engine, "before_cursor_execute", slow)
+    read(id)
+    queries.clear()
+    connection.send("ready")
+    start = connection.recv()
+    time.sleep(max(start - time.time(), 0))
+    readers = [threading.Thread(target=_loop, args=(read, id, start + seconds, reads)) for _ in range(THREADS)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    return [moment - start for moment in queries], sum(reads)
 
 
 def _loop(read: Read, id: str, until: float, reads: list[int]) -> None:

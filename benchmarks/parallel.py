@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import threading
 from collections.abc import Callable, Sequence
@@ -91,56 +92,52 @@ def _pymemcache(cache_url: str, close_later: Callable[[Any], object]) -> Read:
 def processes(world: World, _: Any) -> list[Contestant]:
     """Ours and pymemcache, by each number of processes."""
     fill(world)
-    world.service(world.sqlite, world.cache_url()).close()  # what it leaves warm, the processes find
-    most = max(PROCESSES)
-    field: list[Contestant] = []
-    for name in (OURS, PYMEMCACHE):
-        workers = [_Worker(world, name) for _ in range(most)]
-        field += [_Together(f"{name}: {count}", _divided(workers[:count])) for count in PROCESSES]
-    return field
+    world.service(world.sqlite, world.cache_url()).close()  # what it leaves in the cache, the processes find
+    workers = [_Worker(world) for _ in range(max(PROCESSES))]
+    return [
+        _Together(f"{name}: {count}", functools.partial(_divide, workers[:count], name))
+        for name in _READERS
+        for count in PROCESSES
+    ]
 
 
-def _divided(workers: Sequence[_Worker]) -> Callable[[Sequence[str]], None]:
-    def read(ids: Sequence[str]) -> None:
-        for at, worker in enumerate(workers):
-            worker.ask(ids[at :: len(workers)])
-        for worker in workers:
-            worker.done()
-
-    return read
+def _divide(workers: Sequence[_Worker], name: str, ids: Sequence[str]) -> None:
+    for at, worker in enumerate(workers):
+        worker.ask(name, ids[at :: len(workers)])
+    for worker in workers:
+        worker.wait()
 
 
 class _Worker:
-    """Another process with a reader of its own; it ends with this one."""
+    """Another process, with readers of its own; it ends with this one."""
 
-    def __init__(self, world: World, name: str) -> None:
+    def __init__(self, world: World) -> None:
         spawn = multiprocessing.get_context("spawn")  # a fork would take the threads' locks with it
         self._here, there = spawn.Pipe()
-        process = spawn.Process(target=_serve, args=(there, name, world.sqlite, world.cache_url()), daemon=True)
+        process = spawn.Process(target=_serve, args=(there, world.sqlite, world.cache_url()), daemon=True)
         process.start()
         there.close()
         world.close_later(process.join)
         world.close_later(self._here.close)
-        self.ask(world.hot[:10])
-        self.done()
 
-    def ask(self, ids: Sequence[str]) -> None:
+    def ask(self, name: str, ids: Sequence[str]) -> None:
         """Lets it begin to read."""
-        self._here.send(ids)
+        self._here.send((name, ids))
 
-    def done(self) -> None:
-        """Waits until it has read what it was asked for."""
+    def wait(self) -> None:
+        """Returns once it has read what it was asked for."""
         self._here.recv()
 
 
-def _serve(connection: Connection, name: str, database_url: str, cache_url: str) -> None:
+def _serve(connection: Connection, database_url: str, cache_url: str) -> None:
     with ExitStack() as stack:
-        read = _pymemcache(cache_url, stack.callback) if name == PYMEMCACHE else _ours(database_url, cache_url, stack)
+        readers = {name: make(database_url, cache_url, stack) for name, make in _READERS.items()}
         while True:
             try:
-                ids = connection.recv()
+                name, ids = connection.recv()
             except EOFError:
                 return
+            read = readers[name]
             for id in ids:
                 read(id)
             connection.send(len(ids))
@@ -148,5 +145,12 @@ def _serve(connection: Connection, name: str, database_url: str, cache_url: str)
 
 def _ours(database_url: str, cache_url: str, stack: ExitStack) -> Read:
     engine = sa.create_engine(database_url)
+    stack.callback(engine.dispose)
     region = make_region(cache_url, namespace=NAMESPACE)
     return stack.enter_context(PersonService.over(orm.sessionmaker(engine), region)).get
+
+
+_READERS: dict[str, Callable[[str, str, ExitStack], Read]] = {
+    OURS: _ours,
+    PYMEMCACHE: lambda _, cache_url, stack: _pymemcache(cache_url, stack.callback),
+}

@@ -4,7 +4,7 @@ The JSON::
 
     {"date": "2026-11-25T10:00:00+00:00", "quick": false,
      "versions": {"python": "3.11.7", "sqlalchemy": "2.1.9", ...},
-     "machine": {"cores": 2, "processor": "...", "system": "..."},
+     "machine": {"cores": 2, "processor": "...", "system": "Linux", "load": 0.1},
      "benchmarks": {"hit": {
          "what": "service.get, hit", "rounds": 300,
          "microseconds": {"ours": {"median": 80.1, "lower": 78.0, "upper": 84.2}, ...},
@@ -42,13 +42,18 @@ _PACKAGES = (
 )
 
 
-def as_json(results: Sequence[Result], versions: Mapping[str, str], *, quick: bool) -> dict[str, Any]:
-    """The run as plain values; ``versions``: of the servers."""
+def as_json(results: Sequence[Result], versions: Mapping[str, str], *, quick: bool, load: float) -> dict[str, Any]:
+    """The run as plain values; ``versions``: of the servers, ``load``: the machine's load average at the start."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "quick": quick,
         "versions": {"python": platform.python_version(), **_installed(), **versions},
-        "machine": {"cores": os.cpu_count(), "processor": _processor(), "system": platform.system()},
+        "machine": {
+            "cores": os.cpu_count(),
+            "processor": _processor(),
+            "system": platform.system(),
+            "load": round(load, 2),
+        },
         "benchmarks": {result.name: _result(result) for result in results},
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -66,6 +67,8 @@ class World:
     def __init__(self, stack: ExitStack, *, people: int = _PEOPLE) -> None:
         self._stack = stack
         self._servers = _tests_servers()
+        self.load = os.getloadavg()[0]
+        """The machine's load average when the run began."""
         self.notes: dict[Any, Any] = {}
         """What a benchmark keeps from one part of it for another."""
         self.ids = [row(number)[0] for number in range(people)]
