@@ -4,6 +4,7 @@ PYTHON =
 PYTEST_ARGS =
 # As many processes as there are cores, each with servers of its own.
 PYTEST_WORKERS = auto
+BENCH_ARGS = --json docs/explanation/performance/figures.json --plots docs/explanation/performance
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 
@@ -13,7 +14,7 @@ help:
 	@echo "make demo     the main job on a SQLite file and a cache in memory"
 	@echo "make test     lint, docs and every test, on servers of its own (PYTEST_ARGS='-k name' to choose)"
 	@echo "make lint     ruff, mypy, pyright and the import layers"
-	@echo "make bench    the figures of the README"
+	@echo "make bench    the figures of the README, and the plots (BENCH_ARGS='--quick --only hit' to choose)"
 	@echo "make docs     the pages, in docs/_build/html"
 	@echo "make clean    removes what the others made, .venv included"
 	@echo "PYTHON=/path/to/python3 chooses the Python of .venv"
@@ -32,8 +33,8 @@ lint: .venv/dev.stamp
 	@if [ -d tests/typing ]; then set -x; $(BIN)/mypy && $(BIN)/pyright tests/typing; else set -x; $(BIN)/mypy person_repo; fi
 	$(BIN)/lint-imports --no-logo
 
-bench: .venv/dev.stamp
-	@if [ -d benchmarks ]; then $(BIN)/python -m benchmarks; else echo "make bench: there is no benchmarks/ folder yet"; fi
+bench: .venv/bench.stamp servers
+	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 docs: .venv/dev.stamp
 	$(BIN)/sphinx-build -W -q -b html docs docs/_build/html
@@ -72,6 +73,11 @@ clean:
 .venv/dev.stamp: pyproject.toml .venv/pip.stamp
 	@echo "installing person_repo and its tools in .venv"
 	@$(PIP) install -q -e . --group dev
+	@touch $@ .venv/runtime.stamp
+
+.venv/bench.stamp: pyproject.toml .venv/pip.stamp
+	@echo "installing person_repo and its peers in .venv"
+	@$(PIP) install -q -e . --group bench
 	@touch $@ .venv/runtime.stamp
 
 # ---- Servers: the tests start their own, and need the programs ----

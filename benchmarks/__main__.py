@@ -1,0 +1,130 @@
+"""``python -m benchmarks``: see ``benchmarks`` for how the figures are taken."""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from benchmarks.cases import CASES, Case
+from benchmarks.method import Pace, Result
+from benchmarks.profiles import profile
+from benchmarks.report import as_json, contestants_table, ratios_table
+from benchmarks.world import World
+
+__all__ = ["main"]
+
+_BUSY = 1.0
+"""The load average above which somebody else is at work, too."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the benchmarks that were asked for and prints what they found; 0 whether or not the targets were met."""
+    options = _parser().parse_args(arguments)
+    cases = _chosen(options.only)
+    try:
+        with ExitStack() as stack:
+            return _run(options, cases, World(stack))
+    except (pytest.skip.Exception, pytest.fail.Exception) as exc:  # the tests' servers say so where one is missing
+        raise SystemExit(f"benchmarks: {exc.msg}; make servers installs it") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="What the package costs, beside the floor and its peers, on servers of its own.",
+        epilog="benchmarks: " + ", ".join(case.name for case in CASES),
+    )
+    parser.add_argument("--quick", action="store_true", help="a fifth of the rounds, 20,000 people imported")
+    parser.add_argument("--rounds", type=int, metavar="N", help="so many rounds in every benchmark")
+    parser.add_argument("--rows", type=int, metavar="N", help="so many people in import-people")
+    parser.add_argument("--seconds", type=float, metavar="N", help="so long does herd watch each way to read")
+    parser.add_argument("--only", nargs="+", metavar="NAME", default=["*"], help="these; * and ? match as in a shell")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="also write everything there")
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="also draw SVG files there (needs matplotlib)")
+    parser.add_argument("--replot", type=Path, metavar="JSON", help="measure nothing: draw what is written there")
+    parser.add_argument("--profile", metavar="NAME", help="measure nothing: show where the time of our operation goes")
+    return parser
+
+
+def _chosen(patterns: Sequence[str]) -> list[Case]:
+    names = [case.name for case in CASES]
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise SystemExit(f"benchmarks: there is no benchmark {pattern!r}; there are: {', '.join(names)}")
+    return [case for case in CASES if any(fnmatch.fnmatchcase(case.name, pattern) for pattern in patterns)]
+
+
+def _run(options: argparse.Namespace, cases: Sequence[Case], world: World) -> int:
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    if options.profile:
+        (case,) = _chosen([options.profile])
+        console.print(profile(case, world), markup=False, highlight=False, soft_wrap=True)
+        return 0
+    if options.replot:
+        found = json.loads(options.replot.read_text(encoding="utf-8"))
+    else:
+        pace = Pace(quick=options.quick, rounds=options.rounds, rows=options.rows, seconds=options.seconds)
+        results = list(_measured(cases, world, pace))
+        console.print(contestants_table(results), ratios_table(results))
+        if world.load > _BUSY:
+            console.print(
+                f"The machine was busy when this began (load {world.load:.1f}): threads and processes had to share it."
+            )
+        found = as_json(results, world.versions(), quick=options.quick, load=world.load)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if options.plots:
+        from benchmarks.plots import draw
+
+        for path in draw(found, options.plots):
+            console.print(f"drew {path}", highlight=False)
+    return 0
+
+
+def _measured(cases: Sequence[Case], world: World, pace: Pace) -> Iterator[Result]:
+    with _bars() as bars:
+        whole = bars.add_task("all", total=len(cases))
+        for case in cases:
+            bar = bars.add_task(case.name, total=case.length(pace))
+            bars.refresh()
+            yield case.run(world, pace, _drawn(bars, bar))
+            bars.remove_task(bar)
+            bars.advance(whole)
+
+
+def _drawn(bars: Progress, bar: TaskID) -> Callable[[], None]:
+    """What is called between two rounds. Bars are drawn then and never by a thread, which would run while the clock
+    does; and a few times a second.
+    """
+    drawn = 0.0
+
+    def report() -> None:
+        nonlocal drawn
+        bars.advance(bar)
+        if (now := time.monotonic()) > drawn + 0.25:
+            drawn = now
+            bars.refresh()
+
+    return report
+
+
+@contextmanager
+def _bars() -> Iterator[Progress]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as bars:
+        yield bars
+
+
+if __name__ == "__main__":
+    sys.exit(main())
