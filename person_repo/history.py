@@ -3,8 +3,8 @@
 Writes of one key are in a total order: each carries the number that its transaction drew under the key's lock. A read
 that began at t0 and ended at t1 may return the write numbered n only if
 
-* no write with a higher number was acknowledged before t0 (else the read is *stale*, or merely *late* where staleness has
-  a bound and the first such acknowledgement is no longer ago than that), and
+* no write with a higher number was acknowledged before t0 (else the read is *stale*, or merely *late* where staleness
+  has a bound and the first such acknowledgement is no longer ago than that), and
 * that write exists, began before t1, and was not rolled back (else the read is a *phantom*).
 
 A read of several keys is a read of each between the same two times: every one of them must see what was acknowledged
