@@ -523,11 +523,26 @@ def demo(call: _Call) -> None:
 @click.option("--seconds", type=click.FloatRange(0.1), default=10.0, show_default=True, help="How long.")
 @click.option(
     "--faults",
-    type=click.Choice(["none", "pause", "kill", "restart", "all"]),
+    type=click.Choice(["none", "pause", "kill", "restart", "partition", "hang", "flush", "all"]),
     multiple=True,
     default=("none",),
     show_default=True,
-    help="What goes wrong meanwhile; may be given several times. restart needs --start-memcached.",
+    help="What goes wrong meanwhile; may be given several times. restart, hang and flush need --start-memcached.",
+)
+@click.option(
+    "--on-unreachable",
+    type=click.Choice(["proceed", "strict", "refuse"]),
+    default="proceed",
+    show_default=True,
+    help="What a commit does while it cannot reach the cache.",
+)
+@click.option(
+    "--fence-interval",
+    type=click.FloatRange(0, 60, min_open=True),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="After how long readers know of a commit that could not reach the cache.",
 )
 @click.option("--start-memcached", is_flag=True, help="Start a memcached for this run, in place of --cache-url.")
 @click.option(
@@ -746,12 +761,13 @@ def _print_report(report: Report, title: str) -> None:
     from rich.table import Table
 
     table = Table(title=title)
-    names = ("reads", "hits", "writes", "stale", "phantom", "worst staleness", "errors", "faults")
-    for name in names:
+    names = ("reads", "hits", "writes", "late", "stale", "phantom")
+    for name in (*names, "worst staleness", "bound", "errors", "faults"):
         table.add_column(name, justify="right")
-    figures = [f"{getattr(report, name):,}" for name in names[:5]]
+    figures = [f"{getattr(report, name):,}" for name in names]
+    times = [f"{seconds * 1000:,.1f} ms" for seconds in (report.worst_staleness, report.plan.bound)]
     faults = ", ".join(f"{count} {name}" for name, count in report.faults.items()) or "none"
-    _print_table(table, [(*figures, f"{report.worst_staleness * 1000:,.1f} ms", f"{report.errors:,}", faults)])
+    _print_table(table, [(*figures, *times, f"{report.errors:,}", faults)])
 
 
 def _print_table(table: Table, rows: Iterable[Sequence[str]]) -> None:

@@ -3,10 +3,12 @@
 Writes of one key are in a total order: each carries the number that its transaction drew under the key's lock. A read
 that began at t0 and ended at t1 may return the write numbered n only if
 
-* no write with a higher number was acknowledged before t0 (else the read is *stale*), and
+* no write with a higher number was acknowledged before t0 (else the read is *stale*, or merely *late* where staleness
+  has a bound and the first such acknowledgement is no longer ago than that), and
 * that write exists, began before t1, and was not rolled back (else the read is a *phantom*).
 
-A write whose outcome nobody knows, because its writer was killed, may or may not have happened.
+A read of several keys is a read of each between the same two times: every one of them must see what was acknowledged
+before the whole began. A write whose outcome nobody knows, because its writer was killed, may or may not have happened.
 """
 
 from __future__ import annotations
@@ -67,12 +69,14 @@ class Read(NamedTuple):
 
 @dataclass
 class Verdict:
-    """What the check found: how many reads were ``stale`` or a ``phantom``; ``worst`` is the longest staleness in
-    seconds, from the acknowledgement that should have been seen to the beginning of the read; ``examples`` shows
-    some.
+    """What the check found: how many reads were ``late`` (within the bound), ``stale`` (beyond it) or a ``phantom``.
+
+    ``worst`` is the longest staleness of a late or stale read in seconds, from the first acknowledgement that should
+    have been seen to the beginning of the read; ``examples`` shows some of what is wrong.
     """
 
     reads: int = 0
+    late: int = 0
     stale: int = 0
     phantom: int = 0
     worst: float = 0.0
@@ -80,7 +84,7 @@ class Verdict:
 
     @property
     def clean(self) -> bool:
-        """Whether every read was right."""
+        """Whether every read was right, or no later than the bound allows."""
         return not self.stale and not self.phantom
 
 
@@ -116,8 +120,12 @@ class _Key:
         return next(time for time, newest in zip(self.times, self.newest, strict=True) if newest > number)
 
 
-def check(writes: Iterable[Write], reads: Iterable[Read]) -> Verdict:
-    """The verdict on a history; at most ten examples of what is wrong in it."""
+def check(writes: Iterable[Write], reads: Iterable[Read], *, bound: float = 0.0) -> Verdict:
+    """The verdict on a history; at most ten examples of what is wrong in it.
+
+    ``bound``: seconds by which a read may be late, counted from the acknowledgement that it should have seen to its own
+    beginning, both on the clock of the records.
+    """
     by_key: dict[int, list[Write]] = {}
     for write in writes:
         by_key.setdefault(write.key, []).append(write)
@@ -125,11 +133,11 @@ def check(writes: Iterable[Write], reads: Iterable[Read]) -> Verdict:
     verdict = Verdict()
     for read in reads:
         verdict.reads += 1
-        _judge(read, keys[read.key] if read.key in keys else _Key([]), verdict)
+        _judge(read, keys[read.key] if read.key in keys else _Key([]), verdict, bound)
     return verdict
 
 
-def _judge(read: Read, key: _Key, verdict: Verdict) -> None:
+def _judge(read: Read, key: _Key, verdict: Verdict, bound: float) -> None:
     floor = key.floor(read.began)
     if read.found == ABSENT:
         candidates = [write for write in key.deletions if write.began < read.ended]
@@ -143,9 +151,12 @@ def _judge(read: Read, key: _Key, verdict: Verdict) -> None:
         verdict.phantom += 1
         _show(verdict, f"phantom: {read} is of no committed write")
     elif number < floor:
-        verdict.stale += 1
         age = (read.began - key.overdue(number)) / 1e9
         verdict.worst = max(verdict.worst, age)
+        if age <= bound:
+            verdict.late += 1
+            return
+        verdict.stale += 1
         _show(verdict, f"stale by {age:.6f} s: {read}, but write {floor} was acknowledged before")
 
 

@@ -23,30 +23,47 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import sqlalchemy as sa
+from dogpile.cache import CacheRegion
 from sqlalchemy import orm
 
 from person_repo import history, migrations
-from person_repo.exceptions import ConfigurationError, PersonRepoError
+from person_repo.backends.memcached import MemcachedBackend
+from person_repo.exceptions import CacheUnavailableError, ConfigurationError, PersonRepoError
 from person_repo.history import ABSENT, Outcome, Read, Version, Write
 from person_repo.model import Person
-from person_repo.region import make_region
+from person_repo.proxy import Proxy
+from person_repo.region import lease_backend, make_region
 from person_repo.service import PersonService, connect
+from person_repo.settings import CacheSettings, parse_cache_url
 
 __all__ = ["FAULTS", "Plan", "Report", "run"]
 
-FAULTS = ("pause", "kill", "restart")
-"""``pause``: a worker stands still for a moment. ``kill``: one is killed, and another takes its place. ``restart``: the
-memcached that was started for this is killed and started again."""
+FAULTS = ("pause", "kill", "restart", "partition", "hang", "flush")
+"""``pause``: a worker stands still for a moment. ``kill``: one is killed, and another takes its place. ``partition``:
+one is cut off from a memcached that the others reach, until that heals. To the memcached that was started for this:
+``restart``, it is killed and started again; ``hang``, it stands still for longer than anybody waits; ``flush``, it
+forgets everything."""
+
+_DONE_TO_MEMCACHED = {"restart": "kills", "hang": "stops", "flush": "empties"}
+_UNREACHABLE = frozenset({"restart", "partition", "hang"})
+"""Faults during which a writer's tombstone cannot be placed."""
+
+_SLACK = 0.1
+"""Seconds beyond the fence's interval by which a read may be late: what it takes to look at the fence."""
 
 _RECORD = struct.Struct("<HqqqQQ")
 _FLUSH = 500
 _LONGEST_PAUSE = 0.4
+_SHORTEST_HANG = 0.3  # longer than ``timeout``
+_LONGEST_HANG = 1.5
+_LONGEST_PARTITION = 3.0  # in intervals of the fence: some end before readers know of them, some long after
+_PARTITIONS = (Proxy.cut, Proxy.hang, Proxy.blackhole, Proxy.drop)
 _STARTUP = 60.0
 """Seconds that workers may take to start; the run begins when all of them have."""
 
@@ -59,7 +76,10 @@ class Plan:
 
     ``against``: ``person_repo``, or ``naive`` for the usual recipe (read through, delete after commit), in which a
     checker that works finds staleness. ``own_memcached`` starts one for the run, instead of ``cache_url``. With
-    ``memory://`` the workers are threads of this process, and there are no faults.
+    ``memory://`` the workers are threads of this process, and there are no faults. ``on_unreachable`` and
+    ``fence_interval`` are those of ``CacheSettings``, for all workers, whatever the cache URL says.
+
+    Raises ``ConfigurationError`` for what cannot be carried out.
     """
 
     database_url: str
@@ -70,6 +90,8 @@ class Plan:
     keys: int = 20
     seconds: float = 10.0
     faults: tuple[str, ...] = ()
+    on_unreachable: str = "proceed"
+    fence_interval: float = 1.0
     against: str = "person_repo"
     seed: int = 0
     prefix: str = ""
@@ -85,16 +107,33 @@ class Plan:
                 raise ConfigurationError(f"{name} {getattr(self, name)!r}: give more than 0")
         if self.keys > 60_000:
             raise ConfigurationError(f"keys {self.keys!r}: give at most 60000")
-        if "restart" in self.faults and not self.own_memcached:
-            raise ConfigurationError(
-                "restart kills the memcached it works on: let one be started for it (own memcached)"
-            )
+        CacheSettings().with_options(self._options)
+        for fault, does in _DONE_TO_MEMCACHED.items():
+            if fault in self.faults and not self.own_memcached:
+                raise ConfigurationError(
+                    f"{fault} {does} the memcached it works on: let one be started for it (own memcached)"
+                )
         if self.faults and self._in_threads:
             raise ConfigurationError(
                 f"{self.faults[0]} needs processes, and memory:// is coherent within one only: give a memcached:// URL"
             )
+        if "partition" in self.faults and not (self.own_memcached or parse_cache_url(self.cache_url).servers):
+            raise ConfigurationError("partition cuts a worker off from a server: give a memcached:// URL")
         if not self._in_threads and sa.make_url(self.database_url).database in (None, "", ":memory:"):
             raise ConfigurationError("a database in memory is one process's own: give a file or a server")
+
+    @property
+    def bound(self) -> float:
+        """Seconds by which a read may be late, from the acknowledgement that it should have seen to its beginning.
+
+        0, but where commits ``proceed`` without their tombstones: there readers learn of them by the fence.
+        """
+        proceeds = self.on_unreachable == "proceed" and not _UNREACHABLE.isdisjoint(self.faults)
+        return self.fence_interval + _SLACK if proceeds else 0.0
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {"on_unreachable": self.on_unreachable, "fence_interval": self.fence_interval}
 
     @property
     def _in_threads(self) -> bool:
@@ -103,12 +142,17 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was done and what was found. ``clean`` tells whether the promise was kept."""
+    """What was done and what was found. ``clean`` tells whether the promise was kept.
+
+    A read that missed an acknowledged write is ``late`` if that was acknowledged no more than the plan's ``bound``
+    before it began, and ``stale`` if it was longer ago; ``worst_staleness`` is the longest of both, in seconds.
+    """
 
     plan: Plan
     reads: int
     hits: int
     writes: int
+    late: int
     stale: int
     phantom: int
     worst_staleness: float
@@ -119,13 +163,13 @@ class Report:
 
     @property
     def clean(self) -> bool:
-        """No read was stale, none found what was never committed."""
+        """No read was stale beyond the bound, none found what was never committed."""
         return self.stale == 0 and self.phantom == 0
 
     def as_dict(self) -> dict[str, Any]:
         """The figures by name."""
-        figures = {name: getattr(self, name) for name in ("reads", "hits", "writes", "stale", "phantom", "errors")}
-        return {**figures, "worst_staleness": self.worst_staleness, "faults": self.faults, "clean": self.clean}
+        names = ("reads", "hits", "writes", "late", "stale", "phantom", "worst_staleness", "errors", "faults", "clean")
+        return {"bound": self.plan.bound, **{name: getattr(self, name) for name in names}}
 
 
 def run(plan: Plan, *, progress: Callable[[float], None] | None = None) -> Report:
@@ -213,6 +257,18 @@ class _People(Protocol):
     def hits(self) -> int: ...
 
 
+def _region(plan: Plan, addresses: Mapping[str, str] | None = None) -> CacheRegion:
+    """The workers' region. A server's name decides where keys live, and is the same for all; ``addresses`` tells where
+    this worker reaches it.
+    """
+    region = make_region(plan.cache_url, **plan._options)
+    if addresses:
+        backend = lease_backend(region)
+        assert isinstance(backend, MemcachedBackend)
+        backend.addresses.update(addresses)
+    return region
+
+
 class _Ours:
     """person_repo: nothing to do for a writer but to commit."""
 
@@ -243,11 +299,11 @@ class _Naive:
     would.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, region: CacheRegion) -> None:
         self._random = random.Random(plan.seed)
         self._engine = sa.create_engine(plan.database_url)
         self._sessions = orm.sessionmaker(self._engine)
-        self._region = make_region(plan.cache_url)
+        self._region = region
         self._hits = 0
 
     def read(self, ids: Sequence[str]) -> list[Person | None]:
@@ -350,7 +406,12 @@ class _Worker:
                 session.rollback()
                 _log(descriptor, {"what": Outcome.ROLLED_BACK, "count": count})
                 return
-            session.commit()
+            try:
+                session.commit()
+            except CacheUnavailableError:  # the plan is to refuse: it comes before COMMIT
+                session.rollback()
+                _log(descriptor, {"what": Outcome.ROLLED_BACK, "count": count})
+                raise
         self.people.committed(id)
         _log(descriptor, {"what": Outcome.COMMITTED, "count": count, "acknowledged": time.monotonic_ns()})
 
@@ -360,6 +421,8 @@ def _log(descriptor: int, record: dict[str, Any]) -> None:
 
 
 def _kind(exc: Exception) -> str:
+    if isinstance(exc, CacheUnavailableError):
+        return type(exc).__name__  # its message names the server's last words, and they vary
     return f"{type(exc).__name__}: {getattr(exc, 'orig', exc)!s:.80}"
 
 
@@ -468,6 +531,8 @@ class _Workers(Protocol):
 
     def kill(self, choose: random.Random) -> None: ...
 
+    def partition(self, seconds: float, choose: random.Random) -> None: ...
+
     def stop(self) -> None: ...
 
 
@@ -476,8 +541,9 @@ class _Threads:
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         self._stop = threading.Event()
-        self._service = connect(plan.database_url, plan.cache_url)
-        people: _People = _Naive(plan) if plan.against == "naive" else _Ours(self._service)
+        region = _region(plan)
+        self._service = connect(plan.database_url, region)
+        people: _People = _Naive(plan, region) if plan.against == "naive" else _Ours(self._service)
         until = time.monotonic() + plan.seconds + 60
         self._threads = []
         for number in range(1, plan.readers + plan.writers + 1):
@@ -500,81 +566,116 @@ class _Threads:
     def kill(self, choose: random.Random) -> None:
         raise NotImplementedError("threads cannot be killed")
 
+    def partition(self, seconds: float, choose: random.Random) -> None:
+        raise NotImplementedError("threads share one cache")
+
     def stop(self) -> None:
         self._stop.set()
         for thread in self._threads:
             thread.join()
 
 
+class _Process(NamedTuple):
+    """A worker process, and the proxies between it and each server where there are partitions."""
+
+    process: subprocess.Popen[bytes]
+    role: str
+    number: int
+    proxies: tuple[Proxy, ...]
+
+
 class _Processes:
-    """The workers as processes, which can be paused and killed."""
+    """The workers as processes, which can be paused, killed and cut off."""
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         self._plan = plan
         self._folder = folder
         self._next = 1
-        self._running: list[tuple[subprocess.Popen[bytes], str, int]] = []
+        self._running: list[_Process] = []
         self._replaced: list[subprocess.Popen[bytes]] = []
+        self._proxies = contextlib.ExitStack()
 
     def __enter__(self) -> _Processes:
-        for role, count in (("read", self._plan.readers), ("write", self._plan.writers)):
-            for _ in range(count):
-                self._start(role)
-        self._await_all()
+        try:
+            for role, count in (("read", self._plan.readers), ("write", self._plan.writers)):
+                for _ in range(count):
+                    self._start(role, self._new_proxies())
+            self._await_all()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
+
+    def _new_proxies(self) -> tuple[Proxy, ...]:
+        """None where nothing will be cut off: they cost time."""
+        servers = parse_cache_url(self._plan.cache_url).servers if "partition" in self._plan.faults else ()
+        return tuple(self._proxies.enter_context(Proxy(server, seed=self._plan.seed)) for server in servers)
 
     def _await_all(self) -> None:
         """Waits until every worker has begun."""
         deadline = time.monotonic() + _STARTUP
-        while not all((self._folder / f"{number}.ready").exists() for _, _, number in self._running):
-            if any(process.poll() is not None for process, _, _ in self._running):
+        while not all((self._folder / f"{worker.number}.ready").exists() for worker in self._running):
+            if any(worker.process.poll() is not None for worker in self._running):
                 raise PersonRepoError("a worker ended before it began; its error is above")
             if time.monotonic() > deadline:
                 raise PersonRepoError(f"a worker did not begin within {_STARTUP:.0f} s")
             time.sleep(0.02)
 
-    def _start(self, role: str) -> None:
+    def _start(self, role: str, proxies: tuple[Proxy, ...]) -> None:
         # The plan goes by a pipe: arguments are for everybody on the machine to read, and URLs hold passwords.
         process = subprocess.Popen([sys.executable, "-m", "person_repo.torture"], stdin=subprocess.PIPE)
+        self._running.append(_Process(process, role, self._next, proxies))
+        addresses = {proxy.server: proxy.address for proxy in proxies}
         assert process.stdin is not None
-        process.stdin.write(json.dumps([asdict(self._plan), role, self._next, str(self._folder)]).encode() + b"\n")
+        part = [asdict(self._plan), role, self._next, str(self._folder), addresses]
+        process.stdin.write(json.dumps(part).encode() + b"\n")
         process.stdin.flush()
-        self._running.append((process, role, self._next))
         self._next += 1
 
     def pause(self, seconds: float, choose: random.Random) -> None:
-        process, _, _ = choose.choice(self._running)
+        process = choose.choice(self._running).process
         process.send_signal(signal.SIGSTOP)
-        time.sleep(seconds)
-        process.send_signal(signal.SIGCONT)
+        try:
+            time.sleep(seconds)
+        finally:
+            process.send_signal(signal.SIGCONT)
 
     def kill(self, choose: random.Random) -> None:
         victim = choose.choice(self._running)
         self._running.remove(victim)
-        victim[0].kill()
-        self._replaced.append(victim[0])
-        self._start(victim[1])
+        victim.process.kill()
+        self._replaced.append(victim.process)
+        self._start(victim.role, victim.proxies)
         self._await_all()  # else more would be starting than working
+
+    def partition(self, seconds: float, choose: random.Random) -> None:
+        proxy = choose.choice(choose.choice(self._running).proxies)
+        choose.choice(_PARTITIONS)(proxy)
+        try:
+            time.sleep(seconds)
+        finally:
+            proxy.heal()
 
     def stop(self) -> None:
         """A closed pipe is the word to stop; who does not hear it is killed."""
-        for process, _, _ in self._running:
+        for worker in self._running:
             with contextlib.suppress(OSError):
-                process.send_signal(signal.SIGCONT)
-            _close(process)
-        for process, _, _ in self._running:
+                worker.process.send_signal(signal.SIGCONT)
+            _close(worker.process)
+        for worker in self._running:
             try:
-                process.wait(30)
+                worker.process.wait(30)
             except subprocess.TimeoutExpired:
-                process.kill()
+                worker.process.kill()
 
     def __exit__(self, *raised: object) -> None:
-        for process in [*self._replaced, *[process for process, _, _ in self._running]]:
+        for process in [*self._replaced, *[worker.process for worker in self._running]]:
             if process.poll() is None:
                 process.send_signal(signal.SIGCONT)
                 process.kill()
             _close(process)
             process.wait()
+        self._proxies.close()
 
 
 def _close(process: subprocess.Popen[bytes]) -> None:
@@ -587,9 +688,10 @@ def _work() -> None:
     """A worker process: its part comes by the pipe, whose end is the end of the work."""
     logging.disable(logging.CRITICAL)  # every fault is logged by every worker; the report counts them
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes the pipe then
-    plan_fields, role, number, folder = json.loads(sys.stdin.buffer.readline())
+    plan_fields, role, number, folder, addresses = json.loads(sys.stdin.buffer.readline())
     plan = Plan(**{**plan_fields, "faults": tuple(plan_fields["faults"])})
-    people: _People = _Naive(plan) if plan.against == "naive" else _Ours(connect(plan.database_url, plan.cache_url))
+    region = _region(plan, addresses)
+    people: _People = _Naive(plan, region) if plan.against == "naive" else _Ours(connect(plan.database_url, region))
     stop = threading.Event()
 
     def listen() -> None:
@@ -606,7 +708,7 @@ def _work() -> None:
 
 
 class _Memcached:
-    """A memcached of our own on a free loopback port, which can be restarted."""
+    """A memcached of our own on a free loopback port, which can be restarted, stopped for a while and emptied."""
 
     def __init__(self) -> None:
         binary = shutil.which("memcached")
@@ -641,6 +743,20 @@ class _Memcached:
         self.kill()
         self.start()
 
+    def hang(self, seconds: float) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            time.sleep(seconds)
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
+    def flush(self) -> None:
+        with socket.create_connection(("127.0.0.1", self._port), 10) as connection:
+            connection.sendall(b"flush_all\r\n")
+            if (answer := connection.recv(100)) != b"OK\r\n":
+                raise PersonRepoError(f"memcached answers flush_all with {answer!r}")
+
     def kill(self) -> None:
         if self._process is not None:
             self._process.kill()
@@ -666,12 +782,26 @@ class _Faults:
             return
         fault = self._random.choice(self._plan.faults)
         self.done[fault] += 1
+        self._make(fault, left)
+
+    def _make(self, fault: str, left: float) -> None:
+        """Makes it, for at most the seconds that are left, and ends it. One at a time: what two of them can do to one
+        commit together is a limit that is told of.
+        """
+        luck = self._random.random()
         if fault == "pause":
-            self._workers.pause(self._random.random() * _LONGEST_PAUSE, self._random)
+            self._workers.pause(min(left, luck * _LONGEST_PAUSE), self._random)
         elif fault == "kill":
             self._workers.kill(self._random)
+        elif fault == "partition":
+            self._workers.partition(min(left, luck * _LONGEST_PARTITION * self._plan.fence_interval), self._random)
         elif self._memcached is not None:
-            self._memcached.restart()
+            if fault == "restart":
+                self._memcached.restart()
+            elif fault == "hang":
+                self._memcached.hang(min(left, _SHORTEST_HANG + luck * (_LONGEST_HANG - _SHORTEST_HANG)))
+            else:
+                self._memcached.flush()
 
 
 # Judging
@@ -680,7 +810,8 @@ class _Faults:
 def _report(plan: Plan, folder: Path, faults: Counter[str]) -> Report:
     writes = [write for path in folder.glob("*.writes") for write in _writes_of(path)]
     first = [Write(key, Version(0, 0, 0), False, 0, Outcome.COMMITTED, 0) for key in range(plan.keys)]
-    verdict = history.check([*first, *writes], (read for path in folder.glob("*.reads") for read in _reads_of(path)))
+    reads = (read for path in folder.glob("*.reads") for read in _reads_of(path))
+    verdict = history.check([*first, *writes], reads, bound=plan.bound)
     notes = [json.loads(path.read_text()) for path in folder.glob("*.json")]
     errors: Counter[str] = Counter()
     for note in notes:
@@ -692,6 +823,7 @@ def _report(plan: Plan, folder: Path, faults: Counter[str]) -> Report:
             note["hits"] for note in notes
         ),  # threads have one service, and one count
         writes=sum(write.outcome == Outcome.COMMITTED for write in writes),
+        late=verdict.late,
         stale=verdict.stale,
         phantom=verdict.phantom,
         worst_staleness=verdict.worst,

@@ -42,6 +42,52 @@ def test_a_version_older_than_one_acknowledged_before_the_read_is_stale() -> Non
     assert not verdict.clean
 
 
+SECOND = 10**9
+
+
+@pytest.mark.parametrize(("bound", "late", "stale"), [(0.0, 0, 1), (0.999, 0, 1), (1.0, 1, 0), (5.0, 1, 0)], ids=str)
+def test_a_read_that_is_stale_within_the_bound_is_late_and_no_more(bound: float, late: int, stale: int) -> None:
+    writes = [FIRST, committed(1, 10, SECOND)]
+    verdict = check(writes, [Read(KEY, version(0), 2 * SECOND, 9 * SECOND)], bound=bound)
+
+    assert (verdict.late, verdict.stale, verdict.phantom) == (late, stale, 0)
+    assert verdict.worst == pytest.approx(1.0)  # how long the read itself took is not counted
+    assert verdict.clean is (stale == 0)
+    assert len(verdict.examples) == stale
+
+
+def test_the_bound_counts_from_the_first_acknowledgement_that_was_not_seen() -> None:
+    """A newer write does not make an old answer young again."""
+    writes = [FIRST, committed(1, 10, SECOND), committed(2, SECOND + 1, 3 * SECOND)]
+    read = Read(KEY, version(0), 3 * SECOND + 1, 4 * SECOND)
+
+    assert check(writes, [read], bound=1.0).stale == 1
+    assert check(writes, [read._replace(found=version(1))], bound=1.0).late == 1
+
+
+def test_absence_can_be_late_too() -> None:
+    writes = [FIRST, committed(1, 10, 20, deletes=True), committed(2, 30, SECOND)]
+    verdict = check(writes, [Read(KEY, ABSENT, 2 * SECOND, 3 * SECOND)], bound=1.0)
+
+    assert (verdict.late, verdict.stale, verdict.phantom) == (1, 0, 0)
+
+
+def test_no_bound_makes_a_phantom_right() -> None:
+    rolled_back = Write(KEY, version(1), False, 10, Outcome.ROLLED_BACK, None)
+
+    assert check([FIRST, rolled_back], [Read(KEY, version(1), 20, 30)], bound=60.0).phantom == 1
+
+
+def test_each_key_of_one_read_owes_what_was_acknowledged_before_the_whole_began() -> None:
+    other = Write(KEY + 1, version(1), False, 10, Outcome.COMMITTED, 1_500_000_000)
+    reads = [Read(KEY, version(0), SECOND, 2 * SECOND), Read(KEY + 1, version(0), SECOND, 2 * SECOND)]
+    writes = [FIRST, FIRST._replace(key=KEY + 1), committed(1, 10, SECOND - 1), other]
+
+    verdict = check(writes, reads)
+
+    assert (verdict.stale, verdict.late) == (1, 0)  # the other key changed in the middle of it
+
+
 @pytest.mark.parametrize("found", [0, 1])
 def test_either_version_is_right_while_a_write_is_under_way(found: int) -> None:
     assert judged([committed(1, 10, 30)], version(found), 20, 40) == (0, 0)

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
 from servers import Memcached
+from sqlalchemy import orm
 
-from person_repo import Person, migrations
+from person_repo import Person, migrations, torture
 from person_repo.cli import main
-from person_repo.exceptions import ConfigurationError
+from person_repo.exceptions import CacheUnavailableError, ConfigurationError
 from person_repo.torture import FAULTS, Plan, Report, run
 
 SECONDS = float(os.environ.get("PERSON_REPO_TORTURE_SECONDS", "3"))
@@ -24,6 +31,11 @@ def kept(report: Report) -> None:
     assert report.reads > 100
     assert report.writes > 0
     assert report.hits > 0
+    assert report.worst_staleness <= report.plan.bound
+
+
+def refusals(report: Report) -> int:
+    return report.error_kinds.get("CacheUnavailableError", 0)
 
 
 def test_threads_over_a_memory_region_never_read_stale(database_url: str) -> None:
@@ -39,10 +51,171 @@ def test_processes_over_memcached_never_read_stale(database_url: str, memcached_
 
 
 @pytest.mark.timeout(180)
-def test_pauses_kills_and_restarts_make_no_read_stale(database_url: str) -> None:
-    report = run(Plan(database_url=database_url, own_memcached=True, seconds=2 * SECONDS, faults=FAULTS, keys=5))
+@pytest.mark.parametrize("on_unreachable", ["proceed", "strict", "refuse"])
+def test_no_mixture_of_faults_makes_a_read_stale(database_url: str, on_unreachable: str) -> None:
+    plan = Plan(
+        database_url=database_url, own_memcached=True, seconds=2 * SECONDS, faults=FAULTS, keys=5,
+        on_unreachable=on_unreachable, fence_interval=0.5,
+    )  # fmt: skip
+    report = run(plan)
     kept(report)
     assert sum(report.faults.values()) > 0
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("on_unreachable", ["proceed", "strict"])
+def test_a_worker_cut_off_from_the_server_of_the_others_makes_no_read_stale_beyond_the_bound(
+    database_url: str, on_unreachable: str
+) -> None:
+    plan = Plan(
+        database_url=database_url, own_memcached=True, seconds=2 * SECONDS, faults=("partition",), keys=5, readers=1,
+        on_unreachable=on_unreachable, fence_interval=0.3,
+    )  # fmt: skip
+    report = run(plan)
+    kept(report)
+    assert report.faults["partition"] > 0
+    assert plan.bound == pytest.approx(0.4 if on_unreachable == "proceed" else 0)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("fault", ["partition", "hang", "restart"])
+def test_a_commit_that_cannot_reach_the_cache_is_refused_where_the_plan_says_so(database_url: str, fault: str) -> None:
+    """And so these faults are felt: were nobody cut off, nobody would refuse."""
+    plan = Plan(
+        database_url=database_url, own_memcached=True, seconds=2 * SECONDS, faults=(fault,), keys=5, readers=1,
+        on_unreachable="refuse", fence_interval=0.5,
+    )  # fmt: skip
+    report = run(plan)
+    kept(report)
+    assert refusals(report) > 0 or fault == "restart"  # one that is back at once may be missed by nobody
+
+
+@pytest.mark.timeout(180)
+def test_a_partition_needs_no_memcached_of_its_own(database_url: str, memcached_servers: list[Memcached]) -> None:
+    url = "memcached://" + ",".join(server.url for server in memcached_servers)
+    plan = Plan(
+        database_url=database_url, cache_url=url, seconds=2 * SECONDS, faults=("partition",), readers=1,
+        on_unreachable="refuse", fence_interval=0.5,
+    )  # fmt: skip
+    report = run(plan)
+    kept(report)
+    assert refusals(report) > 0
+
+
+@pytest.mark.parametrize(
+    ("faults", "on_unreachable", "bound"),
+    [
+        ((), "proceed", 0),
+        (("pause", "kill", "flush"), "proceed", 0),
+        (("partition",), "proceed", 0.6),
+        (("pause", "hang"), "proceed", 0.6),
+        (("restart",), "proceed", 0.6),
+        (FAULTS, "proceed", 0.6),
+        (FAULTS, "strict", 0),
+        (FAULTS, "refuse", 0),
+    ],
+    ids=str,
+)
+def test_reads_may_be_late_only_where_commits_proceed_without_the_cache(
+    faults: tuple[str, ...], on_unreachable: str, bound: float
+) -> None:
+    plan = Plan(
+        database_url="sqlite:///x.db", own_memcached=True, faults=faults, on_unreachable=on_unreachable,
+        fence_interval=0.5,
+    )  # fmt: skip
+    assert plan.bound == pytest.approx(bound)
+
+
+class Refusing:
+    """People of a host whose cache cannot be reached, and who would rather not commit then."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        sa.event.listen(engine, "commit", self._refuse)
+
+    def _refuse(self, _: sa.Connection) -> None:
+        raise CacheUnavailableError("memcached 127.0.0.1:1: timed out; the 7th of some words that vary")
+
+    def session(self) -> orm.Session:
+        return orm.Session(self._engine)
+
+    def committed(self, id: str) -> None:
+        raise AssertionError(f"{id} was not committed")
+
+    def hits(self) -> int:
+        return 0
+
+
+def test_a_refused_commit_is_rolled_back_and_counted_by_its_kind_alone(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'people.db'}"
+    plan = Plan(database_url=url, keys=1, prefix="t-")
+    with torture._prepared(plan):
+        engine = sa.create_engine(url)
+        people: Any = Refusing(engine)
+        worker = torture._Worker(plan, people, 4, tmp_path)
+        stop = threading.Event()
+        worker.random.random = lambda: stop.set() or 0.5  # type: ignore[method-assign, func-returns-value]
+        worker.write(stop, time.monotonic() + 60)
+        with engine.connect() as connection:
+            names = connection.execute(sa.select(Person.__table__.c.last_name)).scalars().all()
+        engine.dispose()
+
+    assert worker.errors == {"CacheUnavailableError": 1}
+    assert names == ["0.0.0"]
+    (write,) = torture._writes_of(tmp_path / "4.writes")
+    assert (write.outcome, write.acknowledged) == ("rolled back", None)
+
+
+class Unhurried:
+    """Workers whose faults take no time; ``seconds`` is what they were to last."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def pause(self, seconds: float, _: random.Random) -> None:
+        self.seconds.append(seconds)
+
+    partition = hang = pause
+
+
+def test_no_fault_outlasts_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers: Any = Unhurried()
+    memcached: Any = Unhurried()
+    memcached.hang = lambda seconds: memcached.seconds.append(seconds)
+    plan = Plan(database_url="sqlite:///x.db", own_memcached=True, faults=("pause", "partition", "hang"))
+    faults = torture._Faults(plan, workers, memcached)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+
+    for _ in range(100):
+        faults.next(1.01)
+
+    assert len(workers.seconds) + len(memcached.seconds) == 100
+    assert max(workers.seconds) == max(memcached.seconds) == 1.01
+
+
+def test_a_memcached_that_was_stopped_goes_on_though_the_run_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: float) -> None:
+        raise KeyboardInterrupt
+
+    with torture._Memcached() as memcached:
+        monkeypatch.setattr(time, "sleep", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            memcached.hang(1000.0)
+        monkeypatch.undo()
+        assert said(memcached, b"mn\r\n") == b"MN\r\n"
+
+
+def test_a_memcached_that_is_flushed_has_forgotten_everything() -> None:
+    with torture._Memcached() as memcached:
+        assert said(memcached, b"ms k 1\r\nv\r\n") == b"HD\r\n"
+        memcached.flush()
+        assert said(memcached, b"mg k v\r\n") == b"EN\r\n"
+
+
+def said(memcached: torture._Memcached, request: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", memcached._port), 20) as connection:
+        connection.sendall(request)
+        return connection.recv(100)
 
 
 @pytest.mark.timeout(180)
@@ -77,9 +250,18 @@ def test_a_run_leaves_nothing_behind(database_url: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"faults": ("flood",)}, "unknown fault 'flood'; known are: pause, kill, restart"),
+        (
+            {"faults": ("flood",)},
+            "unknown fault 'flood'; known are: pause, kill, restart, partition, hang, flush",
+        ),
         ({"faults": ("pause",)}, "pause needs processes"),
+        ({"faults": ("partition",)}, "partition needs processes"),
+        ({"faults": ("partition",), "cache_url": "null://"}, "partition cuts a worker off from a server"),
         ({"faults": ("restart",), "cache_url": "memcached://127.0.0.1:1"}, "restart kills the memcached it works on"),
+        ({"faults": ("hang",), "cache_url": "memcached://127.0.0.1:1"}, "hang stops the memcached it works on"),
+        ({"faults": ("flush",), "cache_url": "memcached://127.0.0.1:1"}, "flush empties the memcached it works on"),
+        ({"on_unreachable": "pray"}, "on_unreachable 'pray': give proceed, strict, refuse"),
+        ({"fence_interval": 0}, "fence_interval 0: give seconds above 0"),
         ({"against": "redis"}, "against 'redis': give person_repo or naive"),
         ({"readers": 0}, "readers 0: give more than 0"),
         ({"seconds": -1}, "seconds -1: give more than 0"),
@@ -101,8 +283,26 @@ def test_the_command_prints_the_figures_as_a_table() -> None:
     code, out, err = call("torture", "--seconds", "0.5")
     assert (code, err) == (0, "")
     assert "a temporary SQLite file, memory://" in out
-    for name in ("reads", "hits", "writes", "stale", "phantom", "worst staleness", "errors"):
+    for name in ("reads", "hits", "writes", "late", "stale", "phantom", "worst staleness", "bound", "errors"):
         assert name in out
+
+
+@pytest.mark.parametrize(("on_unreachable", "bound"), [("proceed", 0.35), ("strict", 0.0)])
+def test_the_command_tells_the_bound_that_its_options_make(on_unreachable: str, bound: float) -> None:
+    options = ["--on-unreachable", on_unreachable, "--fence-interval", "0.25", "--faults", "hang", "--start-memcached"]
+    code, out, err = call("--json", "torture", "--seconds", "0.5", *options)
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    assert report["bound"] == pytest.approx(bound)
+    assert set(report) == {
+        "database", "cache", "bound", "reads", "hits", "writes", "late", "stale", "phantom", "worst_staleness",
+        "errors", "error_kinds", "faults", "clean",
+    }  # fmt: skip
+
+
+def test_every_fault_can_be_asked_for_by_name() -> None:
+    (option,) = [option for option in main.commands["torture"].params if option.name == "faults"]
+    assert option.type.choices == ("none", *FAULTS, "all")  # type: ignore[attr-defined]
 
 
 def test_the_command_exits_with_1_where_the_promise_is_broken() -> None:
