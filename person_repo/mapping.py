@@ -229,6 +229,10 @@ class EntityMapping(Generic[E]):
             manager.dispatch.load(state, None)
         return instance
 
+    def has_class(self, row: Sequence[Any]) -> bool:
+        """Whether some class of the hierarchy is mapped to the row's discriminator: what a cache holds may have any."""
+        return not self._shapes or self._discriminator is None or row[self._discriminator] in self._shapes
+
     def _shape_of(self, row: Row) -> _Shape:
         if self._discriminator is None:
             return self._shape
