@@ -5,16 +5,19 @@ PYTEST_ARGS =
 # As many processes as there are cores, each with servers of its own.
 PYTEST_WORKERS = auto
 BENCH_ARGS = --json docs/explanation/performance/figures.json --plots docs/explanation/performance
+# Inputs for each target of the fuzzer.
+FUZZ_RUNS = 1000000
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test lint bench docs clean servers
+.PHONY: help demo test lint bench fuzz docs clean servers
 
 help:
 	@echo "make demo     the main job on a SQLite file and a cache in memory"
 	@echo "make test     lint, docs and every test, on servers of its own (PYTEST_ARGS='-k name' to choose)"
 	@echo "make lint     ruff, mypy, pyright and the import layers"
 	@echo "make bench    the figures of the README, and the plots (BENCH_ARGS='--quick --only hit' to choose)"
+	@echo "make fuzz     hostile bytes against what reads them (FUZZ_RUNS=1000000 for each target)"
 	@echo "make docs     the pages, in docs/_build/html"
 	@echo "make clean    removes what the others made, .venv included"
 	@echo "PYTHON=/path/to/python3 chooses the Python of .venv"
@@ -36,11 +39,20 @@ lint: .venv/dev.stamp
 bench: .venv/bench.stamp servers
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
+# Each target's corpus grows in .fuzz; a finding lies there as found-..., and ends the run.
+fuzz: .venv/fuzz.stamp
+	@for target in $$(ls tests/fuzz | sed -n 's/^fuzz_\(.*\)\.py$$/\1/p'); do \
+	    mkdir -p .fuzz; \
+	    $(BIN)/python tests/fuzz $$target --runs $(FUZZ_RUNS) --folder .fuzz >.fuzz/$$target.log 2>&1; failed=$$?; \
+	    grep -E '^fuzz_|DONE|^stat::|Uncaught|found-' .fuzz/$$target.log; \
+	    [ $$failed = 0 ] || { tail -40 .fuzz/$$target.log; exit $$failed; }; \
+	done
+
 docs: .venv/dev.stamp
 	$(BIN)/sphinx-build -W -q -b html docs docs/_build/html
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache docs/_build dist build
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .fuzz docs/_build dist build
 
 # ---- Python ----
 
@@ -79,6 +91,11 @@ clean:
 	@echo "installing person_repo and its peers in .venv"
 	@$(PIP) install -q -e . --group bench
 	@touch $@ .venv/runtime.stamp
+
+.venv/fuzz.stamp: .venv/dev.stamp
+	@echo "installing the fuzzer in .venv"
+	@$(PIP) install -q --group fuzz
+	@touch $@
 
 # ---- Servers: the tests start their own, and need the programs ----
 

@@ -40,21 +40,23 @@ class UncacheableError(ValueError):
 class Codec(Generic[E]):
     """Encodes and decodes the rows of one mapped class; ``seal``: with what every item is sealed, if at all."""
 
-    __slots__ = ("_conversions", "_decode", "_encode", "_names", "_seal", "schema")
+    __slots__ = ("_as_it_is", "_conversions", "_decode", "_encode", "_mapping", "_names", "_seal", "schema")
 
     def __init__(self, mapping: EntityMapping[E], seal: Seal | None = None) -> None:
         wires = tuple(field.wire | None for field in mapping.fields)
         self.schema = _fingerprint(mapping)
+        self._mapping = mapping
         self._names = mapping.names
         self._seal = seal
         item: Any = tuple[int, str, tuple[wires] | None]  # type: ignore[valid-type]
-        self._decode = msgspec.msgpack.Decoder(item).decode
+        self._decode = msgspec.msgpack.Decoder(item, ext_hook=_refused).decode
         self._encode = msgspec.msgpack.Encoder().encode
         self._conversions = [
             (at, field.encode, field.decode)
             for at, field in enumerate(mapping.fields)
             if field.encode is not None and field.decode is not None
         ]
+        self._as_it_is = not self._conversions and not mapping.inherits
 
     def encode(self, key: str, row: Row | None) -> bytes:
         """The bytes of a row, or of a known absence (None).
@@ -82,7 +84,7 @@ class Codec(Generic[E]):
         try:
             schema, named, row = self._decode(item if self._seal is None else self._seal.open(item, key))
             if schema == self.schema and named == key:
-                return row if row is None or not self._conversions else self._from_wire(row)
+                return row if row is None or self._as_it_is else self._from_wire(row)
         except Exception as exc:  # whatever hostile bytes provoke (depth, range, encoding, names) is one outcome
             raise RejectedItemError(f"{key}: {exc}") from exc
         raise RejectedItemError(f"{key}: the item is of key {named!r:.120} and schema {schema:x}")
@@ -104,7 +106,14 @@ class Codec(Generic[E]):
         values = list(row)
         for at, _, decode in self._conversions:
             values[at] = decode(values[at])
+        if not self._mapping.has_class(values):
+            raise ValueError("the item's discriminator is that of no class")
         return tuple(values)
+
+
+def _refused(code: int, _: memoryview) -> Any:
+    # Inside JSON any value of msgpack's is taken; what JSON has no like of would reach the caller as msgspec's object.
+    raise ValueError(f"a msgpack extension of the code {code}")
 
 
 def _fingerprint(mapping: EntityMapping[Any]) -> int:

@@ -72,7 +72,7 @@ class EntityNotFoundError(PersonRepoError, LookupError):
     def __init__(self, entity: str, id: object) -> None:
         self.entity = entity
         self.id = id
-        super().__init__(f"no {entity} has the id {_shorten(id)}")
+        super().__init__(f"no {entity} has the id {shown(id)}")
 
     # An exception is rebuilt from its message, which is not what these two are made from.
     def __reduce__(self) -> tuple[Any, ...]:
@@ -136,6 +136,20 @@ class CacheUnavailableError(CacheError):
     """A cache server refused, closed or did not answer within the deadline."""
 
 
-def _shorten(value: object, limit: int = 120) -> str:
-    text = repr(value)
+def shown(value: object, limit: int = 120) -> str:
+    """A value as a message shows it: its repr up to a limit, whatever it is, so that a bad value is told and not met.
+
+    Cases: a long string, of which the rest is never built; an integer that Python refuses to write; an object that
+    fails at its own repr.
+    """
+    kind = type(value)
+    if isinstance(value, (str, bytes)) and kind in (str, bytes) and len(value) > limit:
+        units = "characters" if kind is str else "bytes"
+        return f"{repr(value[:limit])[:limit]}... ({len(value)} {units})"
+    try:
+        text = repr(value)
+    except Exception as exc:
+        if isinstance(value, int):
+            return f"<an integer of {int.bit_length(value)} bits>"
+        return f"<{kind.__name__} whose repr raises {type(exc).__name__}>"
     return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"

@@ -15,7 +15,7 @@ from hashlib import blake2b
 from typing import Any
 from urllib.parse import quote
 
-from person_repo.exceptions import InvalidIdError
+from person_repo.exceptions import InvalidIdError, shown
 from person_repo.mapping import Identity
 
 __all__ = ["LONGEST_KEY", "Keyspace", "group_of"]
@@ -96,7 +96,7 @@ def _part(value: Any) -> str:
         return f"z{(value - _EPOCH) // datetime.timedelta(microseconds=1)}"
     if isinstance(value, datetime.date):
         return f"d{value.isoformat()}"
-    raise InvalidIdError(f"id {value!r:.120} has the type {type(value).__name__}, which cannot be part of a cache key")
+    raise InvalidIdError(f"id {shown(value)} has the type {type(value).__name__}, which cannot be part of a cache key")
 
 
 def _quoted(text: str) -> str:

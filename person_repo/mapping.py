@@ -17,7 +17,7 @@ from sqlalchemy import exc, orm
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.orm import attributes
 
-from person_repo.exceptions import ConfigurationError, InvalidEntityError, InvalidIdError, UnknownFieldError
+from person_repo.exceptions import ConfigurationError, InvalidEntityError, InvalidIdError, UnknownFieldError, shown
 
 __all__ = ["EntityMapping", "Field", "Identity", "Row"]
 
@@ -38,10 +38,13 @@ _KEY_TYPES = (str, int, bytes, decimal.Decimal, uuid.UUID, datetime.datetime, da
 # SQLite and BIGINT end here; drivers raise errors of their own beyond it.
 _INTEGERS = range(-(2**63), 2**63)
 
-# Python lets an int stand for a bool or a float, and drivers do too; other mixtures are converted by the
-# database, each in its own way: MySQL takes every word for equal to 0.
-_STRICT_TYPES = (str, bytes)
+# MySQL's NUMERIC ends at 65 digits; nobody waits for Python to write an integer of millions.
+_LONGEST_DECIMAL = 1024
 
+# Python lets an int stand for a bool or a float, and drivers do too. Other mixtures are converted by the database,
+# each in its own way (MySQL takes every word for equal to 0), and a list becomes a part of the statement.
+_NUMBERS = (int, float, decimal.Decimal)
+_STANDS_FOR: dict[Any, tuple[type, ...]] = {bool: (int,), int: (int,), float: _NUMBERS, decimal.Decimal: _NUMBERS}
 
 # Whatever dialect reads the row, one and the same converts on the way into the cache and out of it.
 _DIALECT = DefaultDialect()
@@ -66,13 +69,15 @@ class Field:
     as it is. ``length`` is the longest string or bytes that the column takes, None where it sets no limit.
     """
 
-    __slots__ = ("column", "decode", "encode", "length", "name", "python_type", "wire")
+    __slots__ = ("_kinds", "_words", "column", "decode", "encode", "length", "name", "python_type", "wire")
 
     def __init__(self, name: str, column: sa.Column[Any]) -> None:
         self.name = name
         self.column = column
         self.python_type, self.wire, self.encode, self.decode = _travel(column.type, column)
-        plain = self.encode is None and self.python_type in _STRICT_TYPES
+        self._kinds = _kinds(column.type, self.python_type)
+        self._words = frozenset(column.type.enums) if isinstance(column.type, sa.Enum) else None
+        plain = self.encode is None and self.python_type in (str, bytes)
         self.length: int | None = getattr(column.type, "length", None) if plain else None
 
     def refusal(self, value: Any) -> str | None:
@@ -82,15 +87,29 @@ class Field:
         """
         if hasattr(value, "__clause_element__") or isinstance(value, sa.ClauseElement):
             return None
-        if self.encode is None and self.python_type in _STRICT_TYPES and not isinstance(value, self.python_type):
-            return f"is {type(value).__name__}; the column takes {self.python_type.__name__}"
+        return self.mismatch(value) or self.excess(value)
+
+    def mismatch(self, value: Any) -> str | None:
+        """Why a value is of a kind that the column does not take: databases would convert it, each in its own way."""
+        if self._words is not None and isinstance(value, str) and not isinstance(value, enum.Enum):
+            return None if value in self._words else f"is none of {', '.join(sorted(self._words))}"
+        day = self.python_type is datetime.date and isinstance(value, datetime.datetime)
+        if self._kinds is None or (isinstance(value, self._kinds) and not day):
+            return None
+        return f"is {type(value).__name__}; the column takes {self.python_type.__name__}"
+
+    def excess(self, value: Any) -> str | None:
+        """Why a value of a right kind is beyond what the column, or any database, can hold."""
         if self.length is not None and len(value) > self.length:
             units = "characters" if isinstance(value, str) else "bytes"
             return f"has {len(value)} {units}; the limit is {self.length}"
         if isinstance(value, str) and not value.isascii() and not _encodable(value):
             return "has a lone surrogate, which no database stores; remove it"
-        if self.python_type is int and isinstance(value, int) and value not in _INTEGERS:
-            return "is beyond 64 bits; the column takes -2**63 to 2**63 - 1"
+        if isinstance(value, int) and self.python_type in _STANDS_FOR:
+            if self.python_type is decimal.Decimal and value.bit_length() <= _LONGEST_DECIMAL:
+                return self._decimal_refusal(decimal.Decimal(value))
+            if value not in _INTEGERS:
+                return "is beyond 64 bits; the column takes -2**63 to 2**63 - 1"
         if isinstance(value, float) and not math.isfinite(value):
             return "is not finite; no number of MySQL's is"
         if isinstance(value, decimal.Decimal):
@@ -186,16 +205,16 @@ class EntityMapping(Generic[E]):
         if type(id) is str and len(id) <= self._short and id.isascii():
             return (id,)
         fields = self.key_fields
-        values = id if len(fields) > 1 and isinstance(id, tuple) else (id,)
+        values = _parts(id) if len(fields) > 1 and issubclass(type(id), tuple) else (id,)
         if len(values) != len(fields):
             raise self._wrong_shape(id)
         for field, value in zip(fields, values, strict=True):
             if type(value) is not field.python_type:
                 raise self._wrong_type(field, value)
         for field, value in zip(fields, values, strict=True):
-            if field.refusal(value) is not None:
+            if field.excess(value) is not None:
                 return None
-        return tuple(values)
+        return cast("Identity", values)
 
     def stored_identity(self, values: Iterable[Any]) -> Identity | None:
         """The identity under which readers find a row that was written with these key values.
@@ -229,6 +248,10 @@ class EntityMapping(Generic[E]):
             manager.dispatch.load(state, None)
         return instance
 
+    def has_class(self, row: Sequence[Any]) -> bool:
+        """Whether some class of the hierarchy is mapped to the row's discriminator: what a cache holds may have any."""
+        return not self._shapes or self._discriminator is None or row[self._discriminator] in self._shapes
+
     def _shape_of(self, row: Row) -> _Shape:
         if self._discriminator is None:
             return self._shape
@@ -242,8 +265,8 @@ class EntityMapping(Generic[E]):
         """Refuses what a database would refuse, cut or convert, the same on each database.
 
         Raises ``UnknownFieldError`` for a name that is no mapped column; ``InvalidEntityError`` for a value of another
-        kind in a column of strings or bytes, for one that is too long, too large, not finite or has a lone surrogate,
-        and for None where the column takes none and has no default.
+        kind than the column's (a number may stand for a number), for one that is too long, too large, not finite or has
+        a lone surrogate, and for None where the column takes none and has no default.
         """
         for name, value in values.items():
             field = self._field(name)
@@ -253,7 +276,7 @@ class EntityMapping(Generic[E]):
                 continue
             refusal = field.refusal(value)
             if refusal is not None:
-                raise InvalidEntityError(f"{self.name}.{name} {_shown(value)} {refusal}")
+                raise InvalidEntityError(f"{self.name}.{name} {shown(value)} {refusal}")
 
     def values_of(self, entity: E) -> dict[str, Any]:
         """The values of the columns that are set on an object, by name."""
@@ -266,16 +289,17 @@ class EntityMapping(Generic[E]):
         An attribute with a comparator of its own is compared by it, as ``filter_by`` would.
 
         Raises ``UnknownFieldError`` for a name that is no mapped column, ``InvalidEntityError`` for a value of another
-        kind in a column of strings or bytes: some databases would find rows for it that have no such value.
+        kind than the column's: some databases would find rows for it that have no such value.
         """
         return [self._criterion(self._field(name), value) for name, value in equals.items()]
 
     def _criterion(self, field: Field, value: Any) -> sa.ColumnElement[bool]:
-        refusal = None if value is None else field.refusal(value)
-        if refusal is not None and field.python_type in _STRICT_TYPES and not isinstance(value, field.python_type):
-            raise InvalidEntityError(f"{self.name}.{field.name} {_shown(value)} {refusal}")
-        if refusal is not None:
+        if value is not None and (refusal := field.refusal(value)) is not None:
+            if field.mismatch(value) is not None:
+                raise InvalidEntityError(f"{self.name}.{field.name} {shown(value)} {refusal}")
             return sa.false()
+        if isinstance(value, int) and value not in _INTEGERS and field.python_type is object:
+            return sa.false()  # no driver writes it, and inside JSON a cache would not carry it
         own = self.mapper.column_attrs.get(field.name)
         compares = own is not None and own.comparator_factory is not orm.ColumnProperty.Comparator
         side: Any = getattr(self.entity, field.name) if compares else field.column
@@ -284,17 +308,17 @@ class EntityMapping(Generic[E]):
     def _field(self, name: str) -> Field:
         field = self.by_name.get(name)
         if field is None:
-            raise UnknownFieldError(f"{self.name} has no field {_shown(name)}; known are: {', '.join(self.names)}")
+            raise UnknownFieldError(f"{self.name} has no field {shown(name)}; known are: {', '.join(self.names)}")
         return field
 
     def _wrong_shape(self, id: Any) -> InvalidIdError:
         names = ", ".join(field.name for field in self.key_fields)
-        return InvalidIdError(f"{self.name} id {_shown(id)}: give a tuple of ({names})")
+        return InvalidIdError(f"{self.name} id {shown(id)}: give a tuple of ({names})")
 
     def _wrong_type(self, field: Field, value: Any) -> InvalidIdError:
         wanted = field.python_type.__name__
         return InvalidIdError(
-            f"{self.name} id {_shown(value)} is {type(value).__name__}; {self.name}.{field.name} takes {wanted} "
+            f"{self.name} id {shown(value)} is {type(value).__name__}; {self.name}.{field.name} takes {wanted} "
             f"and no other type, nor a subclass of it: convert the id first"
         )
 
@@ -330,6 +354,13 @@ def _travel(type_: sa.types.TypeEngine[Any], column: sa.Column[Any]) -> _Travel:
         f"column {column} has the type {type_!r}, whose values cannot be cached; wrap it in a TypeDecorator "
         f"that binds to one of {', '.join(t.__name__ for t in _PLAIN_TYPES)}"
     )
+
+
+def _kinds(type_: sa.types.TypeEngine[Any], python_type: Any) -> tuple[type, ...] | None:
+    """What values of a column are instances of; None for anything: JSON, and what a host's decorator converts."""
+    if isinstance(type_, sa.TypeDecorator) and _binds(type_) and python_type not in (str, bytes):
+        return None
+    return None if python_type is object else _STANDS_FOR.get(python_type, (python_type,))
 
 
 def _converts(type_: sa.TypeDecorator[Any]) -> bool:
@@ -462,6 +493,11 @@ def _key_columns(mapper: orm.Mapper[Any]) -> dict[sa.Table, tuple[sa.Column[Any]
     return found
 
 
+def _parts(id: tuple[Any, ...]) -> tuple[Any, ...]:
+    # Of a subclass, such as a named tuple, what it holds, whatever its own methods say.
+    return tuple.__getitem__(id, slice(None))
+
+
 def _picker(at: Sequence[int]) -> Callable[[Row], Identity]:
     if len(at) > 1:
         return operator.itemgetter(*at)
@@ -515,11 +551,6 @@ def _rounds(type_: sa.types.TypeEngine[Any], value: Any) -> bool:
         exponent = value.normalize(_EXACT).as_tuple().exponent
         return not isinstance(exponent, int) or -exponent > (getattr(type_, "scale", None) or 0)
     return False
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 120 else f"{text[:120]}..."
 
 
 def _encodable(value: str) -> bool:

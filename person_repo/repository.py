@@ -27,6 +27,7 @@ from person_repo.exceptions import (
     PersonNotFoundError,
     PersonRepoError,
     StaleEntityError,
+    shown,
 )
 from person_repo.loading import Loader, Queries
 from person_repo.mapping import EntityMapping, Identity
@@ -168,7 +169,8 @@ class SQLAlchemyRepository(Generic[E]):
         criteria = self.mapping.criteria(equals)
         if self.joined:
             return self._through_session(lambda bound: bound.find(**equals))
-        return [self.mapping.hydrate(row) for row in self.loader.select(*criteria)]
+        with _told(self.mapping):
+            return [self.mapping.hydrate(row) for row in self.loader.select(*criteria)]
 
     def list(self, after: Any = None, limit: int = 100) -> builtins.list[E]:
         """See ``Repository``."""
@@ -219,7 +221,7 @@ class SQLAlchemyRepository(Generic[E]):
             session = session()
         if not isinstance(session, orm.Session):
             raise ConfigurationError(
-                f"bind() takes a Session, not {session!r:.120}; of an AsyncSession give the sync_session in run_sync"
+                f"bind() takes a Session, not {shown(session)}; of an AsyncSession give the sync_session in run_sync"
             )
         return BoundRepository(self.mapping, session)
 
@@ -334,7 +336,9 @@ class BoundRepository(Generic[E]):
 
     def find(self, **equals: Any) -> builtins.list[E]:
         """See ``Repository``."""
-        return self._select(self.mapping.criteria(equals))
+        criteria = self.mapping.criteria(equals)
+        with _told(self.mapping):
+            return self._select(criteria)
 
     def list(self, after: Any = None, limit: int = 100) -> builtins.list[E]:
         """See ``Repository``."""
@@ -349,11 +353,11 @@ class BoundRepository(Generic[E]):
         state = _state(self.mapping, entity)
         if state.key is not None and not state.pending:
             raise InvalidEntityError(
-                f"{entity!r:.200} is a copy of a stored {self.mapping.name}; change it by update or "
+                f"{shown(entity, 200)} is a copy of a stored {self.mapping.name}; change it by update or "
                 "upsert, or make a new object"
             )
         if state.session is not None and state.session is not self.session:
-            raise InvalidEntityError(f"{entity!r:.200} belongs to another session")
+            raise InvalidEntityError(f"{shown(entity, 200)} belongs to another session")
         self.mapping.check(self.mapping.values_of(entity))
         with _translated(self.mapping):
             self.session.add(entity)
@@ -417,8 +421,8 @@ class BoundRepository(Generic[E]):
         if found is not None and found != asked:
             self.session.expire(stored)
             raise EntityExistsError(
-                f"{self.mapping.name} {self.mapping.id_of(found)!r:.120} exists already, and the database takes "
-                f"{self.mapping.id_of(asked)!r:.120} for the same"
+                f"{self.mapping.name} {shown(self.mapping.id_of(found))} exists already, and the database takes "
+                f"{shown(self.mapping.id_of(asked))} for the same"
             )
 
     def delete(self, id: Any) -> bool:
@@ -452,13 +456,13 @@ def identities(mapping: EntityMapping[Any], ids: Iterable[Any]) -> dict[Identity
     """The ids that can exist by their identities, each once, in order. Raises ``InvalidIdError``."""
     if isinstance(ids, (str, bytes)):
         raise TypeError(
-            f"get_many takes ids, not one: {ids!r:.60} would be asked letter by letter; write [{ids!r:.60}]"
+            f"get_many takes ids, not one: {shown(ids, 60)} would be asked letter by letter; write [{shown(ids, 60)}]"
         )
     wanted: dict[Identity, Any] = {}
     for id in ids:
         identity = mapping.identity(id)
         if identity is not None:
-            wanted.setdefault(identity, id)
+            wanted.setdefault(identity, mapping.id_of(identity))
     return wanted
 
 
@@ -472,14 +476,14 @@ def required(mapping: EntityMapping[E], id: Any, entity: E | None) -> E:
 
 def page(mapping: EntityMapping[Any], after: Any, limit: int) -> Sequence[sa.ColumnElement[bool]]:
     """The criteria of ``list``. Raises ``InvalidIdError``, and ``ValueError`` for a limit below 1."""
-    if limit < 1:
-        raise ValueError(f"limit {limit!r}: give at least 1")
+    if not isinstance(limit, int) or not 1 <= limit < 2**63:
+        raise ValueError(f"limit {shown(limit)}: give a whole number, at least 1")
     if after is None:
         return []
     identity = mapping.identity(after)
     if identity is None:
         raise InvalidIdError(
-            f"after {after!r:.120} is no id that a {mapping.name} could have; give one from the last page"
+            f"after {shown(after)} is no id that a {mapping.name} could have; give one from the last page"
         )
     return [Queries(mapping).after(identity)]
 
@@ -494,7 +498,7 @@ def _maker_of(sessions: Sessions) -> orm.sessionmaker[Any]:
     if isinstance(source, orm.sessionmaker):
         return source
     raise ConfigurationError(
-        f"sessions {sessions!r:.120} is neither a sessionmaker, a scoped_session of one, nor an Engine; for async "
+        f"sessions {shown(sessions)} is neither a sessionmaker, a scoped_session of one, nor an Engine; for async "
         "sessions give the engine's sync_engine, for one session use bind(session)"
     )
 
@@ -519,7 +523,7 @@ def bind_of(
 
 def _state(mapping: EntityMapping[E], entity: E) -> orm.InstanceState[E]:
     if not isinstance(entity, mapping.entity):
-        raise InvalidEntityError(f"{entity!r:.120} is {type(entity).__name__}, not {mapping.name}")
+        raise InvalidEntityError(f"{shown(entity)} is {type(entity).__name__}, not {mapping.name}")
     return cast("orm.InstanceState[E]", sa.inspect(entity))
 
 
@@ -527,7 +531,8 @@ def _state(mapping: EntityMapping[E], entity: E) -> orm.InstanceState[E]:
 def _translated(mapping: EntityMapping[Any]) -> Iterator[None]:
     """SQLAlchemy's errors about entities as ours; what concerns the database itself passes as it is."""
     try:
-        yield
+        with _told(mapping):
+            yield
     except exc.IntegrityError as error:
         if _is_duplicate(error):
             raise EntityExistsError(f"{mapping.name} exists already: {error.orig}") from error
@@ -542,6 +547,17 @@ def _translated(mapping: EntityMapping[Any]) -> Iterator[None]:
         raise StaleEntityError(
             f"{mapping.name} has changed since this copy of it was read; read it again and apply the change to that"
         ) from error
+
+
+@contextlib.contextmanager
+def _told(mapping: EntityMapping[Any]) -> Iterator[None]:
+    """What a column's type makes of a value that it cannot bind (JSON of no JSON, a decorator that fails) as ours."""
+    try:
+        yield
+    except exc.StatementError as error:
+        if isinstance(error, exc.DBAPIError):
+            raise
+        raise InvalidEntityError(f"{mapping.name} has a value that its column does not take: {error.orig}") from error
 
 
 def _is_duplicate(error: exc.IntegrityError) -> bool:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import datetime
 import decimal
 import enum
@@ -8,6 +9,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tracemalloc
 import uuid
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -477,6 +479,99 @@ def test_damage_is_rejected_or_gives_a_row_of_the_right_types(at: int, cut: int,
         return
     for field, value in zip(PARCELS.fields, row or (), strict=row is not None):
         assert value is None or isinstance(value, field.python_type)
+
+
+@given(item=st.sampled_from([ITEM, PARCEL_ITEM]), bit=st.integers(0, 8 * len(PARCEL_ITEM) - 1))
+@profile(max_examples=300)
+def test_a_flipped_bit_is_rejected_or_gives_a_row_of_the_right_types(item: bytes, bit: int) -> None:
+    codec, key = (PEOPLE, KEY) if item is ITEM else (PARCEL_CODEC, PARCEL_KEY)
+    flipped = bytearray(item)
+    flipped[bit // 8 % len(item)] ^= 1 << bit % 8
+    try:
+        row = codec.decode(bytes(flipped), key)
+    except RejectedItemError:
+        return
+    fields = PARCELS.fields if codec is PARCEL_CODEC else EntityMapping(Person).fields
+    assert row is None or all(
+        value is None or isinstance(value, field.python_type) for field, value in zip(fields, row, strict=True)
+    )
+
+
+def test_an_item_of_another_format_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layout may be the same, the meaning is not."""
+    monkeypatch.setattr("person_repo.codec.FORMAT", FORMAT + 1)
+    later = Codec(EntityMapping(Person))
+    for row in (ADA, None):
+        hostile(later.encode(KEY, row))
+        hostile(PEOPLE.encode(KEY, row), later)
+
+
+@pytest.mark.parametrize("code", [-128, -2, 0, 5, 127])
+def test_an_extension_of_msgpacks_inside_json_is_rejected(code: int) -> None:
+    extension = msgspec.msgpack.encode(msgspec.msgpack.Ext(code, b"abc"))
+    for contents in (extension, b"\x91" + extension, b"\x81\xa1a" + extension):
+        hostile(with_contents(contents), PARCEL_CODEC, PARCEL_KEY)
+
+
+class KindBase(orm.DeclarativeBase):
+    """Metadata of its own."""
+
+
+class Kind(KindBase):
+    """The root of a hierarchy whose classes share a table."""
+
+    __tablename__ = "kind"
+    __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "plain"}
+
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    kind: orm.Mapped[str] = orm.mapped_column(sa.String(20))
+
+
+class OtherKind(Kind):
+    __mapper_args__ = {"polymorphic_identity": "other"}
+
+
+@pytest.mark.parametrize("kind", ["special", "", None])
+def test_an_item_of_no_known_class_is_rejected(kind: Any) -> None:
+    """It could become no object: the read that it answers would fail."""
+    kinds = Codec(EntityMapping(Kind))
+    good = kinds.encode("k", (1, "plain"))
+    assert kinds.decode(good, "k") == (1, "plain")
+
+    hostile(good.replace(b"\xa5plain", msgspec.msgpack.encode(kind)), kinds, "k")
+    with pytest.raises(UncacheableError):
+        kinds.encode("k", (1, kind))
+
+
+FILLERS = {
+    "zeros": b"\x00" * 1_000_000,
+    "a long string": b"\xdb\x00\x0f\x42\x40" + b"a" * 1_000_000,
+    "empty lists": b"\xdd\x00\x0f\x42\x40" + b"\x90" * 1_000_000,
+    "a list that claims more": b"\xdd\xff\xff\xff\xff" + b"\xc0" * 1_000_000,
+    "a map that claims more": b"\xdf\xff\xff\xff\xff" + b"\xa1a\xc0" * 300_000,
+    "a string that claims more": b"\xdb\xff\xff\xff\xff" + b"a" * 1_000_000,
+    "bytes that claim more": b"\xc6\xff\xff\xff\xff" + b"a" * 1_000_000,
+    "an extension that claims more": b"\xc9\xff\xff\xff\xff\x05" + b"a" * 1_000_000,
+    "depth": b"\x91" * 1_000_000,
+}
+
+
+@pytest.mark.parametrize("filler", FILLERS)
+def test_megabytes_cost_no_more_memory_than_they_are_long_by_a_factor(filler: str) -> None:
+    """What a length declares is never set aside before it is there. An empty list of one byte takes 56 in Python, and
+    8 in the list that holds it."""
+    items = [FILLERS[filler], HEAD + FILLERS[filler], with_contents(FILLERS[filler])]
+    tracemalloc.start()
+    try:
+        for item in items:
+            with contextlib.suppress(RejectedItemError):
+                PARCEL_CODEC.decode(item, PARCEL_KEY)
+        hostile(items[0], PARCEL_CODEC, PARCEL_KEY)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 80 * 1_000_000
 
 
 @pytest.mark.parametrize("item", [None, "text", 7, (1, KEY, ADA)])

@@ -75,7 +75,7 @@ def test_a_long_id_is_shortened_in_the_message_and_kept_on_the_error() -> None:
     error = PersonNotFoundError("Person", id)
 
     assert len(str(error)) < 200
-    assert str(error).endswith("... (100002 characters)")
+    assert str(error).endswith("... (100000 characters)")
     assert error.id == id
 
 
