@@ -463,10 +463,8 @@ def _key_columns(mapper: orm.Mapper[Any]) -> dict[sa.Table, tuple[sa.Column[Any]
 
 
 def _picker(at: Sequence[int]) -> Callable[[Row], Identity]:
-    if len(at) > 1:
-        return operator.itemgetter(*at)
-    (only,) = at
-    return lambda row: (row[only],)
+    # Of one place as of several a tuple is wanted: a slice of a row is one.
+    return operator.itemgetter(*at) if len(at) > 1 else operator.itemgetter(slice(at[0], at[0] + 1))
 
 
 def _longest_id(key: Sequence[Field]) -> int:

@@ -323,8 +323,9 @@ class BoundRepository(Generic[E]):
         """See ``Repository``."""
         wanted = identities(self.mapping, ids)
         found: dict[Identity, E] = {}
-        for criterion in self._queries.among(list(wanted)):
-            for entity in self.session.scalars(sa.select(self.mapping.entity).where(criterion)).unique():
+        query = sa.select(self.mapping.entity).where(self._queries.among)
+        for part in self._queries.parts(list(wanted)):
+            for entity in self.session.scalars(query, self._queries.parameters_among(part)).unique():
                 found[tuple(self.mapping.mapper.primary_key_from_instance(entity))] = entity
         return {id: found[identity] for identity, id in wanted.items() if identity in found}
 
