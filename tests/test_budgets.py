@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -23,7 +26,8 @@ def calls() -> Iterator[list[str]]:
 
     def record(frame: object, event: str, _: object) -> None:
         if event == "call":
-            made.append(frame.f_code.co_qualname)  # type: ignore[attr-defined]
+            code = frame.f_code  # type: ignore[attr-defined]
+            made.append(f"{Path(code.co_filename).stem}:{code.co_qualname}")
 
     before = sys.getprofile()
     sys.setprofile(record)
@@ -102,3 +106,50 @@ def test_a_get_of_many_from_the_database_is_compiled_once_for_each_power_of_two(
         assert len(people.get_many([f"p{at}" for at in range(count)])) == count
 
     assert len(compiled) <= 8  # 1, 2, 4 ... 128
+
+
+class HostBase(orm.DeclarativeBase):
+    """The models of an imagined host."""
+
+
+class Note(HostBase):
+    """A table that no cache knows."""
+
+    __tablename__ = "note"
+
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True, autoincrement=False)
+    text: orm.Mapped[str] = orm.mapped_column(sa.String(200))
+
+
+def ours(made: Sequence[str]) -> list[str]:
+    """Those of the write side."""
+    return [name for name in made if name.split(":")[0] in ("invalidation", "changes", "cascades", "mapping", "keys")]
+
+
+@pytest.mark.parametrize(
+    ("entity", "id", "name", "most"),
+    [(None, None, None, 10), (Note, 1, "text", 26), (Person, "p7", "first_name", 60)],
+    ids=["a query", "of another table", "of one person"],
+)
+def test_a_transaction_makes_few_calls_of_the_write_side(
+    people: PersonService, entity: type[Any], id: Any, name: str, most: int
+) -> None:
+    """A SELECT passes at once; what the form of a flushed statement tells is found out once."""
+    HostBase.metadata.create_all(people.engine)
+    sessions = orm.sessionmaker(people.engine)
+    numbers = itertools.count()
+    with sessions() as session, session.begin():
+        session.add(Note(id=1, text="first"))
+
+    def transaction() -> None:
+        with sessions() as session, session.begin():
+            if entity is None:
+                session.execute(sa.text("SELECT 1"))
+            else:
+                setattr(session.get_one(entity, id), name, f"changed {next(numbers)}")
+
+    for _ in range(3):
+        transaction()
+    made = ours(calls_of(transaction))
+
+    assert 0 < len(made) <= most, "\n".join(made)
