@@ -27,8 +27,14 @@ class Cascades(Generic[W]):
     def __init__(self, models: Sequence[W]) -> None:
         self._models = models
         self._metadatas = list({id(model.source.metadata): model.source.metadata for model in models}.values())
+        self._tables = [metadata.tables for metadata in self._metadatas]
         self._known: dict[tuple[str, bool], list[tuple[frozenset[str], list[W]]]] = {}
         self._tables_seen = 0
+
+    @property
+    def tables(self) -> int:
+        """How many tables there are, whose foreign keys count here: a host may map more classes later."""
+        return sum(map(len, self._tables))
 
     def of_statement(self, statement: dml.UpdateBase, parameters: changes.Parameters) -> list[W]:
         """The models whose rows change because a row that they refer to is deleted, or its key updated."""
@@ -59,8 +65,8 @@ class Cascades(Generic[W]):
         """For each foreign key that acts on a change of this table: the columns it refers to, and the models that are
         changed by it.
         """
-        seen = sum(len(metadata.tables) for metadata in self._metadatas)
-        if seen != self._tables_seen:  # a host may map more classes later
+        seen = self.tables
+        if seen != self._tables_seen:
             self._tables_seen, self._known = seen, {}
         found = self._known.get((table, by_update))
         if found is None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,10 +25,12 @@ from person_repo.mapping import EntityMapping, Identity
 
 __all__ = [
     "OWN",
+    "ByKey",
     "Change",
     "Parameters",
     "TextKind",
     "Watched",
+    "by_key",
     "chains",
     "kind_of_text",
     "of_statement",
@@ -181,6 +183,87 @@ def chains(text: str) -> bool:
     return _CHAIN.search(text) is not None
 
 
+@dataclass(frozen=True, slots=True)
+class ByKey:
+    """How every execution of one compiled statement tells the rows that it changes: these parameters of it are the
+    primary key, of the row that it inserts or in its criteria.
+    """
+
+    watched: Watched
+    names: tuple[str, ...]
+    inserts: bool
+
+    def change(self, parameters: Parameters) -> Change | None:
+        """What it changes with these parameters; None where that takes another look at the statement itself."""
+        identities: list[Identity] = []
+        generated = False
+        for given in parameters:
+            key = [given.get(name) for name in self.names]
+            if self.inserts and any(value is None for value in key):
+                generated = True
+                continue
+            identity = self.watched.mapping.stored_identity(key)
+            if identity is None:
+                return None
+            identities.append(identity)
+        return Change(self.watched, identities, generated=generated)
+
+
+def by_key(
+    statement: dml.UpdateBase,
+    parameters: Parameters,
+    watched: Mapping[str, Sequence[Watched]],
+    dialect: sa.Dialect,
+) -> list[ByKey] | None:
+    """How to tell what a statement changes of each watched model that it does change, in whatever execution of the same
+    compilation; None where its form alone does not tell.
+
+    A compilation is of statements of one form: the same tables, columns, criteria and names of parameters.
+    """
+    found: list[ByKey] = []
+    for target, is_only in _targets(statement):
+        for entry in watched.get(target.name.lower(), ()):
+            names = _names_of_key(statement, parameters, entry, target, dialect) if is_only else None
+            if names is None:
+                return None
+            found.append(ByKey(entry, names, isinstance(statement, dml.Insert)))
+    return found
+
+
+def _names_of_key(
+    statement: dml.UpdateBase, parameters: Parameters, entry: Watched, target: Any, dialect: sa.Dialect
+) -> tuple[str, ...] | None:
+    """The names of the parameters that are the primary key of the changed row; None where there are not only such."""
+    if isinstance(statement, dml.Insert):
+        return _names_inserted(statement, entry)
+    assert isinstance(statement, (dml.Update, dml.Delete))
+    if _moved_keys(statement, parameters, entry, target) != [] or not entry.compares_exactly(dialect):
+        return None
+    binds = _key_binds(statement._where_criteria, entry, target) or [None]
+    return None if not all(_is_named(bind, parameters) for bind in binds) else tuple(bind.key for bind in binds)
+
+
+def _names_inserted(statement: dml.Insert, entry: Watched) -> tuple[str, ...] | None:
+    if statement._select_names is not None or statement._multi_values or statement._prefixes:
+        return None
+    if statement._post_values_clause is not None or entry.converts_keys():
+        return None
+    fixed = {_column_name(statement, column) for column in statement._values or {}}
+    columns = [_column_of(statement.table, name) for name in entry.key_names]
+    if any(column is None for column in columns) or not fixed.isdisjoint(entry.key_names):
+        return None
+    return tuple(column.key for column in columns)
+
+
+def _is_named(bind: Any, parameters: Parameters) -> bool:
+    """Whether a criterion compares with a parameter that each execution gives under this name, and sends as it is."""
+    if not isinstance(bind, elements.BindParameter) or bind.expanding:
+        return False
+    type_ = bind.type
+    binds = isinstance(type_, sa.TypeDecorator) and type(type_).process_bind_param is not _UNBOUND
+    return not binds and not _converts(type_) and all(bind.key in given for given in parameters)
+
+
 def of_statement(
     connection: sa.Connection,
     statement: dml.UpdateBase,
@@ -188,12 +271,12 @@ def of_statement(
     watched: Mapping[str, Sequence[Watched]],
     *,
     most: int,
-    may_ask: bool,
+    may_ask: Callable[[], bool],
 ) -> list[Change]:
     """What an insert, update or delete changes of the watched models, by table name.
 
-    ``most``: more changed rows than this are the whole model. ``may_ask``: whether rows may be asked for, which holds
-    only inside a transaction that keeps them locked.
+    ``most``: more changed rows than this are the whole model. ``may_ask``: tells whether rows may be asked for, which
+    holds only inside a transaction that keeps them locked.
     """
     changes: list[Change] = []
     for target, is_only in _targets(statement):
@@ -282,7 +365,7 @@ def _of_criteria(
     entry: Watched,
     target: Any,
     most: int,
-    may_ask: bool,
+    may_ask: Callable[[], bool],
 ) -> Change:
     assert isinstance(statement, (dml.Update, dml.Delete))
     moved = _moved_keys(statement, parameters, entry, target)
@@ -292,7 +375,7 @@ def _of_criteria(
         named = _named_by_criteria(statement, parameters, entry, target, most)
         if named is not None:
             return Change(entry, [*itertools.chain(*named), *_moved(named, moved, entry)])
-    if moved or not may_ask or len(parameters) > 1:
+    if moved or len(parameters) > 1 or not may_ask():
         return Change(entry, None)
     asked = _ask(connection, statement, parameters, entry, target, most)
     return Change(entry, asked, counted=True)

@@ -30,13 +30,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine.base import OptionEngine
-from sqlalchemy.engine.interfaces import DBAPICursor, ExceptionContext, ExecutionContext
+from sqlalchemy.engine.interfaces import CacheStats, DBAPICursor, ExceptionContext, ExecutionContext
 from sqlalchemy.sql import dml
 
 from person_repo import changes
 from person_repo.backends import LeaseBackend
 from person_repo.cascades import Cascades
-from person_repo.changes import Change, TextKind, Watched
+from person_repo.changes import ByKey, Change, TextKind, Watched
 from person_repo.exceptions import ConfigurationError, InvalidIdError
 from person_repo.fence import Fence, fence_of
 from person_repo.keys import Keyspace
@@ -52,6 +52,9 @@ _PENDING = "person_repo"
 
 _SINCE = "person_repo_since"
 """Where a DBAPI connection's ``info`` keeps how many models were covered when its transaction began."""
+
+_FORM = "person_repo_form"
+"""Where a compiled statement keeps what is known of all statements of its form. It is of one engine's dialect."""
 
 _IN_TRANSACTION = 1
 """The flag of MySQL's protocol: SERVER_STATUS_IN_TRANS."""
@@ -97,6 +100,18 @@ class _Sent:
 
     def unsettled(self) -> list[CoveredModel]:
         return [*self.generating, *[model for model, _ in self.counted]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What is known of all statements of one compilation: how their parameters tell what they change, and the models
+    that change by cascades. It holds for the models covered, and the ``tables`` mapped, when it was found.
+    """
+
+    cascades: Cascades[CoveredModel]
+    tables: int
+    by_key: list[ByKey]
+    cascading: list[CoveredModel]
 
 
 def cover(engine: sa.Engine, mapping: EntityMapping[Any], keys: Keyspace, backend: LeaseBackend) -> None:
@@ -180,6 +195,17 @@ class _Coverage:
             self._keep(connection, context, statement, kind, commits, found)
 
     def _of_dml(self, connection: sa.Connection, context: Any) -> list[Change]:
+        """Cases: a statement of a form that was looked at before, which is told by its parameters, or known to change
+        nothing that is covered; any other.
+        """
+        form: _Form | None = context.compiled.__dict__.get(_FORM)
+        if form is not None and form.cascades is self._cascades and form.tables == self._cascades.tables:
+            found = _changed_by_form(connection, form, context.compiled_parameters)
+            if found is not None:
+                return found
+        return self._looked_at(connection, context)
+
+    def _looked_at(self, connection: sa.Connection, context: Any) -> list[Change]:
         statement = getattr(context.invoked_statement, "_resolved", context.invoked_statement)
         statement = getattr(statement, "element", statement)  # of select(...).from_statement(...)
         if not isinstance(statement, dml.UpdateBase):
@@ -189,10 +215,16 @@ class _Coverage:
         found: list[Change] = []
         if any(name in self._by_table for name in targets):
             found = self._resolved(connection, statement, parameters)
-        for name in _changed_by_ctes(context.compiled):
+        by_ctes = _changed_by_ctes(context.compiled)
+        for name in by_ctes:
             found += [Change(model, None) for model in self._by_table.get(name, ())]
-        for model in self._cascades.of_statement(statement, parameters):
-            found.append(Change(model, None))
+        cascading = self._cascades.of_statement(statement, parameters)
+        found += [Change(model, None) for model in cascading]
+        if context.cache_hit is CacheStats.CACHE_HIT and not by_ctes:  # it comes again
+            named = changes.by_key(statement, parameters, self._by_table, connection.dialect)
+            if named is not None:
+                form = _Form(self._cascades, self._cascades.tables, named, cascading)
+                context.compiled.__dict__[_FORM] = form
         return found
 
     def _resolved(
@@ -204,7 +236,7 @@ class _Coverage:
             parameters,
             self._by_table,
             most=max(model.backend.settings.max_keys for model in self._models),
-            may_ask=not self._commits_itself(connection),
+            may_ask=lambda: not self._commits_itself(connection),
         )
 
     def _of_text(self, statement: str, kind: str) -> list[Change]:
@@ -538,6 +570,26 @@ def _is_outside(connection: sa.Connection, statement: str) -> bool:
     if connection.dialect.name != "sqlite" or _is_open(connection) is not False:
         return False
     return statement[:6].upper() not in _BEGUN_FOR
+
+
+def _changed_by_form(connection: sa.Connection, form: _Form, parameters: changes.Parameters) -> list[Change] | None:
+    found = [Change(model, None) for model in form.cascading]
+    if not form.by_key:
+        return found
+    pending: Pending | None = connection.connection.info.get(_PENDING)
+    for rows in form.by_key:
+        # Of what is dropped as a whole no key need be known, as in a long import.
+        change = Change(rows.watched, None) if _drops(pending, rows.watched) else rows.change(parameters)
+        if change is None:
+            return None
+        found.append(change)
+    return found
+
+
+def _drops(pending: Pending | None, model: Watched) -> bool:
+    """Whether a transaction drops a whole model already."""
+    assert isinstance(model, CoveredModel)
+    return pending is not None and pending.drops(model.backend, model.keys.group)
 
 
 def _parameters_of(context: Any) -> changes.Parameters:

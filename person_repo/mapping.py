@@ -214,7 +214,7 @@ class EntityMapping(Generic[E]):
         for field, value in zip(fields, values, strict=True):
             if field.excess(value) is not None:
                 return None
-        return cast("Identity", values)
+        return values
 
     def stored_identity(self, values: Iterable[Any]) -> Identity | None:
         """The identity under which readers find a row that was written with these key values.
@@ -499,10 +499,8 @@ def _parts(id: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _picker(at: Sequence[int]) -> Callable[[Row], Identity]:
-    if len(at) > 1:
-        return operator.itemgetter(*at)
-    (only,) = at
-    return lambda row: (row[only],)
+    # Of one place as of several a tuple is wanted: a slice of a row is one.
+    return operator.itemgetter(*at) if len(at) > 1 else operator.itemgetter(slice(at[0], at[0] + 1))
 
 
 def _longest_id(key: Sequence[Field]) -> int:

@@ -81,6 +81,11 @@ class Pending:
         """Notes that any item of a group may have changed."""
         self._changed.setdefault(backend, _Changed()).add_group(group)
 
+    def drops(self, backend: LeaseBackend, group: str) -> bool:
+        """Whether a whole group is noted already, so that no item of it need be."""
+        changed = self._changed.get(backend)
+        return changed is not None and group in changed.groups
+
     def put(self, transaction: OpenTransaction | None) -> None:
         """Places tombstones on all that changed, and tells the fence what could not be placed.
 

@@ -325,8 +325,9 @@ class BoundRepository(Generic[E]):
         """See ``Repository``."""
         wanted = identities(self.mapping, ids)
         found: dict[Identity, E] = {}
-        for criterion in self._queries.among(list(wanted)):
-            for entity in self.session.scalars(sa.select(self.mapping.entity).where(criterion)).unique():
+        query = sa.select(self.mapping.entity).where(self._queries.among)
+        for part in self._queries.parts(list(wanted)):
+            for entity in self.session.scalars(query, self._queries.parameters_among(part)).unique():
                 found[tuple(self.mapping.mapper.primary_key_from_instance(entity))] = entity
         return {id: found[identity] for identity, id in wanted.items() if identity in found}
 
@@ -476,7 +477,8 @@ def required(mapping: EntityMapping[E], id: Any, entity: E | None) -> E:
 
 def page(mapping: EntityMapping[Any], after: Any, limit: int) -> Sequence[sa.ColumnElement[bool]]:
     """The criteria of ``list``. Raises ``InvalidIdError``, and ``ValueError`` for a limit below 1."""
-    if not isinstance(limit, int) or not 1 <= limit < 2**63:
+    given: object = limit
+    if not isinstance(given, int) or not 1 <= given < 2**63:
         raise ValueError(f"limit {shown(limit)}: give a whole number, at least 1")
     if after is None:
         return []

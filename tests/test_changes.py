@@ -19,6 +19,7 @@ from person_repo.changes import (
     Change,
     TextKind,
     Watched,
+    by_key,
     chains,
     kind_of_text,
     of_statement,
@@ -259,9 +260,10 @@ def told(
     entry = watched(entity)
     connection: Any = Asking(dialect)
     try:
-        changes = of_statement(connection, statement, sets, {entry.table: [entry]}, most=most, may_ask=may_ask)
+        changes = of_statement(connection, statement, sets, {entry.table: [entry]}, most=most, may_ask=lambda: may_ask)
     except Asked:
         return ASKS
+    assert what_its_form_tells(statement, sets, entry, dialect) in (None, changes)
     if not changes:
         return None
     (change,) = changes
@@ -271,6 +273,15 @@ def told(
         return WHOLE
     keys = [identity[0] if len(identity) == 1 else identity for identity in change.identities]
     return (keys, "and those the database makes") if change.generated else keys
+
+
+def what_its_form_tells(
+    statement: dml.UpdateBase, sets: list[dict[str, Any]], entry: Watched, dialect: sa.Dialect
+) -> list[Change] | None:
+    """What the form of a statement tells with the parameters of this one; None where it does not."""
+    forms = by_key(statement, sets, {entry.table: [entry]}, dialect)
+    found = None if forms is None else [form.change(sets) for form in forms]
+    return None if found is None or None in found else [change for change in found if change]
 
 
 ROW = {"id": "a", "first_name": "x", "last_name": "y", "version": 1}
@@ -459,6 +470,54 @@ def test_keys_of_other_types() -> None:
 
 
 # Columns and tables
+
+
+FORMS: dict[str, tuple[dml.UpdateBase, tuple[dict[str, Any], ...], bool]] = {
+    "the unit of work's insert": (sa.insert(PERSON), (ROW, named(id="b")), True),
+    "the unit of work's update": (
+        sa.update(PERSON).where(PERSON.c.id == sa.bindparam("person_id"), PERSON.c.version == sa.bindparam("v")),
+        ({"first_name": "z", "person_id": "a", "v": 1},),
+        True,
+    ),
+    "the unit of work's delete": (
+        sa.delete(PERSON).where(PERSON.c.id == sa.bindparam("id")), ({"id": "a"}, {"id": "b"}), True,
+    ),
+    "another table's": (sa.update(NOTE).where(NOTE.c.about == "a"), ({"text": "z"},), True),
+    "an update of the key": (
+        sa.update(PERSON).where(PERSON.c.id == sa.bindparam("old")), ({"id": "b", "old": "a"},), False,
+    ),
+    "a value of its own": (sa.update(PERSON).where(PERSON.c.id == "a"), ({"first_name": "z"},), False),
+    "a list": (
+        sa.delete(PERSON).where(PERSON.c.id.in_(sa.bindparam("ids", expanding=True))), ({"ids": ["a", "b"]},), False,
+    ),
+    "criteria on another column": (sa.delete(PERSON).where(PERSON.c.version == sa.bindparam("v")), ({"v": 1},), False),
+    "a fixed key": (sa.insert(PERSON).values(id="a"), ({"first_name": "x", "last_name": "y", "version": 1},), False),
+    "multiple values": (sa.insert(PERSON).values([ROW]), (), False),
+    "from a select": (sa.insert(PERSON).from_select(["id"], sa.select(NOTE.c.about)), (), False),
+    "an upsert": (sqlite.insert(PERSON).on_conflict_do_nothing(), (ROW,), False),
+    "a replacement": (sa.insert(PERSON).prefix_with("OR REPLACE"), (ROW,), False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("statement", "parameters", "expected"), FORMS.values(), ids=FORMS)
+def test_the_form_of_what_names_rows_by_parameters_tells_them(
+    statement: dml.UpdateBase, parameters: tuple[dict[str, Any], ...], expected: bool
+) -> None:
+    entry, dialect = watched(Person), sqlite.dialect()
+    compiled = statement.compile(dialect=dialect, column_keys=list(parameters[0]) if parameters else None)
+    sets = [compiled.construct_params(one) for one in parameters or [{}]]
+
+    assert (what_its_form_tells(statement, sets, entry, dialect) is not None) is expected
+
+
+def test_a_form_does_not_tell_of_a_key_that_only_the_database_knows() -> None:
+    (inserts,) = by_key(sa.insert(PERSON), [ROW], {"person": [watched(Person)]}, sqlite.dialect()) or []
+
+    assert inserts.change([named(id=5)]) is None
+    assert inserts.change([named(id="a" * 101)]) is None
+    made = inserts.change([ROW, named(id=None)])
+    assert made is not None
+    assert (made.identities, made.generated) == ([("a",)], True)
 
 
 def test_the_columns_that_a_statement_sets() -> None:

@@ -19,6 +19,7 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from ways import ADDITIONS, CHANGES, MOVES, PEOPLE, REMOVALS, STRANGERS, TABLE, Way, Witness, person, rows, ways_for
 
 from person_repo import invalidation
+from person_repo.mapping import EntityMapping
 from person_repo.model import ExactString, Person
 from person_repo.region import make_region
 from person_repo.service import Service
@@ -134,6 +135,60 @@ def test_a_commit_drops_exactly_what_it_changed_whatever_the_way(people: Witness
         with subtests.test(name), expected, people.sessions() as session, session.begin():
             way.write(session, ids, "changed")
         assert people.looks > looks + 4
+
+
+def test_a_commit_drops_exactly_what_it_changed_though_others_of_its_form_came_before(
+    people: Witness, subtests: pytest.Subtests
+) -> None:
+    """What is known of a statement's form from its second execution on is no more than its form."""
+    for name, way, (first, second) in known_ways(people):
+        moves = way in MOVES
+        others, own = (("barbara", "nobody"), (first, second)) if moves else ((second,), (first,))
+        for _ in range(2):
+            begin_again(people)
+            with people.blind(), people.sessions() as session:
+                way.write(session, others, "never")
+                session.rollback()
+        begin_again(people)
+        expected = {True: people.invalidates(*own), False: people.drops(), None: people.right()}[way.exact]
+        with subtests.test(name), expected, people.sessions() as session, session.begin():
+            way.write(session, own, "changed")
+
+
+def test_what_a_form_is_known_to_leave_alone_is_looked_at_again_when_more_is_covered(
+    people: Witness, cache_url: str
+) -> None:
+    def write(text: str) -> None:
+        with people.sessions() as session, session.begin():
+            session.execute(sa.update(Note).where(Note.id == 1), {"text": text, "about": None})
+            session.get_one(Note, 1).text = text + "!"
+
+    with people.sessions() as session, session.begin():
+        session.add(Note(id=1, text="first"))
+    for text in ("a", "b", "c"):
+        write(text)
+    notes = Service.over(Note, people.sessions, cache_url)
+    assert notes.get_one(1).text == "c!"
+    for text in ("d", "e", "f"):
+        write(text)
+        assert notes.get_one(1).text == text + "!"
+
+
+def test_a_transaction_that_drops_a_model_looks_for_its_keys_no_longer(
+    people: Witness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[object] = []
+    find = EntityMapping.stored_identity
+    monkeypatch.setattr(
+        EntityMapping, "stored_identity", lambda self, values: looked.append(values) or find(self, values)
+    )
+    most = people.service.cached.backend.settings.max_keys
+    chunks = [rows([f"{chunk} {at}" for at in range(400)], "new") for chunk in range(10)]
+    with people.drops(), people.sessions() as session, session.begin():
+        for chunk in chunks:
+            session.execute(sa.insert(Person), chunk)
+
+    assert most < len(looked) <= most + 400
 
 
 def test_statements_that_commit_by_themselves_are_announced_each_whatever_the_way(

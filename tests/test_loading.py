@@ -8,7 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,26 @@ class Loose(OwnBase):
         ),
         primary_key=True,
     )
+
+
+class Checked(sa.types.TypeDecorator[str]):
+    """Words, but for one."""
+
+    impl = sa.String(40)
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
+        if value == "no":
+            raise ValueError("no is no code")
+        return value
+
+
+class Fussy(OwnBase):
+    """A host's table whose key has a type that refuses a value."""
+
+    __tablename__ = "fussy"
+
+    code: orm.Mapped[str] = orm.mapped_column(Checked, primary_key=True)
 
 
 def person(id: str = "ada", first_name: str = "Ada", last_name: str = "Lovelace") -> Person:
@@ -150,6 +170,186 @@ def test_a_row_whose_key_is_not_equal_is_not_taken(engine: sa.Engine, statements
     assert len(seen) == 4
     with engine.connect() as connection:
         assert connection.scalar(sa.select(Loose.code).where(Loose.code == "ABC")) == "abc"
+
+
+def heard(engine: sa.Engine) -> AbstractContextManager[object]:
+    """A listener on what is executed: reads go through SQLAlchemy's execution then, else straight to the driver."""
+    return listening(engine, "before_cursor_execute", lambda *_: None)
+
+
+@contextmanager
+def listening(target: Any, name: str, listener: Callable[..., Any], **how: Any) -> Iterator[None]:
+    event.listen(target, name, listener, **how)
+    try:
+        yield
+    finally:
+        event.remove(target, name, listener)
+
+
+def test_rows_are_the_same_whether_or_not_somebody_listens_to_statements(engine: sa.Engine) -> None:
+    HostBase.metadata.create_all(engine)
+    keys = [("Köln", number) for number in range(3)]
+    store(engine, parcel("Köln", 0), parcel("Köln", 1, tags=(), note="n", contents=None))
+    reader = read_engine_of(engine)
+    loader = Loader(PARCELS, reader)
+    direct = [loader.one(keys[0]), loader.one(keys[2]), loader.many(keys), loader.many([])]
+    with heard(reader):
+        through_sqlalchemy = [loader.one(keys[0]), loader.one(keys[2]), loader.many(keys), loader.many([])]
+
+    assert direct == through_sqlalchemy
+    assert [list(loaded.rows) for loaded in direct] == [keys[:1], [], keys[:2], []]
+    types = [
+        [[type(value) for value in row] for loaded in found for row in loaded.rows.values()]
+        for found in (direct, through_sqlalchemy)
+    ]
+    assert types[0] == types[1]
+    reader.dispose()
+
+
+def test_whoever_listens_to_statements_or_logs_them_misses_none(
+    people_engine: sa.Engine,
+    reader: sa.Engine,
+    statements: Statements,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sa.Engine, "_has_events", False)  # to have it restored: nothing takes it back
+    loader = Loader(PEOPLE, reader)
+    loader.one(("ada",))
+    with statements(reader) as seen:
+        loader.one(("ada",))
+        loader.many([("ada",), ("bob",)])
+    assert len(seen) == 2
+
+    everywhere: list[str] = []
+    with listening(sa.Engine, "before_cursor_execute", lambda *args: everywhere.append(args[2])):
+        loader.one(("ada",))
+    with listening(reader.dialect, "do_execute", lambda *args: everywhere.append(args[1])):
+        loader.one(("ada",))
+    assert len(everywhere) == 2
+
+    with caplog.at_level(logging.INFO, "sqlalchemy.engine"):
+        loader.one(("ada",))
+    assert any("FROM person" in message for message in caplog.messages)
+
+
+def test_an_error_of_a_statement_is_sqlalchemys_and_the_connection_stays_good(
+    people_engine: sa.Engine, reader: sa.Engine
+) -> None:
+    loader = Loader(PEOPLE, reader)
+    loader.one(("ada",))
+    Base.metadata.drop_all(people_engine)
+    for read in (lambda: loader.one(("ada",)), lambda: loader.many([("ada",), ("bob",)])):
+        with pytest.raises((sa.exc.OperationalError, sa.exc.ProgrammingError), match="person") as caught:
+            read()
+        assert "FROM person" in str(caught.value.statement)
+        assert caught.value.orig is not None
+        assert not caught.value.connection_invalidated
+    Base.metadata.create_all(people_engine)
+    connections = reader.pool.status()
+    assert loader.one(("ada",)) == ({}, True)
+    assert reader.pool.status() == connections
+
+
+def test_a_listener_to_errors_is_told_of_those_of_reads(people_engine: sa.Engine, reader: sa.Engine) -> None:
+    told: list[Any] = []
+    loader = Loader(PEOPLE, reader)
+    loader.one(("ada",))
+    Base.metadata.drop_all(people_engine)
+    with (
+        listening(reader, "handle_error", told.append),
+        pytest.raises((sa.exc.OperationalError, sa.exc.ProgrammingError)),
+    ):
+        loader.one(("ada",))
+
+    assert len(told) == 1
+
+
+def test_a_database_that_cannot_be_reached_is_sqlalchemys_error(path: str) -> None:
+    host = sa.create_engine(f"sqlite:///{path}")
+    Base.metadata.create_all(host)
+    reader = read_engine_of(host)
+    loader = Loader(PEOPLE, reader)
+    loader.one(("ada",))
+    reader.dispose()
+
+    def refused(*_: object) -> None:
+        raise sqlite3.OperationalError("no more connections")
+
+    with listening(host, "do_connect", refused), pytest.raises(sa.exc.OperationalError, match="no more connections"):
+        loader.one(("ada",))
+    assert loader.one(("ada",)) == ({}, True)
+
+
+def test_a_connection_that_the_server_closed_costs_one_error_and_is_replaced(mysql_url: str) -> None:
+    host = sa.create_engine(mysql_url)
+    Base.metadata.create_all(host)
+    store(host, person())
+    reader = read_engine_of(host)
+    loader = Loader(PEOPLE, reader)
+    assert loader.one(("ada",)).rows
+    kill_connections_of(reader, host)
+
+    with pytest.raises(sa.exc.OperationalError) as caught:
+        loader.one(("ada",))
+    assert caught.value.connection_invalidated
+    assert loader.one(("ada",)).rows
+    reader.dispose()
+    host.dispose()
+
+
+def test_a_connection_that_the_server_closed_is_noticed_before_where_the_host_has_that_asked(mysql_url: str) -> None:
+    host = sa.create_engine(mysql_url, pool_pre_ping=True)
+    Base.metadata.create_all(host)
+    store(host, person())
+    reader = read_engine_of(host)
+    loader = Loader(PEOPLE, reader)
+    assert loader.one(("ada",)).rows
+    kill_connections_of(reader, host)
+
+    assert loader.one(("ada",)).rows
+    reader.dispose()
+    host.dispose()
+
+
+def kill_connections_of(reader: sa.Engine, host: sa.Engine) -> None:
+    with reader.connect() as connection:
+        number = connection.exec_driver_sql("SELECT CONNECTION_ID()").scalar_one()
+    with host.connect() as connection:
+        connection.exec_driver_sql(f"KILL {number}")
+
+
+def test_a_read_that_is_interrupted_leaves_no_connection_in_the_middle_of_a_reply(
+    people_engine: sa.Engine, reader: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(people_engine, person(), person("bob"))
+    loader = Loader(PEOPLE, reader)
+    assert loader.one(("ada",)).rows
+    opened: list[object] = []
+    execute = reader.dialect.do_execute
+
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        execute(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reader.dialect, "do_execute", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        loader.one(("ada",))
+    monkeypatch.undo()
+
+    with listening(reader, "connect", lambda connection, _: opened.append(connection)):
+        assert list(loader.one(("bob",)).rows) == [("bob",)]
+    assert len(opened) == 1
+
+
+def test_a_key_that_a_hosts_type_refuses_is_sqlalchemys_error(engine: sa.Engine) -> None:
+    OwnBase.metadata.create_all(engine)
+    loader = Loader(EntityMapping(Fussy), engine)
+    for read in (lambda: loader.one(("no",)), lambda: loader.many([("yes",), ("no",)])):
+        with pytest.raises(sa.exc.StatementError, match="no is no code"):
+            read()
+        with heard(engine), pytest.raises(sa.exc.StatementError, match="no is no code"):
+            read()
 
 
 def test_many_rows_are_asked_within_every_databases_limit_on_parameters(

@@ -187,16 +187,36 @@ def test_every_method_of_what_the_package_exports_says_what_one_gets(name: str) 
     assert silent == []
 
 
-def test_importing_the_package_loads_neither_the_command_line_nor_the_migrations_nor_a_driver() -> None:
+HEAVY = {"alembic", "click", "cryptography", "multiprocessing", "pymemcache", "pymysql", "rich", "sqlite3"}
+OF_READS_AND_WRITES = {"dogpile", "msgspec", "sqlalchemy"}
+
+
+@pytest.mark.parametrize(
+    ("code", "heavy"),
+    [
+        ("import person_repo", HEAVY | OF_READS_AND_WRITES),
+        ("from person_repo import EntityNotFoundError", HEAVY | OF_READS_AND_WRITES),
+        ("from person_repo import *", HEAVY),
+        ("import person_repo.cli", HEAVY - {"click"} | OF_READS_AND_WRITES),
+    ],
+)
+def test_an_import_loads_only_what_it_needs(code: str, heavy: set[str]) -> None:
+    """A command that tells of itself waits for no ORM, and an application for no command line, migrations or driver."""
     code = (
-        "import sys, threading, person_repo\n"
+        f"import sys, threading\n{code}\n"
         "assert threading.active_count() == 1\n"
-        "heavy = {'alembic', 'click', 'rich', 'pymysql', 'pymemcache', 'sqlite3', 'multiprocessing', 'cryptography'}\n"
-        "print(*sorted(heavy & set(sys.modules)))"
+        f"print(*sorted({heavy!r} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=False)
 
     assert (done.stdout, done.stderr) == ("\n", "")
+
+
+def test_the_package_lists_its_names_before_they_are_imported_and_has_no_other() -> None:
+    code = "import person_repo\nassert set(person_repo.__all__) <= set(dir(person_repo))\nperson_repo.Somebody"
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+
+    assert "AttributeError: module 'person_repo' has no attribute 'Somebody'" in done.stderr
 
 
 def test_the_package_says_that_it_is_typed() -> None:
