@@ -340,9 +340,9 @@ class CachedRepository(Generic[E]):
     # Counting
 
     def _count_hit(self, row: Row | None) -> None:
-        self.counters.hits += 1
+        self.counters.hits.value += 1
         if row is None:
-            self.counters.negative_hits += 1
+            self.counters.negative_hits.value += 1
 
     def _count_load(self, found: Fetched) -> None:
         self.counters.loads += 1

@@ -27,7 +27,7 @@ class Breaker:
     use it.
     """
 
-    __slots__ = ("_clock", "_failed", "_failures", "_lock", "_probe_at", "_reset")
+    __slots__ = ("_clock", "_failed", "_failures", "_lock", "_probe_at", "_reset", "is_failing")
 
     def __init__(self, *, failures: int = 3, reset: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._failures = failures
@@ -36,6 +36,8 @@ class Breaker:
         self._lock = threading.Lock()
         self._failed = 0
         self._probe_at = _CLOSED
+        self.is_failing = False
+        """Whether there was a failure since the last success. Where there was none, everybody may ask."""
 
     @property
     def is_closed(self) -> bool:
@@ -58,15 +60,11 @@ class Breaker:
             self._probe_at = now + self._reset
             return True
 
-    @property
-    def is_failing(self) -> bool:
-        """Whether there was a failure since the last success."""
-        return self._failed > 0
-
     def failed(self) -> None:
         """Notes a failure."""
         with self._lock:
             self._failed += 1
+            self.is_failing = True
             if self._failed >= self._failures:
                 # A clock may stand at zero, which says closed here.
                 self._probe_at = (self._clock() + self._reset) or self._reset
@@ -76,6 +74,7 @@ class Breaker:
         with self._lock:
             self._failed = 0
             self._probe_at = _CLOSED
+            self.is_failing = False
 
 
 class Bulkhead:

@@ -60,7 +60,8 @@ class Count:
 
     CPython with its GIL switches threads at calls and at loop edges. ``owner.number += f()`` on a plain number reads
     it, calls ``f``, and stores: what other threads added meanwhile is gone. Here ``f`` has returned before the
-    number is read, and nothing is called between reading and storing.
+    number is read, and nothing is called between reading and storing. For the same reason ``owner.number.value += 1``
+    loses nothing: the paths that count at each hit save the call with it.
     """
 
     __slots__ = ("value",)

@@ -90,7 +90,8 @@ class Service(Generic[E]):
 
     def get(self, id: Any) -> E | None:
         """The entity, or None; detached, and a fresh object at each call. Raises ``InvalidIdError``."""
-        return self._side().get(id)
+        here = self._here.get()  # as ``_side`` does, without a call
+        return (self.database if (self.use_db if here is None else here) else self.cached).get(id)
 
     def get_one(self, id: Any) -> E:
         """The entity. Raises ``EntityNotFoundError`` (``PersonNotFoundError``), ``InvalidIdError``."""

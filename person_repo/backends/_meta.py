@@ -27,6 +27,8 @@ Reply = tuple[list[bytes], bytes]
 LARGEST_REQUEST: Final = 32 * 1024
 """Bytes sent before replies are read. It fits any socket buffer, so that neither side waits for the other to read."""
 
+# A wait may last this much longer than what is left: a bound that fits is not set anew, which is a system call.
+_TOLERANCE: Final = 0.001
 _MOMENT: Final = 0.005
 _MOMENTS: Final = 0.05
 _RECEIVE: Final = 64 * 1024
@@ -68,14 +70,16 @@ class Connection:
     the next exchange would read the last one's reply. Whoever finds it so opens another.
 
     ``server`` is its name in the configuration, ``address`` where it is reached. ``was_served`` tells that the other
-    end closed a connection that had served: the process behind it may have been replaced.
+    end closed a connection that had served: the process behind it may have been replaced. ``markers`` is the caller's:
+    what it has learnt to expect of the server.
 
     Raises ``CacheUnavailableError`` from every method where the server refuses, closes, breaks the protocol or does not
     answer within what is left of the operation's ``Patience``.
     """
 
     __slots__ = (
-        "_client", "_limit", "_socket", "in_step", "largest_body", "server", "serves", "timed_out", "was_served",
+        "_client", "_limit", "_socket", "in_step", "largest_body", "markers", "server", "serves", "timed_out",
+        "was_served",
     )  # fmt: skip
 
     def __init__(
@@ -92,6 +96,7 @@ class Connection:
         self.was_served = False
         self.timed_out = False
         self.largest_body = 0
+        self.markers: dict[str, tuple[bytes, bytes]] = {}
         self._client: Client | None = None
         patience = patience or Patience(settings.timeout)
         began = time.monotonic()
@@ -146,21 +151,47 @@ class Connection:
     def send(self, request: bytes, patience: Patience) -> None:
         """Sends a request whose replies are received later."""
         if not self.in_step:
-            raise CacheUnavailableError(f"memcached {self.server}: the connection is no longer of use")
+            raise self._unused()
         self.in_step = False
         try:
             self._send(request, patience)
         except OSError as exc:
             raise self._broken(exc) from exc
 
-    def receive(self, replies: int, patience: Patience) -> list[Reply]:
-        """The replies to what was sent."""
+    def ask(self, request: bytes, patience: Patience) -> bytes:
+        """Sends a request and returns what comes first of the replies.
+
+        The caller who knows them for whole sets ``in_step``; to any other, ``receive`` tells what they are.
+        """
+        if not self.in_step:
+            raise self._unused()
+        self.in_step = False
         try:
-            found = self._receive(self._more(patience), replies, patience)
+            if not patience.left <= self._limit <= patience.left + _TOLERANCE:
+                self._wait_at_most(patience.moment())
+            began = time.monotonic()
+            try:
+                self._socket.sendall(request)
+                # A request that had to wait has used up some of what its replies may take.
+                in_time = time.monotonic() - began < _TOLERANCE
+                received = self._socket.recv(_RECEIVE) if in_time else b""
+            finally:
+                patience.left -= time.monotonic() - began
+            return received or self._more(patience)
+        except OSError as exc:
+            raise self._broken(exc) from exc
+
+    def receive(self, replies: int, patience: Patience, begun: bytes = b"") -> list[Reply]:
+        """The replies to what was sent, of which ``begun`` has been read."""
+        try:
+            found = self._receive(begun or self._more(patience), replies, patience)
         except (OSError, _ProtocolError) as exc:
             raise self._broken(exc) from exc
         self.in_step = self.serves = True
         return found
+
+    def _unused(self) -> CacheUnavailableError:
+        return CacheUnavailableError(f"memcached {self.server}: the connection is no longer of use")
 
     def _broken(self, exc: Exception) -> CacheUnavailableError:
         self.close()
@@ -188,7 +219,7 @@ class Connection:
 
     def _wait_at_most(self, seconds: float) -> float:
         """Bounds the next wait, and tells when it begins. The first of most operations finds its bound set already."""
-        if seconds != self._limit:
+        if not seconds <= self._limit <= seconds + _TOLERANCE:
             self._socket.settimeout(seconds)
             self._limit = seconds
         return time.monotonic()

@@ -8,7 +8,7 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from dogpile.cache.api import NO_VALUE
 
@@ -74,15 +74,36 @@ class MemoryBackend(LeaseBackend):
     # The lease contract
 
     def fetch(self, group: str, key: str, *, reject: bytes | None = None) -> Fetched:
-        self.counters.round_trips += 1
+        self.counters.round_trips.value += 1
+        now = self._clock()
+        found = self._hit(group, key, now)
+        if found is not None and found != reject:
+            return found
         with self._lock:
-            return self._fetch(group, key, reject, self._clock())
+            return self._fetch(group, key, reject, now)
 
     def fetch_many(self, group: str, keys: Sequence[str]) -> list[Fetched]:
-        self.counters.round_trips += 1
+        self.counters.round_trips.value += 1
+        now = self._clock()
+        hits = [self._hit(group, key, now) for key in keys]
+        if None not in hits:
+            return cast("list[Fetched]", hits)
         with self._lock:
-            now = self._clock()
-            return [self._fetch(group, key, None, now) for key in keys]
+            pairs = zip(keys, hits, strict=True)
+            return [self._fetch(group, key, None, now) if hit is None else hit for key, hit in pairs]
+
+    def _hit(self, group: str, key: str, now: float) -> bytes | None:
+        """A live value, without the lock: whoever places a tombstone drops the item, or ends its epoch, and nobody
+        fills under one. So what is found here is not yet, or no longer, being changed.
+        """
+        item = self._items.get(key)
+        if type(item) is not _Value or item.until <= now or item.epoch != self._epochs.get(group, 0):
+            return None
+        try:
+            self._items.move_to_end(key)
+        except KeyError:
+            return None  # dropped since
+        return item.body
 
     def _fetch(self, group: str, key: str, reject: bytes | None, now: float) -> Fetched:
         """Cases: a writer is at it; a live value; another's lease; absent, expired or of an old epoch."""

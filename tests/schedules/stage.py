@@ -366,7 +366,10 @@ class _Memcached(MemcachedBackend):
 
 
 class _SteppedMemory(MemoryBackend):
-    """The real memory backend, each of whose calls waits for its turn: they run under one lock, so whole."""
+    """The real memory backend, each of whose calls waits for its turn: under one lock they run whole.
+
+    A hit runs without it, and reads one item at one moment.
+    """
 
     def fetch(self, group: str, key: str, *, reject: bytes | None = None) -> Any:
         return step(f"fetch {key}", lambda: MemoryBackend.fetch(self, group, key, reject=reject))
