@@ -96,7 +96,9 @@ class CachedRepository(Generic[E]):
         return required(self.mapping, id, self.get(id))
 
     def get_many(self, ids: Iterable[Any]) -> dict[Any, E]:
-        """See ``Repository``. One round trip to each server, and one query for all that it does not know."""
+        """See ``Repository``. One round trip to each server where all is there; where something is not, at most three,
+        and one query.
+        """
         if self.database.joined:
             return self.database.get_many(ids)
         wanted = identities(self.mapping, ids)
@@ -166,9 +168,10 @@ class CachedRepository(Generic[E]):
             with self._turn() as waited:
                 if waited and found is BUSY:
                     answered: dict[Identity, Row | None] = {}
-                    found = self._after_waiting({identity: found}, {identity: keys}, answered).get(identity, found)
+                    left = self._after_waiting({identity: found}, {identity: keys}, answered)
                     if identity in answered:
                         return answered[identity]
+                    found = left[identity]
                 self._count_load(found)
                 rows, committed = self.database.loader.one(identity)
         except BaseException:
@@ -189,7 +192,7 @@ class CachedRepository(Generic[E]):
         """What is left to load after a wait for the turn to do so: others have been loading meanwhile."""
         busy = {identity: keys[identity] for identity, found in left.items() if found is BUSY}
         rest: dict[Identity, Fetched] = {identity: found for identity, found in left.items() if found is not BUSY}
-        return {**rest, **self._fetched(busy, self._fetch_many(busy), rows)} if busy else rest
+        return {**rest, **self._fetched(busy, rows)} if busy else rest
 
     # Many entities
 
@@ -202,7 +205,9 @@ class CachedRepository(Generic[E]):
             return {}
         keys = {identity: self.keys.of(identity) for identity in wanted}
         rows: dict[Identity, Row | None] = {}
-        left = self._fetched(keys, self._fetch_many(keys), rows)
+        left = self._fetched(keys, rows)
+        if not left:
+            return rows
         busy = {identity: keys[identity] for identity, found in left.items() if found is BUSY}
         # What this reader may fill it loads first: two readers that each wait for the other's lease
         # before they load would both wait for nothing.
@@ -210,12 +215,6 @@ class CachedRepository(Generic[E]):
         if busy:
             self._load_many(self._awaited_many(busy, rows), keys, rows)
         return rows
-
-    def _fetch_many(self, keys: dict[Identity, tuple[str, str]]) -> dict[Identity, Fetched]:
-        barred = self._barred(keys)
-        asked = {identity: key for identity, (key, _) in keys.items() if identity not in barred}
-        found = self.backend.fetch_many(self.keys.group, list(asked.values())) if asked else []
-        return {**dict.fromkeys(barred, BLOCKED), **dict(zip(asked, found, strict=True))}
 
     def _barred(self, keys: dict[Identity, tuple[str, str]]) -> list[Identity]:
         """Those for which the fence sends this read to the database."""
@@ -227,27 +226,27 @@ class CachedRepository(Generic[E]):
         return barred
 
     def _fetched(
-        self,
-        keys: dict[Identity, tuple[str, str]],
-        found: dict[Identity, Fetched],
-        rows: dict[Identity, Row | None],
+        self, keys: dict[Identity, tuple[str, str]], rows: dict[Identity, Row | None]
     ) -> dict[Identity, Fetched]:
-        """Puts the hits into ``rows`` and returns what is left to load."""
-        left: dict[Identity, Fetched] = {}
+        """Fetches all, puts the hits into ``rows`` and returns what is left to load."""
+        left: dict[Identity, Fetched] = dict.fromkeys(self._barred(keys), BLOCKED)
+        if left:
+            keys = {identity: named for identity, named in keys.items() if identity not in left}
         decode = self._codec.decode
         hits = negative = 0
-        for identity, item in found.items():
+        items = self.backend.fetch_many(self.keys.group, [key for key, _ in keys.values()])
+        for (identity, (key, full)), item in zip(keys.items(), items, strict=True):
             if not isinstance(item, bytes):
                 left[identity] = item
                 continue
-            key, full = keys[identity]
             try:
                 row = rows[identity] = decode(item, full)
             except RejectedItemError as exc:
                 left[identity] = self._reject(key, item, exc)
             else:
                 hits += 1
-                negative += row is None
+                if row is None:
+                    negative += 1
         self.counters.hits += hits
         self.counters.negative_hits += negative
         return left
@@ -264,7 +263,7 @@ class CachedRepository(Generic[E]):
             pause = min(pause * 1.5, _LONGEST_WAIT)
             busy = {identity: keys[identity] for identity, found in left.items() if found is BUSY}
             left = {identity: found for identity, found in left.items() if found is not BUSY}
-            left.update(self._fetched(keys, self._fetch_many(busy), rows))
+            left.update(self._fetched(busy, rows))
         return left
 
     def _load_many(

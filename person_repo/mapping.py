@@ -239,7 +239,7 @@ class EntityMapping(Generic[E]):
         shape = self._shape_of(row) if self._shapes else self._shape
         manager = shape.manager
         instance: E = manager.new_instance()
-        instance.__dict__.update(zip(shape.names, row if shape.pick is None else shape.pick(row), strict=True))
+        shape.put(instance.__dict__, row if shape.pick is None else shape.pick(row))
         state = attributes.instance_state(instance)
         state.key = (self._identity_class, self.identity_in(row), None)
         if shape.unloaded:
@@ -386,21 +386,22 @@ def _decorated(type_: sa.TypeDecorator[Any], column: sa.Column[Any]) -> _Travel:
 
 
 class _Shape:
-    """How a row becomes an object of one class: ``names`` of its attributes, and ``pick``, which picks their values
-    from a row; None where they are the whole of it.
+    """How a row becomes an object of one class: ``pick`` picks the values of its attributes from a row, None where they
+    are the whole of it; ``put`` puts them into the object's ``__dict__``.
     """
 
-    __slots__ = ("manager", "names", "pick", "unloaded")
+    __slots__ = ("manager", "pick", "put", "unloaded")
 
     def __init__(self, mapper: orm.Mapper[Any], fields: Sequence[Field]) -> None:
         at = {field.column: index for index, field in enumerate(fields)}
         own = [(prop.key, at[column]) for prop, column in _mapped_columns(mapper)]
         self.manager = mapper.class_manager
-        self.names = tuple(name for name, _ in own)
+        names = [name for name, _ in own]
+        self.put = _putter(names)
         indexes = [index for _, index in own]
         self.pick = None if indexes == list(range(len(fields))) else _picker(indexes)
         # Expressions that a session would load with the row; without a mark they would read as None in silence.
-        self.unloaded = frozenset(prop.key for prop in mapper.column_attrs).difference(self.names)
+        self.unloaded = frozenset(prop.key for prop in mapper.column_attrs).difference(names)
 
 
 def _mapped_columns(mapper: orm.Mapper[Any]) -> Iterable[tuple[orm.ColumnProperty[Any], sa.Column[Any]]]:
@@ -501,6 +502,15 @@ def _parts(id: tuple[Any, ...]) -> tuple[Any, ...]:
 def _picker(at: Sequence[int]) -> Callable[[Row], Identity]:
     # Of one place as of several a tuple is wanted: a slice of a row is one.
     return operator.itemgetter(*at) if len(at) > 1 else operator.itemgetter(slice(at[0], at[0] + 1))
+
+
+def _putter(names: Sequence[str]) -> Callable[[dict[str, Any], Row], None]:
+    """A function that puts as many values under these names: one statement, in a third of the time of a loop."""
+    places = ", ".join(f"values[{name!r}]" for name in names)
+    made: dict[str, Any] = {}
+    exec(f"def put(values, row):\n    ({places},) = row\n", {}, made)
+    put: Callable[[dict[str, Any], Row], None] = made["put"]
+    return put
 
 
 def _longest_id(key: Sequence[Field]) -> int:

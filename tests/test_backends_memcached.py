@@ -161,7 +161,7 @@ class TestCost:
         def miss() -> None:
             leases.extend(found for found in backend.fetch_many(GROUP, keys(100)) if isinstance(found, Lease))
 
-        assert round_trips(backend, miss) == 3
+        assert round_trips(backend, miss) == 3 + 3  # what is not there is asked for again, with a lease
         assert len(leases) == 100
         assert round_trips(backend, lambda: backend.fill_many([(lease, OLD) for lease in leases])) == 3
         assert round_trips(backend, lambda: backend.fetch_many(GROUP, keys(100))) == 3
@@ -412,22 +412,23 @@ class Stepwise:
         for command in _commands(request):
             self.before(command)
             self._inner.sendall(command)
-            self._answers += self._answer()
+            self._answers += self._answer(until=b"END\r\n" if command.startswith(b"get ") else b"")
 
     def recv(self, _: int) -> bytes:
         answers, self._answers = self._answers, b""
         return answers
 
-    def _answer(self) -> bytes:
+    def _answer(self, until: bytes) -> bytes:
         answer = b""
-        while True:
+        while not until or not answer.endswith(until):
             received = self._inner.recv(65536)
             if not received:
                 raise ConnectionResetError
             answer += received
             line, end, rest = answer.partition(b"\r\n")
-            if end and len(rest) == (int(line.split()[1]) + 2 if line.startswith(b"VA") else 0):
+            if not until and end and len(rest) == (int(line.split()[1]) + 2 if line.startswith(b"VA") else 0):
                 return answer
+        return answer
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)

@@ -203,7 +203,7 @@ def test_a_hundred_misses_cost_one_query(bench: Bench) -> None:
     with bench.spent() as cold:
         assert bench.people.get_many(IDS) == {id: person(id) for id in IDS[::2]}
     assert cold().queries == 1
-    assert cold().round_trips <= 3 * servers_of(bench)
+    assert cold().round_trips <= 4 * servers_of(bench)
 
     did = bench.did(lambda: bench.people.get_many(IDS))
     assert (did.hits, did.negative_hits, did.loads) == (100, 50, 0)
@@ -217,7 +217,7 @@ def test_hits_and_misses_together_cost_one_query_for_the_misses(bench: Bench) ->
 
     assert list(found) == IDS[::-1]
     assert spent().queries == 1
-    assert spent().round_trips <= 2 * servers_of(bench)
+    assert spent().round_trips <= 3 * servers_of(bench)
 
 
 def test_repeated_ids_are_asked_once(bench: Bench) -> None:

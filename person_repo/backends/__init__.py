@@ -143,7 +143,9 @@ class LeaseBackend(BytesBackend):
 
     @abc.abstractmethod
     def fetch_many(self, group: str, keys: Sequence[str]) -> list[Fetched]:
-        """``fetch`` for distinct keys of one group in one exchange with each server, in the order of the keys."""
+        """``fetch`` for distinct keys of one group, in their order; where all have values, in one exchange with each
+        server.
+        """
 
     @abc.abstractmethod
     def fill(self, lease: Lease, value: bytes) -> bool:

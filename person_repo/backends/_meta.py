@@ -7,10 +7,13 @@ exchange leaves the connection marked, and it is not used again.
 
 from __future__ import annotations
 
+import functools
+import re
 import socket
 import ssl
 import threading
 import time
+from collections.abc import Sequence
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
@@ -37,6 +40,7 @@ _LARGEST_VALUE: Final = 64 * 1024 * 1024
 _LARGEST_ITEM: Final = 1024 * 1024
 # The server's header of an item, its longest key, and room for the tombstones of some forty owners.
 _KEPT_FREE: Final = 1024
+_FLAGS_AND_SIZE: Final = re.compile(rb"([0-9]{1,10}) ([0-9]{1,10})").fullmatch
 _WORDS: Final = frozenset({b"HD", b"EN", b"NS", b"EX", b"NF", b"MN", b"SERVER_ERROR"})
 
 
@@ -190,6 +194,18 @@ class Connection:
         self.in_step = self.serves = True
         return found
 
+    def receive_values(self, lines: Sequence[bytes], base: int, patience: Patience) -> list[bytes | None]:
+        """The values that a ``get`` found, those whose flags are ``base`` more than their size; None for others.
+
+        ``lines``: how the line of each begins, ``VALUE key`` and a blank, in the order of the request.
+        """
+        try:
+            found = self._values(lines, base, patience)
+        except (OSError, _ProtocolError) as exc:
+            raise self._broken(exc) from exc
+        self.in_step = self.serves = True
+        return found
+
     def _unused(self) -> CacheUnavailableError:
         return CacheUnavailableError(f"memcached {self.server}: the connection is no longer of use")
 
@@ -230,9 +246,7 @@ class Connection:
         while True:
             end = unread.find(b"\r\n", at)
             if end < 0:
-                if len(unread) - at > _LONGEST_LINE:
-                    raise _ProtocolError(f"a line starting {unread[at : at + 40]!r} does not end")
-                unread, at = unread[at:] + self._more(patience), 0
+                unread, at = self._longer(unread[at:], patience), 0
                 continue
             words = unread[at:end].split()
             start = end + 2
@@ -256,6 +270,37 @@ class Connection:
                     raise _ProtocolError(f"more than was asked for: {unread[at : at + 40]!r}")
                 return found
 
+    def _values(self, lines: Sequence[bytes], base: int, patience: Patience) -> list[bytes | None]:
+        found: list[bytes | None] = []
+        unread, at = self._more(patience), 0
+        for line in lines:
+            while (end := unread.find(b"\r\n", at)) < 0:
+                unread, at = self._longer(unread[at:], patience), 0
+            if not unread.startswith(line, at):
+                found.append(None)
+                continue
+            size, is_ours = _flags_and_size(unread[at + len(line) : end], base)
+            start = end + 2
+            stop = start + size
+            if len(unread) < stop + 2:
+                unread = self._at_least(unread[start:], size + 2, patience)
+                start, stop = 0, size
+            if not unread.startswith(b"\r\n", stop):
+                raise _ProtocolError("a value does not end where its line says")
+            found.append(unread[start:stop] if is_ours else None)
+            at = stop + 2
+        while b"\r\n" not in unread[at:]:
+            unread, at = self._longer(unread[at:], patience), 0
+        if unread[at:] != b"END\r\n":
+            raise _ProtocolError(_unexpected(unread[at:].partition(b"\r\n")[0]))
+        return found
+
+    def _longer(self, line: bytes, patience: Patience) -> bytes:
+        """A line that has not ended, and what comes next."""
+        if len(line) > _LONGEST_LINE:
+            raise _ProtocolError(f"a line starting {line[:40]!r} does not end")
+        return line + self._more(patience)
+
     def _at_least(self, start: bytes, size: int, patience: Patience) -> bytes:
         received = bytearray(start)
         while len(received) < size:
@@ -271,6 +316,18 @@ def _size(words: list[bytes]) -> int:
     if not 0 <= size <= _LARGEST_VALUE:
         raise _ProtocolError(f"a value of {size} bytes")
     return size
+
+
+@functools.lru_cache(maxsize=1024)
+def _flags_and_size(words: bytes, base: int) -> tuple[int, bool]:
+    """The size that the line of a value tells, and whether its flags are ``base`` more. What raises is not kept."""
+    told = _FLAGS_AND_SIZE(words)
+    if told is None:
+        raise _ProtocolError(f"a value without flags and a size: {words[:80]!r}")
+    size = int(told[2])
+    if size > _LARGEST_VALUE:
+        raise _ProtocolError(f"a value of {size} bytes")
+    return size, int(told[1]) == base + size
 
 
 def _unexpected(line: bytes) -> str:

@@ -33,7 +33,7 @@ import os
 import threading
 import time
 import weakref
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, ClassVar, Final, NamedTuple, TypeVar
@@ -60,6 +60,7 @@ from person_repo.settings import parse_cache_url
 __all__ = ["MemcachedBackend"]
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 logger = logging.getLogger(__name__)
 
@@ -68,9 +69,11 @@ BASE: Final = 1 << 24
 
 _EPOCH: Final = 8
 _TOKEN: Final = 16
+_PLACES: Final = 16 * 1024
 _LONGEST_HEAD: Final = 64
 _NOBODY: Final = bytes(_TOKEN)
 _APPENDS: Final = 3
+_MANY: Final = 8
 _WITHDRAWALS: Final = 8
 _CONNECTIONS: Final = 2
 _GONE: Final = frozenset({b"HD", b"NF"})
@@ -130,6 +133,9 @@ class MemcachedBackend(LeaseBackend):
         super().__init__({**url.options, **options})
         self.servers = url.servers
         self._seeds = [(int.from_bytes(blake2b(name.encode(), digest_size=8).digest()), name) for name in self.servers]
+        self._only = self.servers[0] if len(self.servers) == 1 else ""
+        # To place a key takes some microseconds, among four servers; those that are asked for often are kept.
+        self._placed = functools.lru_cache(maxsize=_PLACES)(self._place)
         self._lease = b" f c v N%d\r\n" % self.settings.lease_ttl
         self._markers: dict[str, bytes] = {}
         self._heads: dict[str, bytes] = {}
@@ -174,6 +180,12 @@ class MemcachedBackend(LeaseBackend):
         found: dict[str, Fetched] = dict.fromkeys(keys, UNREACHABLE)
         patience = Patience(self.settings.timeout)
         work = self._on_servers(keys, patience)
+        self._get_values(group, work, found, patience)
+        work = {
+            connection: left
+            for connection, names in work.items()
+            if connection.in_step and (left := [name for name in names if found[name] is UNREACHABLE])
+        }
         request = self._marker_request(group)
         for connection, names, (marker, *items) in self._converse(work, self._fetch_request, 1, patience, request):
             try:
@@ -182,6 +194,27 @@ class MemcachedBackend(LeaseBackend):
             except CacheUnavailableError as exc:
                 self._failed(connection.server, exc)
         return [found[key] for key in keys]
+
+    def _get_values(
+        self, group: str, work: Mapping[Connection, Sequence[str]], found: dict[str, Fetched], patience: Patience
+    ) -> None:
+        """Puts the values of the group's epoch into ``found``, of servers that are asked for many.
+
+        A ``get`` of a hundred keys costs a server less than half of what a hundred ``mg`` do, and answers in one piece.
+        It takes no leases: what is no value is fetched after it, for one exchange more.
+        """
+        marker = marker_of(group)
+        parts = {connection: _parts(marker, names) for connection, names in work.items() if len(names) >= _MANY}
+
+        def values(connection: Connection, names: Sequence[str]) -> list[bytes | None]:
+            lines = [f"VALUE {name} ".encode() for name in (marker, *names)]
+            return connection.receive_values(lines, BASE, patience)
+
+        for _, names, (epoch, *bodies) in self._in_turns(parts, values, patience):
+            if epoch is not None and len(epoch) == _EPOCH:
+                for name, body in zip(names, bodies, strict=True):
+                    if body is not None and body.startswith(epoch):
+                        found[name] = body[_EPOCH:]
 
     def _answers(
         self,
@@ -512,9 +545,10 @@ class MemcachedBackend(LeaseBackend):
     # Servers and connections
 
     def _server_of(self, key: str) -> str:
+        return self._only or self._placed(key)
+
+    def _place(self, key: str) -> str:
         """Rendezvous hashing (Thaler and Ravishankar, 1998), mixed by splitmix64's finaliser."""
-        if len(self._seeds) == 1:
-            return self.servers[0]
         digest = int.from_bytes(blake2b(key.encode(errors="surrogatepass"), digest_size=8).digest())
         return max([(_mix(digest ^ seed), name) for seed, name in self._seeds])[1]
 
@@ -550,10 +584,15 @@ class MemcachedBackend(LeaseBackend):
     ) -> dict[Connection, list[str]]:
         """The names by the connections to their servers, without those of servers that cannot be reached."""
         by_server: dict[str, list[str]] = {server: list(everywhere) for server in self.servers if everywhere}
-        for key in keys:
-            by_server.setdefault(self._server_of(key), []).append(key)
+        if self._only:
+            by_server.setdefault(self._only, []).extend(keys)
+        else:
+            for key in keys:
+                by_server.setdefault(self._placed(key), []).append(key)
         work: dict[Connection, list[str]] = {}
         for server, names in by_server.items():
+            if not names:
+                continue
             try:
                 work[self._connection(server, patience)] = names
             except CacheUnavailableError as exc:
@@ -573,25 +612,43 @@ class MemcachedBackend(LeaseBackend):
         Yields, batch by batch, what was asked and the ``replies`` replies to each, after one to the ``head``. A
         server that fails is left out from there on.
         """
-        batches = {connection: deque(_batches(items, request)) for connection, items in work.items()}
-        while batches:
-            asked: list[tuple[Connection, list[T], int]] = []
-            for connection in list(batches):
-                items, requests = batches[connection].popleft()
-                if not batches[connection]:
-                    del batches[connection]
+        batches = {
+            connection: ((part, head + requests) for part, requests in _batches(items, request))
+            for connection, items in work.items()
+        }
+        return self._in_turns(
+            batches,
+            lambda connection, items: connection.receive(len(items) * replies + bool(head), patience),
+            patience,
+        )
+
+    def _in_turns(
+        self,
+        batches: Mapping[Connection, Iterator[tuple[list[T], bytes]]],
+        receive: Callable[[Connection, list[T]], R],
+        patience: Patience,
+    ) -> Iterator[tuple[Connection, list[T], R]]:
+        """Sends each server its next batch, of items and their request, then receives from each, until all are done."""
+        left = dict(batches)
+        while left:
+            asked: list[tuple[Connection, list[T]]] = []
+            for connection, parts in list(left.items()):
+                items, request = next(parts, (None, b""))
+                if items is None:
+                    del left[connection]
+                    continue
                 try:
                     self.counters.round_trips += 1
-                    connection.send(head + requests, patience)
-                    asked.append((connection, items, len(items) * replies + bool(head)))
+                    connection.send(request, patience)
+                    asked.append((connection, items))
                 except CacheUnavailableError as exc:
-                    batches.pop(connection, None)
+                    left.pop(connection, None)
                     self._failed(connection.server, exc)
-            for connection, items, expected in asked:
+            for connection, items in asked:
                 try:
-                    received = connection.receive(expected, patience)
+                    received = receive(connection, items)
                 except CacheUnavailableError as exc:
-                    batches.pop(connection, None)
+                    left.pop(connection, None)
                     self._failed(connection.server, exc)
                 else:
                     self._answered(connection.server)
@@ -802,6 +859,14 @@ def _batches(items: Iterable[T], request: Callable[[T], bytes]) -> Iterator[tupl
         room -= len(asked)
     if part:
         yield part, b"".join(requests)
+
+
+def _parts(marker: str, names: Sequence[str]) -> Iterator[tuple[list[str], bytes]]:
+    """The names, and the ``get`` of the marker and them, in parts that can be sent before any reply is read."""
+    step = LARGEST_REQUEST // (max(map(len, names)) + 1) - 2
+    for at in range(0, len(names), step):
+        part = list(names[at : at + step])
+        yield part, f"get {marker} {' '.join(part)}\r\n".encode()
 
 
 _instances: weakref.WeakSet[MemcachedBackend] = weakref.WeakSet()

@@ -656,6 +656,7 @@ def without_a_network() -> Iterator[None]:
         (_meta, "time", clock),
         (memcached, "time", clock),
         (memcached, "os", randoms),
+        (memcached, "_MANY", 2),
     )
     before = [getattr(module, name) for module, name, _ in places]
     disabled = logging.root.manager.disable
@@ -675,8 +676,10 @@ def _meaning(world: World, command: Command, reply: bytes) -> str:
     line, _, rest = reply.partition(b"\r\n")
     words = line.split()
     text = line.decode()
+    if words and words[0] == b"VALUE":
+        words = [b"VA", words[3], b"f" + words[2]]
     flags = next((int(word[1:]) for word in words[1:] if word[:1] == b"f"), None)
-    if command.verb != b"mg" or flags is None:
+    if command.verb not in (b"mg", b"get") or flags is None:
         return text
     size = int(words[1]) if words[0] == b"VA" else next(int(word[1:]) for word in words if word[:1] == b"s")
     if size == 0 and flags == 0:
