@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from urllib.parse import urlencode
 
 import hypothesis
 import pytest
@@ -82,13 +83,19 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return url
 
 
+def patient_url(servers: Iterable[Memcached], **options: object) -> str:
+    """The URL of a cache whose deadlines no busy machine misses."""
+    chosen = {"timeout": 10, "connect_timeout": 10, **options}
+    return f"memcached://{','.join(server.url for server in servers)}?{urlencode(chosen)}"
+
+
 @pytest.fixture(params=["memory", "memcached"])
 def cache_url(request: pytest.FixtureRequest) -> str:
     """The URL of an empty cache: in memory, then three memcached servers."""
     if request.param == "memory":
         return "memory://"
     servers: list[Memcached] = request.getfixturevalue("memcached_servers")
-    return f"memcached://{','.join(server.url for server in servers)}"
+    return patient_url(servers)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import sqlalchemy as sa
+from conftest import patient_url
 from models import HostBase, Parcel, Size, parcel
 from servers import Memcached
 from sqlalchemy import orm
@@ -390,7 +391,7 @@ def test_of_many_those_that_others_load_are_awaited_together_after_the_rest_is_l
 def test_with_no_wait_at_all_a_busy_item_is_loaded_at_once(
     people_sqlite: orm.sessionmaker[orm.Session], cache_url: str, statements: Statements
 ) -> None:
-    bench = Bench(people_sqlite, f"{cache_url}?wait=0", statements)
+    bench = Bench(people_sqlite, cache_url + ("&" if "?" in cache_url else "?") + "wait=0", statements)
     bench.people.add(person())
     bench.lease("ada")
 
@@ -624,7 +625,7 @@ def test_a_value_that_the_server_refuses_for_its_size_is_read_right_each_time(
     engine: sa.Engine, memcached_servers: list[Memcached]
 ) -> None:
     HostBase.metadata.create_all(engine)
-    url = "memcached://" + ",".join(server.url for server in memcached_servers)
+    url = patient_url(memcached_servers)
     parcels = CachedRepository(SQLAlchemyRepository(Parcel, orm.sessionmaker(engine)), url)
     large = parcel(contents=["x" * 2_000_000])
     parcels.add(large)
@@ -682,7 +683,7 @@ def test_while_servers_are_down_reads_go_to_the_database_and_the_log_says_so_onc
     sessions: orm.sessionmaker[orm.Session], cluster: list[Memcached], statements: Statements,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    url = "memcached://" + ",".join(server.url for server in cluster) + "?breaker_failures=1000"
+    url = patient_url(cluster, breaker_failures=1000)
     bench = Bench(sessions, url, statements)
     bench.people.add_many(person(id) for id in IDS)
     bench.people.get_many(IDS)
@@ -710,7 +711,7 @@ def test_while_servers_are_down_reads_go_to_the_database_and_the_log_says_so_onc
 def test_of_many_only_those_of_a_server_that_is_down_are_loaded(
     sessions: orm.sessionmaker[orm.Session], cluster: list[Memcached], statements: Statements
 ) -> None:
-    bench = Bench(sessions, "memcached://" + ",".join(server.url for server in cluster), statements)
+    bench = Bench(sessions, patient_url(cluster), statements)
     bench.people.add_many(person(id) for id in IDS)
     bench.people.get_many(IDS)
     cluster[1].kill()
@@ -727,7 +728,7 @@ def test_of_many_only_those_of_a_server_that_is_down_are_loaded(
 def test_a_server_that_hangs_costs_its_timeout_and_no_error(
     sessions: orm.sessionmaker[orm.Session], cluster: list[Memcached], statements: Statements
 ) -> None:
-    url = "memcached://" + ",".join(server.url for server in cluster) + "?timeout=0.05&connect_timeout=0.05"
+    url = patient_url(cluster, timeout=0.05, connect_timeout=0.05)
     bench = Bench(sessions, url, statements)
     bench.people.add_many(person(id) for id in IDS)
     bench.people.get_many(IDS)
@@ -742,7 +743,7 @@ def test_a_writer_whose_cache_is_down_still_writes(
     sessions: orm.sessionmaker[orm.Session], cluster: list[Memcached], statements: Statements,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    bench = Bench(sessions, "memcached://" + ",".join(server.url for server in cluster), statements)
+    bench = Bench(sessions, patient_url(cluster), statements)
     bench.people.add(person())
     for server in cluster:
         server.kill()

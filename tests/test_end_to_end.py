@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from conftest import patient_url
 from reading import read_until
 from servers import Memcached
 from sqlalchemy import orm
@@ -129,7 +130,7 @@ def test_a_host_works_as_it_always_did_and_reads_through_the_cache(database_url:
 def test_processes_that_read_never_see_less_than_another_one_has_committed(
     database_url: str, memcached_servers: list[Memcached]
 ) -> None:
-    cache_url = "memcached://" + ",".join(server.url for server in memcached_servers)
+    cache_url = patient_url(memcached_servers)
     context = multiprocessing.get_context("spawn")
     ids = [f"person {number}" for number in range(6)]
     migrations.upgrade(database_url)

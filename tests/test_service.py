@@ -12,6 +12,7 @@ from typing import Any
 import dogpile.cache
 import pytest
 import sqlalchemy as sa
+from conftest import patient_url
 from forks import forking, in_child, running_in_child
 from models import HostBase, Parcel, parcel
 from servers import Memcached
@@ -637,7 +638,7 @@ def test_a_service_that_was_used_before_a_fork_works_on_both_sides_of_it(
     database_url: str, memcached_servers: list[Memcached]
 ) -> None:
     """Neither process reads what the other was answered, by the database or by the cache."""
-    cache_url = "memcached://" + ",".join(server.url for server in memcached_servers)
+    cache_url = patient_url(memcached_servers)
     with connect(database_url, cache_url) as people:
         Base.metadata.create_all(people.engine)
         people.add(person())
