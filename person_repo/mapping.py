@@ -214,7 +214,7 @@ class EntityMapping(Generic[E]):
         for field, value in zip(fields, values, strict=True):
             if field.excess(value) is not None:
                 return None
-        return cast("Identity", values)
+        return values
 
     def stored_identity(self, values: Iterable[Any]) -> Identity | None:
         """The identity under which readers find a row that was written with these key values.
