@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
@@ -42,12 +43,25 @@ Sessions: TypeAlias = orm.sessionmaker[Any] | orm.scoped_session[Any] | sa.Engin
 """Where sessions come from: a sessionmaker, a ``scoped_session`` (Flask-SQLAlchemy's too) or an Engine."""
 
 _CHUNK = 1000
+
+# Five attempts, some ten to three hundred milliseconds apart, and none that begins after ten seconds: a writer that
+# waits for a lock has waited for as long as the database lets it already (MySQL 50 s, SQLite 5 s).
 _ATTEMPTS = 5
+_LONGEST = 10.0
+_FIRST_WAIT = 0.01
+_LONGEST_WAIT = 0.25
+_JITTER = 0.05
 
 # The numbers are MySQL's and MariaDB's ("Server Error Message Reference", "MariaDB Error Codes").
 _DUPLICATES = frozenset({1062, 1586})  # ER_DUP_ENTRY; ER_DUP_ENTRY_WITH_KEY_NAME
 _CHECKS = frozenset({3819, 4025})  # ER_CHECK_CONSTRAINT_VIOLATED; ER_CONSTRAINT_FAILED
-_OVERTAKEN = frozenset({1020, 1213})  # ER_CHECKREAD, under innodb_snapshot_isolation; ER_LOCK_DEADLOCK
+# ER_CHECKREAD, under innodb_snapshot_isolation; ER_LOCK_WAIT_TIMEOUT; ER_LOCK_DEADLOCK
+_PASSING = frozenset({1020, 1205, 1213})
+_SQLITE_PASSING = frozenset({5, 6})  # SQLITE_BUSY, SQLITE_LOCKED ("Result and Error Codes"), in the lowest byte
+
+
+# Python prints a warning of a logger that nobody has set up; this one's are for hosts that have.
+_SILENT = logging.NullHandler()
 
 
 class Repository(Protocol[E]):
@@ -184,18 +198,22 @@ class SQLAlchemyRepository(Generic[E]):
         return self._through_session(lambda bound: bound.count()) if self.joined else self.loader.count()
 
     def add(self, entity: E) -> None:
-        """See ``Repository``."""
-        with self._transaction() as bound:
-            bound.add(entity)
+        """See ``Repository``. Where it raises, the object is as it was, and may be added again."""
+        self._again(lambda bound, _: bound.add(entity), new=[entity])
 
     def add_many(self, entities: Iterable[E]) -> int:
-        """See ``Repository``. The objects stay as they are: neither attached nor given what the database made up."""
-        with self._transaction() as bound:
-            return bound.add_many(entities)
+        """See ``Repository``. The objects stay as they are: neither attached nor given what the database made up.
+
+        What can be read only once, such as a generator, is not tried again.
+        """
+        if iter(entities) is entities:
+            with self._transaction() as bound:
+                return bound.add_many(entities)
+        return self._again(lambda bound, _: bound.add_many(entities))
 
     def update(self, id: Any, **changes: Any) -> E:
         """See ``Repository``. Read and written under a lock."""
-        return self._again(lambda bound, _: bound.update(id, **changes))
+        return self._again(lambda bound, _: bound.update(id, **changes), (StaleEntityError,))
 
     def upsert(self, entity: E) -> E:
         """See ``Repository``."""
@@ -213,7 +231,7 @@ class SQLAlchemyRepository(Generic[E]):
 
     def delete(self, id: Any) -> bool:
         """See ``Repository``."""
-        return self._again(lambda bound, _: bound.delete(id))
+        return self._again(lambda bound, _: bound.delete(id), (StaleEntityError,))
 
     def bind(self, session: orm.Session | orm.scoped_session[Any]) -> BoundRepository[E]:
         """The same methods inside a session of the host's. Raises ``ConfigurationError`` for what is no session."""
@@ -251,23 +269,34 @@ class SQLAlchemyRepository(Generic[E]):
     def _again(
         self,
         write: Callable[[BoundRepository[E], bool], R],
-        overtaken: tuple[type[PersonRepoError], ...] = (StaleEntityError,),
+        overtaken: tuple[type[PersonRepoError], ...] = (),
+        new: Sequence[E] = (),
     ) -> R:
-        """A write that another one overtook is done once more on what that one left: it was made from no older copy.
+        """What a write returns, which is made again, in another transaction, where a lock or another writer was in its
+        way: on what that one left, since it was made from no older copy.
 
-        ``write`` is told whether it is not the first time.
+        ``write`` is told whether it is not the first time; ``overtaken`` are the errors by which it was overtaken;
+        ``new`` are objects that are as before after each attempt that failed. Where sessions work on a Connection of
+        the host's, the transaction that a deadlock ended is the host's: the host is told.
         """
-        for attempt in range(1, _ATTEMPTS):
-            try:
-                with self._transaction() as bound:
-                    return write(bound, attempt > 1)
-            except overtaken:
-                continue
-            except exc.OperationalError as error:
-                if _number_of(error) not in _OVERTAKEN:
-                    raise
-        with self._transaction() as bound:
-            return write(bound, True)
+        from stamina import retry_context  # imports asyncio, for all who only read
+
+        logging.getLogger("stamina").addHandler(_SILENT)
+
+        def passes(error: Exception) -> bool:
+            return isinstance(error, overtaken) or (_is_passing(error) and not self.joined)
+
+        for attempt in retry_context(
+            passes,
+            attempts=_ATTEMPTS,
+            timeout=_LONGEST,
+            wait_initial=_FIRST_WAIT,
+            wait_max=_LONGEST_WAIT,
+            wait_jitter=_JITTER,
+        ):
+            with attempt, _undone(self.mapping, new), self._transaction() as bound:
+                return write(bound, attempt.num > 1)
+        raise AssertionError("the last attempt returns or raises")
 
 
 class BoundRepository(Generic[E]):
@@ -381,11 +410,12 @@ class BoundRepository(Generic[E]):
 
     def _flush(self, entities: Sequence[E]) -> None:
         """Inserts objects by the unit of work and lets go of them, so that they are as they were, and none is held."""
-        self.session.add_all(entities)
-        self.session.flush()
-        for entity in entities:
-            self.session.expunge(entity)
-            orm.make_transient(entity)
+        with _undone(self.mapping, entities, always=True):
+            self.session.add_all(entities)
+            self.session.flush()
+            for entity in entities:
+                self.session.expunge(entity)
+                orm.make_transient(entity)
 
     def _values(self, entity: E) -> dict[str, Any]:
         _state(self.mapping, entity)
@@ -475,7 +505,7 @@ def required(mapping: EntityMapping[E], id: Any, entity: E | None) -> E:
     return entity
 
 
-def page(mapping: EntityMapping[Any], after: Any, limit: int) -> Sequence[sa.ColumnElement[bool]]:
+def page(mapping: EntityMapping[Any], after: Any, limit: Any) -> Sequence[sa.ColumnElement[bool]]:
     """The criteria of ``list``. Raises ``InvalidIdError``, and ``ValueError`` for a limit below 1."""
     given: object = limit
     if not isinstance(given, int) or not 1 <= given < 2**63:
@@ -530,6 +560,32 @@ def _state(mapping: EntityMapping[E], entity: E) -> orm.InstanceState[E]:
 
 
 @contextlib.contextmanager
+def _undone(mapping: EntityMapping[E], entities: Iterable[E], *, always: bool = False) -> Iterator[None]:
+    """Objects that are new get back what they held where the block raises: a key that the database made up for a row
+    that was rolled back may be somebody else's by the next time.
+    """
+    states = {_state(mapping, entity): None for entity in entities}
+    for state in list(states):
+        if state.mapper.relationships:
+            states.update((related, None) for _, _, related, _ in state.mapper.cascade_iterator("save-update", state))
+    # What is committed of an object tells the unit of work which of its relatives are new to it.
+    held = {state: (dict(state.dict), dict(state.committed_state)) for state in states if state.transient}
+    try:
+        yield
+    except BaseException:
+        always = True
+        raise
+    finally:
+        if always:
+            for state, (values, committed) in held.items():
+                state.dict.clear()
+                state.dict.update(values)
+                state.committed_state.clear()
+                state.committed_state.update(committed)
+                state.expired_attributes.clear()
+
+
+@contextlib.contextmanager
 def _translated(mapping: EntityMapping[Any]) -> Iterator[None]:
     """SQLAlchemy's errors about entities as ours; what concerns the database itself passes as it is."""
     try:
@@ -564,6 +620,16 @@ def _told(mapping: EntityMapping[Any]) -> Iterator[None]:
 
 def _is_duplicate(error: exc.IntegrityError) -> bool:
     return _number_of(error) in _DUPLICATES or "UNIQUE constraint failed" in str(error.orig)
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether the database gave up a transaction that may well succeed when it is made again."""
+    if not isinstance(error, exc.DBAPIError):
+        return False
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    if isinstance(code, int):
+        return code & 0xFF in _SQLITE_PASSING
+    return _number_of(error) in _PASSING
 
 
 def _number_of(error: exc.DBAPIError) -> object:
