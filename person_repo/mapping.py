@@ -66,7 +66,7 @@ class Field:
     as it is. ``length`` is the longest string or bytes that the column takes, None where it sets no limit.
     """
 
-    __slots__ = ("column", "decode", "encode", "length", "name", "python_type", "wire")
+    __slots__ = ("_fits", "_stays", "column", "decode", "encode", "length", "name", "python_type", "wire")
 
     def __init__(self, name: str, column: sa.Column[Any]) -> None:
         self.name = name
@@ -74,12 +74,19 @@ class Field:
         self.python_type, self.wire, self.encode, self.decode = _travel(column.type, column)
         plain = self.encode is None and self.python_type in _STRICT_TYPES
         self.length: int | None = getattr(column.type, "length", None) if plain else None
+        # The longest ASCII string that is neither refused nor, as ``as_stored`` has it, changed: most values are
+        # told by this.
+        longest = sys.maxsize if self.length is None else self.length
+        self._fits = longest if plain and self.python_type is str else -1
+        self._stays = self._fits if _keeps_strings(column.type) else -1
 
     def refusal(self, value: Any) -> str | None:
         """Why the column cannot hold a value that is not None, as the end of a sentence; None where it can.
 
         A value that the database itself makes (an SQL expression) can be anything.
         """
+        if type(value) is str and len(value) <= self._fits and value.isascii():
+            return None
         if hasattr(value, "__clause_element__") or isinstance(value, sa.ClauseElement):
             return None
         if self.encode is None and self.python_type in _STRICT_TYPES and not isinstance(value, self.python_type):
@@ -111,6 +118,8 @@ class Field:
         Cases: a value of the column's own type, which is kept unless the column rounds, cuts or pads it; a value of a
         subclass, which drivers write as the plain value; anything else is converted by the database.
         """
+        if type(value) is str and len(value) <= self._stays and value.isascii():
+            return value
         if type(value) is not self.python_type:
             value = _plain(value, self.python_type)
         if value is None or self.refusal(value) is not None or _rounds(self.column.type, value):
@@ -496,6 +505,13 @@ def _plain(value: Any, python_type: Any) -> Any:
         # Drivers disagree where the two differ, as they do for a member of an Enum that is a str too.
         return plain if str(value) == plain else None
     return None
+
+
+def _keeps_strings(type_: sa.types.TypeEngine[Any]) -> bool:
+    """Whether every string comes to the database as it is, and stays so: see ``_rounds``."""
+    if isinstance(type_, sa.TypeDecorator):
+        return not _binds(type_) and _keeps_strings(type_.impl_instance)
+    return not isinstance(type_, sa.CHAR)
 
 
 def _rounds(type_: sa.types.TypeEngine[Any], value: Any) -> bool:
