@@ -21,9 +21,14 @@ from sqlalchemy.engine.interfaces import DBAPIConnection, IsolationLevel
 from person_repo.exceptions import ConfigurationError
 from person_repo.settings import redact
 
-__all__ = ["SHARED_CONNECTION", "engine_of", "fork_safely", "has_one_connection", "read_engine_of"]
+__all__ = ["DIRECT_DRIVERS", "SHARED_CONNECTION", "engine_of", "fork_safely", "has_one_connection", "read_engine_of"]
 
 logger = logging.getLogger(__name__)
+
+DIRECT_DRIVERS = ("pysqlite", "pymysql")
+"""The drivers that are sent statements without SQLAlchemy's execution: those that the tests have. What another one's
+execution context does would be left out.
+"""
 
 
 def engine_of(url: str | sa.URL) -> sa.Engine:

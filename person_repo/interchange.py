@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import hashlib
 import io
 import itertools
@@ -11,12 +12,15 @@ import json
 import os
 import re
 import secrets
+import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal, TextIO
+from typing import IO, TYPE_CHECKING, BinaryIO, Literal, TextIO, cast
+
+import msgspec
 
 from person_repo.exceptions import ConfigurationError, ImportFailedError, InvalidEntityError, RowProblem
 from person_repo.mapping import EntityMapping
@@ -58,10 +62,14 @@ _CHUNK = 1000
 # never closed fills the memory.
 _LONGEST_ROW = 2**20
 
+# An id that is not longer stands for itself where ids are compared, any other by a digest that is one longer.
+_SHORT = 15
+
 # What surrogateescape makes of a byte that is not UTF-8; valid UTF-8 never decodes to these.
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 
 _MAPPING = EntityMapping(Person)
+_LIMITS = [_MAPPING.by_name[name].length or sys.maxsize for name in COLUMNS]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +94,17 @@ class _Row:
     id: str | None = None
 
 
+_Fields = tuple[str, str, str]
+"""The values of ``COLUMNS``, in their order."""
+
+
+@dataclass(slots=True)
+class _Good:
+    """Rows in which nothing is wrong."""
+
+    rows: list[_Fields]
+
+
 def import_people(
     service: PersonService,
     file: str | os.PathLike[str] | BinaryIO,
@@ -99,7 +118,7 @@ def import_people(
     width of each row, UTF-8, NUL characters, quotes, empty or too long values, and ids that occur twice or are in the
     database already, compared as the database compares them: exactly. Blank lines are passed over. The good
     rows wait in a temporary file, so that a pipe can be read and a file that changes meanwhile does no harm;
-    in memory stay a 16-byte digest and a line number for each id (about 130 bytes a row) and the problems found.
+    in memory stay a line number and at most 16 bytes for each id (about 130 bytes a row) and the problems found.
 
     ``skip_bad`` names a file that must not exist: the good rows are imported, still in one transaction, and the bad
     ones written there, with ``line`` and ``reason`` before their own fields. It appears, whole, once the import is
@@ -114,10 +133,9 @@ def import_people(
     with contextlib.ExitStack() as stack:
         name, text = stack.enter_context(_opened(file))
         bad = stack.enter_context(replacing(bad_path)) if bad_path else None
-        good = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", newline=""))
+        good = _Spool(stack.enter_context(tempfile.TemporaryFile()))
         kept, skipped = _sort(_checked(text, service), name, good, bad, report)
-        good.seek(0)
-        imported = service.add_many(_spooled(good, kept, report))
+        imported = service.database.add_rows(COLUMNS, _spooled(good, kept, report))
     return ImportReport(file=name, imported=imported, skipped=skipped, bad_rows=bad_path)
 
 
@@ -237,6 +255,39 @@ class _Lines:
             raise csv.Error(f"the row is longer than {_LONGEST_ROW:,} characters")
         return line
 
+    def ahead(self) -> list[str]:
+        """The next lines, to be counted by ``skip`` or given back by ``again``; none while some are given back."""
+        if self._again:
+            return []
+        read = functools.partial(self._text.readline, _LONGEST_ROW + 1)
+        lines = [*itertools.islice(iter(read, ""), _CHUNK)]
+        return lines if not lines or max(map(len, lines)) <= _LONGEST_ROW else self._whole(lines)
+
+    def _whole(self, pieces: Iterable[str]) -> list[str]:
+        """The lines of these pieces; of one in several pieces the first alone is kept, as ``_read`` does."""
+        lines: list[str] = []
+        goes_on = False
+        for piece in pieces:
+            if not goes_on:
+                lines.append(piece)
+            goes_on = _goes_on(piece)
+        while goes_on:
+            goes_on = _goes_on(self._text.readline(_LONGEST_ROW + 1))
+        return lines
+
+    def again(self, lines: Iterable[str]) -> None:
+        """These lines are the next once more."""
+        self._again.extend(lines)
+
+    def skip(self, count: int) -> None:
+        """Counts lines of ``ahead`` as read."""
+        self.first += count
+
+    @property
+    def given_back(self) -> bool:
+        """Whether lines that were read before are yet to come."""
+        return bool(self._again)
+
     def begin_row(self) -> None:
         """Counts the lines of the row before as read."""
         self.first += len(self._row)
@@ -269,15 +320,16 @@ class _Lines:
 
     def _read(self) -> str:
         line = self._text.readline(_LONGEST_ROW + 1)
-        rest = line
-        while len(rest) > _LONGEST_ROW and not rest.endswith(("\r", "\n")):
-            rest = self._text.readline(_LONGEST_ROW + 1)
-        return line
+        return line if len(line) <= _LONGEST_ROW else self._whole([line])[0]
 
 
-def _rows(text: TextIO) -> Iterator[_Row]:
+def _goes_on(piece: str) -> bool:
+    """Whether a piece of a line as long as a row may be is not its end."""
+    return len(piece) > _LONGEST_ROW and not piece.endswith(("\r", "\n"))
+
+
+def _rows(lines: _Lines) -> Iterator[_Row]:
     """The rows of a file; blank lines are passed over, what is no CSV comes as a row with a problem."""
-    lines = _Lines(text)
     reader = csv.reader(lines, strict=True)
     while True:
         lines.begin_row()
@@ -292,18 +344,93 @@ def _rows(text: TextIO) -> Iterator[_Row]:
             yield _Row(lines.first, fields, lines.problems())
 
 
-def _checked(text: TextIO, service: PersonService) -> Iterator[_Row]:
-    """The header, then every row, with all their problems; nothing after a header that names no known column."""
-    rows = _rows(text)
+def _checked(text: TextIO, service: PersonService) -> Iterator[_Row | _Good]:
+    """The header, then every row, with all their problems; nothing after a header that names no known column.
+
+    Many lines at once where nothing is wrong with any, as in most files; else one after the other.
+    """
+    lines = _Lines(text)
+    rows = _rows(lines)
     header = next(rows, None) or _Row(1, [], [(1, f"the file is empty; its first line must be {','.join(COLUMNS)}")])
     places = _places(header)
     yield header
+    if not places:
+        return
+    is_empty = _is_empty(service)
     seen: dict[bytes, int] = {}
-    while places and (chunk := list(itertools.islice(rows, _CHUNK))):
+    while True:
+        lines.begin_row()
+        first, ahead = lines.first, lines.ahead()
+        good = _good(ahead, first, places, len(header.fields), seen)
+        if good:
+            lines.skip(len(ahead))
+            yield from _absent(good, first, service, is_empty)
+            continue
+        lines.again(ahead)
+        chunk = [*_slowly(rows, lines)]
         for row in chunk:
             _check(row, places, len(header.fields), seen)
-        _check_absent(chunk, service)
+        if not is_empty:
+            _check_absent(chunk, service)
         yield from chunk
+        if not chunk and not lines.given_back:
+            return
+
+
+def _slowly(rows: Iterator[_Row], lines: _Lines) -> Iterator[_Row]:
+    """The rows of the lines that were given back, and of those that belong to the last of them."""
+    while lines.given_back and (row := next(rows, None)):
+        yield row
+
+
+def _is_empty(service: PersonService) -> bool:
+    """Whether nobody is in the database, so that nobody need be looked for there.
+
+    Who is added meanwhile is met by the database itself, as whoever is added after the check.
+    """
+    with service.using(use_db=True):
+        return not service.list(limit=1)
+
+
+def _good(
+    lines: Sequence[str], first: int, places: Mapping[str, int], width: int, seen: dict[bytes, int]
+) -> list[_Fields] | None:
+    """The rows of these lines where each line is a row in which the file alone shows nothing wrong, all of them added
+    to ``seen``; None where one of them must be looked at by itself.
+
+    The same as ``_check`` finds, by column instead of by value: this is most of what an import's check takes.
+    """
+    text = "".join(lines)
+    if len(places) < len(COLUMNS) or "\0" in text or not (text.isascii() or _NOT_UTF8.search(text) is None):
+        return None
+    try:
+        rows = list(csv.reader(lines, strict=True))
+    except csv.Error:
+        return None
+    if len(rows) != len(lines) or {*map(len, rows)} != {width}:
+        return None
+    columns = [*zip(*rows, strict=True)]
+    known = [columns[places[name]] for name in COLUMNS]
+    for column, limit in zip(known, _LIMITS, strict=True):
+        if not all(map(str.strip, column)) or max(map(len, column)) > limit:
+            return None
+    marks = dict(zip(_marks(known[0]), itertools.count(first), strict=False))
+    if len(marks) < len(rows) or not seen.keys().isdisjoint(marks):
+        return None
+    seen.update(marks)
+    return [*zip(*known, strict=True)]
+
+
+def _absent(rows: list[_Fields], first: int, service: PersonService, is_empty: bool) -> Iterator[_Row | _Good]:
+    """These rows at once where nobody of them is in the database, else each with its problems."""
+    with service.using(use_db=True):
+        found = {} if is_empty else service.get_many([row[0] for row in rows])
+    if not found:
+        yield _Good(rows)
+        return
+    for line, row in enumerate(rows, first):
+        problems = [(line, _is_there(row[0]))] if row[0] in found else []
+        yield _Row(line, [*row], problems, values=dict(zip(COLUMNS, row, strict=True)), id=row[0])
 
 
 def _places(header: _Row) -> dict[str, int]:
@@ -337,12 +464,26 @@ def _check(row: _Row, places: Mapping[str, int], width: int, seen: dict[bytes, i
 
 
 def _check_first(row: _Row, id: str, seen: dict[bytes, int]) -> None:
-    digest = hashlib.blake2b(id.encode(), digest_size=16).digest()
-    first = seen.setdefault(digest, row.line)
+    first = seen.setdefault(_mark(id), row.line)
     if first == row.line:
         row.id = id
     else:
         row.problems.append((row.line, f"id {id!r} stands in line {first} already"))
+
+
+def _marks(ids: Sequence[str]) -> Iterable[bytes]:
+    """What stands for each id where ids are compared."""
+    encoded = [*map(str.encode, ids)]
+    return encoded if max(map(len, encoded)) <= _SHORT else map(_mark, ids)
+
+
+def _mark(id: str) -> bytes:
+    encoded = id.encode()
+    return encoded if len(encoded) <= _SHORT else hashlib.blake2b(encoded, digest_size=_SHORT + 1).digest()
+
+
+def _is_there(id: str) -> str:
+    return f"id {id!r} is in the database already"
 
 
 def _check_absent(rows: Sequence[_Row], service: PersonService) -> None:
@@ -351,27 +492,61 @@ def _check_absent(rows: Sequence[_Row], service: PersonService) -> None:
         found = service.get_many([row.id for row in asked])
     for row in asked:
         if row.id in found:
-            row.problems.append((row.line, f"id {row.id!r} is in the database already"))
+            row.problems.append((row.line, _is_there(str(row.id))))
 
 
-def _sort(rows: Iterator[_Row], name: str, good: TextIO, bad: BinaryIO | None, report: Progress) -> tuple[int, int]:
-    """How many rows were good, and written to ``good``, and how many bad: written to ``bad``, or else raised."""
-    header = next(rows)
+class _Spool:
+    """Rows kept in a temporary file, to come back in the order they went in."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._rows: list[_Fields] = []
+
+    def keep(self, rows: Iterable[_Fields]) -> None:
+        self._rows += rows
+        while len(self._rows) >= _CHUNK:
+            self._write(self._rows[:_CHUNK])
+            del self._rows[:_CHUNK]
+
+    def _write(self, rows: list[_Fields]) -> None:
+        encoded = msgspec.msgpack.encode(rows)
+        self._file.write(len(encoded).to_bytes(8))
+        self._file.write(encoded)
+
+    def chunks(self) -> Iterator[list[_Fields]]:
+        """All rows, a thousand at a time."""
+        self._write(self._rows)
+        self._file.seek(0)
+        decode = msgspec.msgpack.Decoder(list[_Fields]).decode
+        while size := int.from_bytes(self._file.read(8)):
+            yield decode(self._file.read(size))
+
+
+def _sort(
+    rows: Iterator[_Row | _Good], name: str, good: _Spool, bad: BinaryIO | None, report: Progress
+) -> tuple[int, int]:
+    """How many rows were good, and kept in ``good``, and how many bad: written to ``bad``, or else raised."""
+    header = cast("_Row", next(rows))
     problems = _problems(name, header)
     if bad:
         _refuse(problems)
         bad.write(_as_csv([("line", "reason", *header.fields)]))
-    writer = csv.writer(good)
-    kept = skipped = 0
+    kept = skipped = reported = 0
     for row in rows:
-        if row.problems and bad:
-            bad.write(_as_csv([(str(row.line), "; ".join(reason for _, reason in row.problems), *row.fields)]))
+        if isinstance(row, _Good):
+            kept += len(row.rows)
+            good.keep(row.rows if not problems else [])
         elif row.problems:
-            problems += _problems(name, row)
-        elif not problems:
-            writer.writerow(row.values[column] for column in COLUMNS)
-        kept, skipped = (kept, skipped + 1) if row.problems else (kept + 1, skipped)
-        if (kept + skipped) % _CHUNK == 0:
+            skipped += 1
+            if bad:
+                bad.write(_as_csv([(str(row.line), "; ".join(reason for _, reason in row.problems), *row.fields)]))
+            else:
+                problems += _problems(name, row)
+        else:
+            kept += 1
+            good.keep([cast("_Fields", tuple(row.values[column] for column in COLUMNS))] if not problems else [])
+        if (kept + skipped) // _CHUNK > reported:
+            reported = (kept + skipped) // _CHUNK
             report("check", kept + skipped, None)
     _refuse(problems)
     report("check", kept + skipped, None)
@@ -389,10 +564,12 @@ def _refuse(problems: Sequence[RowProblem]) -> None:
         raise ImportFailedError(problems)
 
 
-def _spooled(good: TextIO, total: int, report: Progress) -> Iterator[Person]:
-    for done, row in enumerate(csv.reader(good), 1):
-        yield Person(**dict(zip(COLUMNS, row, strict=True)))
-        if done % _CHUNK == 0:
+def _spooled(good: _Spool, total: int, report: Progress) -> Iterator[list[_Fields]]:
+    done = 0
+    for chunk in good.chunks():
+        yield chunk
+        done += len(chunk)
+        if len(chunk) == _CHUNK:
             report("import", done, total)
     report("commit", total, total)
 

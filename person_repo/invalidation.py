@@ -183,7 +183,11 @@ class _Coverage:
             return
         kind, commits = (TextKind.WRITE, False) if writes else changes.kind_of_text(statement, connection.dialect.name)
         try:
-            found = self._of_dml(connection, context) if writes else self._of_text(statement, kind)
+            told = context.execution_options.get(changes.TOLD) if context is not None else None
+            if told is not None:
+                found = self._of_told(connection, told)
+            else:
+                found = self._of_dml(connection, context) if writes else self._of_text(statement, kind)
         except sa.exc.DBAPIError:
             raise  # of a question to the database: the statement would have met the same
         except Exception:  # a statement of a kind never seen: it must not fail for us, nor go unseen
@@ -238,6 +242,14 @@ class _Coverage:
             most=max(model.backend.settings.max_keys for model in self._models),
             may_ask=lambda: not self._commits_itself(connection),
         )
+
+    def _of_told(self, connection: sa.Connection, told: changes.Told) -> list[Change]:
+        pending: _Pending | None = connection.connection.info.get(_PENDING)
+        found = []
+        for model in self._by_table.get(told.table.name.lower(), ()):
+            same = model.source is told.table and model.key_names == told.key_names and not model.converts_keys()
+            found.append(Change(model, told.identities() if same and not _drops(pending, model) else None))
+        return found
 
     def _of_text(self, statement: str, kind: str) -> list[Change]:
         if kind == TextKind.ANY:

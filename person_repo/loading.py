@@ -9,7 +9,7 @@ from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
 
 import sqlalchemy as sa
 
-from person_repo.engines import SHARED_CONNECTION
+from person_repo.engines import DIRECT_DRIVERS, SHARED_CONNECTION
 from person_repo.mapping import EntityMapping, Identity, Row
 
 __all__ = ["Loaded", "Loader", "Queries"]
@@ -20,9 +20,6 @@ E = TypeVar("E")
 _MOST_PARAMETERS = 900
 
 _AMONG = "keys"
-
-# Those that the tests have: another one's execution context may do what is left out here.
-_DIRECT_DRIVERS = ("pysqlite", "pymysql")
 
 
 class Loaded(NamedTuple):
@@ -93,7 +90,7 @@ class Loader(Generic[E]):
         self._columns = _restricted(mapping, sa.select(*mapping.columns))
         self._one = self._columns.where(queries.by_key)
         self._many = self._columns.where(queries.among)
-        self._may_go_direct = engine.dialect.driver in _DIRECT_DRIVERS and mapping.restriction is None
+        self._may_go_direct = engine.dialect.driver in DIRECT_DRIVERS and mapping.restriction is None
         self._direct: dict[int, _Direct] = {}
 
     def one(self, identity: Identity) -> Loaded:

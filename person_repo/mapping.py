@@ -69,7 +69,9 @@ class Field:
     as it is. ``length`` is the longest string or bytes that the column takes, None where it sets no limit.
     """
 
-    __slots__ = ("_kinds", "_words", "column", "decode", "encode", "length", "name", "python_type", "wire")
+    __slots__ = (
+        "_fits", "_kinds", "_stays", "_words", "column", "decode", "encode", "length", "name", "python_type", "wire",
+    )  # fmt: skip
 
     def __init__(self, name: str, column: sa.Column[Any]) -> None:
         self.name = name
@@ -79,12 +81,19 @@ class Field:
         self._words = frozenset(column.type.enums) if isinstance(column.type, sa.Enum) else None
         plain = self.encode is None and self.python_type in (str, bytes)
         self.length: int | None = getattr(column.type, "length", None) if plain else None
+        # The longest ASCII string that is neither refused nor, as ``as_stored`` has it, changed: most values are
+        # told by this.
+        longest = sys.maxsize if self.length is None else self.length
+        self._fits = longest if plain and self.python_type is str and self._words is None else -1
+        self._stays = self._fits if _keeps_strings(column.type) else -1
 
     def refusal(self, value: Any) -> str | None:
         """Why the column cannot hold a value that is not None, as the end of a sentence; None where it can.
 
         A value that the database itself makes (an SQL expression) can be anything.
         """
+        if type(value) is str and len(value) <= self._fits and value.isascii():
+            return None
         if hasattr(value, "__clause_element__") or isinstance(value, sa.ClauseElement):
             return None
         return self.mismatch(value) or self.excess(value)
@@ -130,6 +139,8 @@ class Field:
         Cases: a value of the column's own type, which is kept unless the column rounds, cuts or pads it; a value of a
         subclass, which drivers write as the plain value; anything else is converted by the database.
         """
+        if type(value) is str and len(value) <= self._stays and value.isascii():
+            return value
         if type(value) is not self.python_type:
             value = _plain(value, self.python_type)
         if value is None or self.refusal(value) is not None or _rounds(self.column.type, value):
@@ -542,6 +553,13 @@ def _plain(value: Any, python_type: Any) -> Any:
         # Drivers disagree where the two differ, as they do for a member of an Enum that is a str too.
         return plain if str(value) == plain else None
     return None
+
+
+def _keeps_strings(type_: sa.types.TypeEngine[Any]) -> bool:
+    """Whether every string comes to the database as it is, and stays so: see ``_rounds``."""
+    if isinstance(type_, sa.TypeDecorator):
+        return not _binds(type_) and _keeps_strings(type_.impl_instance)
+    return not isinstance(type_, sa.CHAR)
 
 
 def _rounds(type_: sa.types.TypeEngine[Any], value: Any) -> bool:

@@ -30,8 +30,9 @@ from person_repo.exceptions import (
     StaleEntityError,
     shown,
 )
+from person_repo.inserting import Insert
 from person_repo.loading import Loader, Queries
-from person_repo.mapping import EntityMapping, Identity
+from person_repo.mapping import EntityMapping, Identity, Row
 from person_repo.model import Person
 
 __all__ = ["BoundRepository", "Repository", "SQLAlchemyRepository", "Sessions"]
@@ -210,6 +211,15 @@ class SQLAlchemyRepository(Generic[E]):
             with self._transaction() as bound:
                 return bound.add_many(entities)
         return self._again(lambda bound, _: bound.add_many(entities))
+
+    def add_rows(self, names: Sequence[str], chunks: Iterable[Sequence[Row]]) -> int:
+        """Stores new entities of which there are very many, all or none, without making objects of them; how many.
+
+        ``chunks``: the values of the fields of these ``names``, of each entity, some thousand entities at a time. They
+        must be checked already (``EntityMapping.check``). Raises ``EntityExistsError``, ``InvalidEntityError``.
+        """
+        with self._transaction() as bound:
+            return bound.add_rows(names, chunks)
 
     def update(self, id: Any, **changes: Any) -> E:
         """See ``Repository``. Read and written under a lock."""
@@ -405,6 +415,24 @@ class BoundRepository(Generic[E]):
                     self._flush(chunk)
                 else:
                     self.session.execute(sa.insert(self.mapping.entity), values)
+                added += len(chunk)
+        return added
+
+    def add_rows(self, names: Sequence[str], chunks: Iterable[Sequence[Row]]) -> int:
+        """See ``SQLAlchemyRepository``."""
+        connection = self.session.connection(bind_arguments={"mapper": self.mapping.mapper})
+        insert = Insert.of(self.mapping, names, connection)
+        added = 0
+        with _translated(self.mapping):
+            for chunk in chunks:
+                if not chunk:
+                    continue
+                if insert is None:
+                    self.session.execute(
+                        sa.insert(self.mapping.entity), [dict(zip(names, row, strict=True)) for row in chunk]
+                    )
+                else:
+                    insert.send(connection, chunk)
                 added += len(chunk)
         return added
 

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import person_repo
-from person_repo import Person, PersonService
+from person_repo import Person, PersonService, interchange
 from person_repo.exceptions import ConfigurationError, EntityExistsError, ImportFailedError
 from person_repo.interchange import COLUMNS, ImportReport, check_fields, export_people, import_people, replacing
 from person_repo.model import Base
@@ -90,6 +90,67 @@ def test_an_import_invalidates_what_was_read_before(people: PersonService) -> No
     assert people.get("knuth-1974") is None
     import_people(people, LAUREATES)
     assert people.get_one("knuth-1974").last_name == "Knuth"
+
+
+def test_an_import_of_few_people_drops_these_and_one_of_many_the_whole_model(people: PersonService) -> None:
+    import_people(people, LAUREATES)
+    assert (people.stats().tombstones, people.stats().model_drops) == (79, 0)
+
+    assert take(people, rows(5000)).imported == 5000
+    assert (people.stats().tombstones, people.stats().model_drops) == (79, 1)
+
+
+PIECES = st.sampled_from(
+    [
+        *("a,b,c\n", "d,e,f\r\n", "g,h,i\r", "\n", '"j","k","l"\n', '"m","n\no",p\n', "é,ö,ü\n", "a,b,c\n"),
+        *(",b,c\n", "x, ,c\n", "y,b\n", "z,b,c,d\n", '"open,b,c\n', '"q"x,b,c\n', "nul\0,b,c\n", '"","",""\n'),
+        *("\udce9,b,c\n", f"{'i' * 101},b,c\n", f"{'i' * 100},b,c\n", f"r,{'n' * 201},c\n", f"{'k' * 16},b,c\n"),
+    ]
+)
+
+
+@pytest.fixture(scope="module")
+def somebody() -> Iterator[PersonService]:
+    """A service over a table in which there is one person, "d"."""
+    with person_repo.connect("sqlite://") as people:
+        Base.metadata.create_all(people.engine)
+        people.add(Person(id="d", first_name="there", last_name="already"))
+        yield people
+
+
+def judged(people: PersonService, text: str) -> object:
+    """The rows of a file that are found good, and those found bad with their reasons."""
+    bad, good = io.BytesIO(), interchange._Spool(io.BytesIO())
+    lines = io.StringIO(text, newline="")
+    counts = interchange._sort(interchange._checked(lines, people), "file", good, bad, lambda *_: None)
+    return counts, bad.getvalue(), [*good.chunks()]
+
+
+@settings(max_examples=100)
+@given(st.lists(PIECES, max_size=12).map("".join))
+def test_lines_looked_at_together_are_judged_as_each_by_itself(somebody: PersonService, rest: str) -> None:
+    together = judged(somebody, HEADER.decode() + rest)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interchange, "_good", lambda *_: None)
+        assert judged(somebody, HEADER.decode() + rest) == together
+
+
+@sqlite_only
+def test_lines_are_looked_at_together_again_after_a_row_that_could_not_be(
+    people: PersonService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    each: list[object] = []
+    check = interchange._check
+    monkeypatch.setattr(interchange, "_check", lambda row, *rest: each.append(row) or check(row, *rest))
+    content = (
+        HEADER
+        + rows(1500).removeprefix(HEADER)
+        + b'"two\nlines",b,c\n'
+        + b"".join(b"more-%d,b,c\n" % number for number in range(3000))
+    )
+
+    assert take(people, content).imported == 4501
+    assert 0 < len(each) <= 1000
 
 
 TOO_LONG = f"the limit is {LIMITS['first_name']}"
@@ -239,8 +300,19 @@ def test_ids_in_the_database_are_found_with_one_query_for_a_thousand_rows(
 
     assert len(caught.value.problems) == 2500
     assert people.stats().round_trips == spent  # the cache is not asked
-    # A thousand ids may take two statements, for the sake of databases that take fewer parameters.
-    assert len(seen) <= 6
+    # A thousand ids may take two statements, for the sake of databases that take fewer parameters; the first asks
+    # whether anybody is there.
+    assert len(seen) <= 7
+
+
+def test_nobody_is_looked_for_in_a_database_where_nobody_is(
+    people: PersonService, statements: Callable[..., AbstractContextManager[list[str]]]
+) -> None:
+    with statements(people.engine, people.read_engine) as seen:
+        take(people, rows(3000))
+
+    assert len([statement for statement in seen if "SELECT" in statement]) == 1
+    assert len([statement for statement in seen if "INSERT" in statement]) == 3
 
 
 def test_an_id_added_by_somebody_while_the_file_was_checked_calls_the_import_off(

@@ -33,6 +33,7 @@ from person_repo.exceptions import (
     StaleEntityError,
     UnknownFieldError,
 )
+from person_repo.inserting import Insert
 from person_repo.model import Base, Person
 from person_repo.repository import BoundRepository, SQLAlchemyRepository
 from person_repo.service import PersonService, Service
@@ -489,6 +490,40 @@ def test_a_hundred_thousand_are_added_as_they_are_made(people_engine: sa.Engine)
 
 
 @toggle_has_no_part
+def test_rows_without_objects_are_stored_like_objects(people: PersonService, statements: Statements) -> None:
+    names = ["id", "first_name", "last_name"]
+    chunks = [[("ada", "Ada", "100 %s"), ("bob", "Bob", "; %(id)s")], [], [("eve", "\u00c9ve", "?")]]
+    with statements(people.engine) as seen:
+        assert people.database.add_rows(names, chunks) == 3
+    assert len(seen) == 2
+    assert people.list() == [Person(id=id, first_name=first, last_name=last) for c in chunks for id, first, last in c]
+    assert {found.version for found in people.list()} == {1}
+
+    with pytest.raises(EntityExistsError):
+        people.database.add_rows(names, [[("new", "a", "b")], [("ada", "a", "b")]])
+    assert people.get("new") is None
+
+
+def test_rows_of_what_a_driver_cannot_take_as_it_is_are_stored_all_the_same(
+    parcels: Service[Parcel],
+) -> None:
+    made = [parcel(number=number) for number in range(3)]
+    names = list(parcels.database.mapping.names)
+
+    assert parcels.database.add_rows(names, [[tuple(getattr(one, name) for name in names) for one in made]]) == 3
+    assert parcels.list() == made
+
+
+def test_rows_go_to_the_schema_that_the_host_translates_to(people_engine: sa.Engine) -> None:
+    translated = people_engine.execution_options(schema_translate_map={None: None})
+    mapping = SQLAlchemyRepository(Person, people_engine).mapping
+    with translated.connect() as connection, people_engine.connect() as plain:
+        assert Insert.of(mapping, ["id", "first_name", "last_name"], connection) is None
+        assert Insert.of(mapping, ["first_name", "last_name"], plain) is None  # the key is made elsewhere
+        assert Insert.of(mapping, ["last_name", "id", "first_name"], plain) is None  # another order than the table's
+        assert Insert.of(mapping, ["id", "first_name", "last_name"], plain) is not None
+
+
 def test_what_add_many_is_given_stays_as_it_is(people: PersonService) -> None:
     ada = person()
     assert people.add_many([ada]) == 1
