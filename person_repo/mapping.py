@@ -249,9 +249,16 @@ class EntityMapping(Generic[E]):
         """
         shape = self._shape_of(row) if self._shapes else self._shape
         manager = shape.manager
-        instance: E = manager.new_instance()
-        shape.put(instance.__dict__, row if shape.pick is None else shape.pick(row))
-        state = attributes.instance_state(instance)
+        instance: E
+        if shape.state_class is None:
+            instance = shape.first_instance()
+            values = instance.__dict__
+            state = attributes.instance_state(instance)
+        else:  # what ``new_instance`` does, without its calls
+            instance = shape.new(manager.class_)
+            values = instance.__dict__
+            state = values[manager.STATE_ATTR] = shape.state_class(instance, manager)
+        shape.put(values, row if shape.pick is None else shape.pick(row))
         state.key = (self._identity_class, self.identity_in(row), None)
         if shape.unloaded:
             state.expired_attributes.update(shape.unloaded)
@@ -398,21 +405,33 @@ def _decorated(type_: sa.TypeDecorator[Any], column: sa.Column[Any]) -> _Travel:
 
 class _Shape:
     """How a row becomes an object of one class: ``pick`` picks the values of its attributes from a row, None where they
-    are the whole of it; ``put`` puts them into the object's ``__dict__``.
+    are the whole of it; ``put`` puts them into the object's ``__dict__``. ``state_class`` is that of the state that
+    SQLAlchemy keeps in there, None where it keeps it elsewhere or no object has been made yet.
     """
 
-    __slots__ = ("manager", "pick", "put", "unloaded")
+    __slots__ = ("manager", "new", "pick", "put", "state_class", "unloaded")
 
     def __init__(self, mapper: orm.Mapper[Any], fields: Sequence[Field]) -> None:
         at = {field.column: index for index, field in enumerate(fields)}
         own = [(prop.key, at[column]) for prop, column in _mapped_columns(mapper)]
         self.manager = mapper.class_manager
+        self.new: Any = mapper.class_.__new__
+        self.state_class: type[orm.InstanceState[Any]] | None = None
         names = [name for name, _ in own]
         self.put = _putter(names)
         indexes = [index for _, index in own]
         self.pick = None if indexes == list(range(len(fields))) else _picker(indexes)
         # Expressions that a session would load with the row; without a mark they would read as None in silence.
         self.unloaded = frozenset(prop.key for prop in mapper.column_attrs).difference(names)
+
+    def first_instance(self) -> Any:
+        """A new object with a state, made by SQLAlchemy, which configures its mappers with the first."""
+        instance = self.manager.new_instance()
+        state = attributes.instance_state(instance)
+        # Whoever instruments classes in a way of their own has another manager.
+        if type(self.manager) is orm.ClassManager and instance.__dict__.get(self.manager.STATE_ATTR) is state:
+            self.state_class = type(state)
+        return instance
 
 
 def _mapped_columns(mapper: orm.Mapper[Any]) -> Iterable[tuple[orm.ColumnProperty[Any], sa.Column[Any]]]:
