@@ -6,10 +6,11 @@ How the figures are taken
 **Ratios, not times.** The machine is shared and noisy, and yours is another one. Every figure that is judged is a
 ratio of two contestants of the same run.
 
-**Interleaved rounds.** A round gives each contestant a small, fixed number of operations, in an order that is shuffled
-anew each time, on the same ids. So whatever else the machine does meets all of them alike. A ratio is taken within
-each round; what is shown is the median of these ratios, with the quartiles. The first rounds warm up and do not count.
-Garbage is collected between the timed parts, never within.
+**Interleaved rounds.** A round gives each contestant a few operations, about a millisecond's worth, in an order that is
+shuffled anew each time, on the same ids. So whatever else the machine does meets all of them alike. The first operation
+of each turn does not count, for it finds the processor's caches full of another contestant's work; nor do the first
+rounds. A ratio is taken within each round; what is shown is the median of these ratios, with the quartiles. Garbage is
+collected between the timed parts, never within.
 
 **Floors.** A hit is compared with one round trip of a raw socket that asks for the same value (``get key``, blocking,
 no timeout, nothing parsed), many hits with one ``get k1 ... k100``; reads from the database with the driver and an

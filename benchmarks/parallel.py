@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -33,7 +34,9 @@ class _Together(Contestant):
 
     def cost(self, items: Items) -> float:
         """Seconds of wall clock for one item."""
-        return Contestant(self.name, self.call).cost([items]) / len(items)
+        start = time.perf_counter()
+        self.call(items)
+        return (time.perf_counter() - start) / len(items)
 
 
 # Threads

@@ -32,7 +32,7 @@ def profile(case: Case, world: World) -> str:
     if not chosen:
         raise SystemExit(f"{case.name} has no contestant of ours to profile")
     contestant = chosen[-1]
-    items = random.Random(0).sample(case.items(world), _SLICE if case.operations > 1 else 1)
+    items = random.Random(0).sample(case.items(world), min(_SLICE, 2 * case.operations))
     for _ in range(2):
         _each(contestant, items)
     listed, python, c = _calls(contestant, items[0])

@@ -86,7 +86,9 @@ def test_every_contestant_does_the_same_operations_in_each_round() -> None:
 
 def test_warm_up_rounds_do_not_count() -> None:
     counted = iter(range(100))
-    costs = measure([Clocked("one", lambda _: next(counted))], lambda _: [None], rounds=3, warm_up=2, checked=False)
+    costs = measure(
+        [Clocked("one", lambda _: next(counted))], lambda _: [None, None], rounds=3, warm_up=2, checked=False
+    )
     assert costs == {"one": [2, 3, 4]}
 
 
