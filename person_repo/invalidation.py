@@ -244,7 +244,7 @@ class _Coverage:
         )
 
     def _of_told(self, connection: sa.Connection, told: changes.Told) -> list[Change]:
-        pending: _Pending | None = connection.connection.info.get(_PENDING)
+        pending: Pending | None = connection.connection.info.get(_PENDING)
         found = []
         for model in self._by_table.get(told.table.name.lower(), ()):
             same = model.source is told.table and model.key_names == told.key_names and not model.converts_keys()
