@@ -5,6 +5,7 @@ Each read is one pass through these states (``backends`` names them)::
     fence ── may be old here ──── load, do not store
       │
     fetch ── value ───────────── decode ── of this key and schema ──> hit
+      ├───── value, ends soon ── load, encode, fill ──> renewal
       │                            └────── anything else ──> counted; fetch again, taking its place
       ├───── lease ───────────── load, encode, fill ──> miss
       ├───── another's lease ─── fetch again, a bounded time ──> hit, or load and do not store
@@ -21,14 +22,16 @@ import builtins
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, Generic, TypeVar
 
+import sqlalchemy as sa
 from dogpile.cache import CacheRegion
 from sqlalchemy import orm
 
-from person_repo.backends import BLOCKED, BUSY, UNREACHABLE, Coherence, Fetched, Lease, LeaseBackend
+from person_repo.backends import BLOCKED, BUSY, UNREACHABLE, Coherence, Expiring, Fetched, Lease, LeaseBackend
 from person_repo.codec import Codec, RejectedItemError, UncacheableError
+from person_repo.exceptions import OverloadError
 from person_repo.fence import Fence, fence_of
 from person_repo.keys import Keyspace
 from person_repo.mapping import Identity, Row
@@ -133,14 +136,32 @@ class CachedRepository(Generic[E]):
             found = self._awaited(key)
             if isinstance(found, bytes):
                 return self._decoded_or_loaded(identity, (key, full), found)
+        if isinstance(found, Expiring):
+            return self._renewed(identity, (key, full), found)
         return self._load(identity, (key, full), found)
+
+    def _renewed(self, identity: Identity, keys: tuple[str, str], found: Expiring) -> Row | None:
+        """What is loaded anew before it ends; where the database is too busy for that, or fails, what is there yet."""
+        try:
+            current = self._codec.decode(found.value, keys[1])
+        except RejectedItemError:
+            self.counters.rejected += 1
+            return self._load(identity, keys, found.lease)
+        bulkhead = self.backend.bulkhead
+        if bulkhead is None or not bulkhead.is_full:
+            try:
+                return self._load(identity, keys, found.lease)
+            except (sa.exc.SQLAlchemyError, OverloadError) as exc:
+                logger.debug("%s is not renewed: %s", keys[1], exc)
+        self._count_hit(current)
+        return current
 
     def _reject(self, key: str, item: bytes, exc: RejectedItemError) -> Fetched:
         """Takes the place of an item that is of no use here; where another one has come meanwhile, leaves it alone."""
         self.counters.rejected += 1
         logger.debug("an item of the cache was rejected: %s", exc)
         found = self.backend.fetch(self.keys.group, key, reject=item)
-        return BLOCKED if isinstance(found, bytes) else found
+        return BLOCKED if isinstance(found, (bytes, Expiring)) else found
 
     def _awaited(self, key: str) -> Fetched:
         """What another reader's lease turns into within a bounded time; ``BUSY`` where it takes longer."""
@@ -236,6 +257,11 @@ class CachedRepository(Generic[E]):
         hits = negative = 0
         items = self.backend.fetch_many(self.keys.group, [key for key, _ in keys.values()])
         for (identity, (key, full)), item in zip(keys.items(), items, strict=True):
+            if isinstance(item, Expiring):
+                left[identity] = item.lease
+                with suppress(RejectedItemError):
+                    rows[identity] = decode(item.value, full)  # for the case that it cannot be renewed
+                continue
             if not isinstance(item, bytes):
                 left[identity] = item
                 continue
@@ -284,8 +310,10 @@ class CachedRepository(Generic[E]):
                 for found in left.values():
                     self._count_outcome(found)
                 loaded, committed = self.database.loader.many(list(left))
-        except BaseException:
+        except BaseException as exc:
             self.backend.abandon([found for found in left.values() if isinstance(found, Lease)])
+            if isinstance(exc, (sa.exc.SQLAlchemyError, OverloadError)) and left.keys() <= rows.keys():
+                return
             raise
         rows.update({identity: loaded.get(identity) for identity in left})
         leases = [(found, identity) for identity, found in left.items() if isinstance(found, Lease)]
@@ -349,7 +377,10 @@ class CachedRepository(Generic[E]):
 
     def _count_outcome(self, found: Fetched) -> None:
         if isinstance(found, Lease):
-            self.counters.misses += 1
+            if found.renews:
+                self.counters.renewals += 1
+            else:
+                self.counters.misses += 1
         elif found is BLOCKED or found is UNREACHABLE:
             self.counters.bypasses += 1
 

@@ -89,6 +89,14 @@ class Bulkhead:
         self._places = threading.BoundedSemaphore(self._limit)
         self._process = os.getpid()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether a caller would have to wait now."""
+        if not self._places.acquire(blocking=False):
+            return True
+        self._places.release()
+        return False
+
     @contextmanager
     def entered(self) -> Iterator[bool]:
         """A block that only so many callers are in; whether this one had to wait.

@@ -12,7 +12,8 @@ class Stats:
     """What a service or a region has done since it was made, as plain numbers.
 
     Reads: ``hits`` (answered by the cache), ``negative_hits`` (of these: known absences), ``misses`` (nobody knew,
-    this reader loaded), ``waits`` (another reader was loading), ``bypasses`` (a writer's tombstone stood there),
+    this reader loaded), ``renewals`` (a value was about to end, and this reader loaded it anew), ``waits`` (another
+    reader was loading), ``bypasses`` (a writer's tombstone stood there),
     ``rejected`` (an item that names another key or schema, or cannot be decoded), ``loads`` (statements sent to the
     database to answer reads). Fills: ``fills`` (stored), ``fills_refused`` (the lease was lost; the log's "add failed"
     of old), ``uncacheable`` (a state that would not come back as it was). Writes: ``tombstones`` (placed),
@@ -25,6 +26,7 @@ class Stats:
     hits: int = 0
     negative_hits: int = 0
     misses: int = 0
+    renewals: int = 0
     waits: int = 0
     bypasses: int = 0
     rejected: int = 0
@@ -90,6 +92,7 @@ class Counters:
     hits: Count
     negative_hits: Count
     misses: Count
+    renewals: Count
     waits: Count
     bypasses: Count
     rejected: Count

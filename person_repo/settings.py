@@ -38,7 +38,9 @@ _LONGEST_TTL = 30 * 24 * 3600
 class CacheSettings:
     """How a region caches. Every field is also an option of a cache URL.
 
-    ``ttl``: seconds a value or a negative entry lives at the server. ``lease_ttl``: seconds after which a
+    ``ttl``: seconds a value or a negative entry lives at the server. ``ttl_jitter``: the part of it by which each
+    value's may be shorter, at random. ``refresh_ahead``: the last part of it, in which one reader renews
+    a value that is still read. ``lease_ttl``: seconds after which a
     reader that died has lost its right to fill. ``tombstone_ttl``: seconds a tombstone outlives a
     writer that died; longer than the slowest commit. ``wait``: seconds a reader waits for another's load before
     it loads for itself. ``timeout``: seconds one operation may wait for the cache, in all: connecting,
@@ -55,6 +57,8 @@ class CacheSettings:
 
     namespace: str = "person_repo"
     ttl: int = 3600
+    ttl_jitter: float = 0.1
+    refresh_ahead: float = 0.05
     lease_ttl: int = 5
     tombstone_ttl: int = 60
     wait: float = 0.1
@@ -88,6 +92,9 @@ class CacheSettings:
         for name in ("timeout", "connect_timeout", "breaker_reset", "fence_interval", "max_load_wait"):
             if not 0 < getattr(self, name) <= 60:
                 raise ConfigurationError(f"{name} {getattr(self, name)!r}: give seconds above 0, at most 60")
+        for name in ("ttl_jitter", "refresh_ahead"):
+            if not 0 <= getattr(self, name) <= 0.5:
+                raise ConfigurationError(f"{name} {getattr(self, name)!r}: give a part of the ttl, between 0 and 0.5")
         if not 0 <= self.wait <= 60:
             raise ConfigurationError(f"wait {self.wait!r}: give seconds between 0 and 60")
         if self.on_unreachable not in ON_UNREACHABLE:

@@ -132,7 +132,8 @@ class LeaseContract:
 
     def _backend(self, *, ttl: int = 3600, lease_ttl: int = 600, tombstone_ttl: int = 1200) -> LeaseBackend:
         # Nothing expires in a test that does not ask for it, however slow the machine.
-        backend = self.make_backend(ttl=ttl, lease_ttl=lease_ttl, tombstone_ttl=tombstone_ttl)
+        times = {"ttl": ttl, "lease_ttl": lease_ttl, "tombstone_ttl": tombstone_ttl}
+        backend = self.make_backend(**times, ttl_jitter=0, refresh_ahead=0)
         self._open.append(backend)
         return backend
 

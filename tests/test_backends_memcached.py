@@ -25,7 +25,7 @@ from forks import forking, running_in_child
 from servers import Memcached
 from unruly import Answer, Door
 
-from person_repo.backends import BLOCKED, BUSY, UNREACHABLE, Lease, Tombstones
+from person_repo.backends import BLOCKED, BUSY, UNREACHABLE, Expiring, Lease, Tombstones
 from person_repo.backends import memcached as module
 from person_repo.backends._meta import Patience
 from person_repo.backends.memcached import BASE, MemcachedBackend
@@ -1211,6 +1211,61 @@ def test_a_server_that_has_no_memory_for_a_lease_is_counted_and_logged(
     for key in keys(3):
         take(backend, key)
     assert [record.levelname for record in caplog.records] == ["WARNING"]  # INFO is below what is captured
+
+
+class TestRenewal:
+    """A ttl of four seconds, of which two are the last part."""
+
+    SHORT = {"ttl": 4, "ttl_jitter": 0, "refresh_ahead": 0.5}
+
+    def expiring(self, backend: MemcachedBackend, server: Memcached) -> Expiring:
+        store(backend, KEY, OLD)
+        server.ask(f"mg {KEY} T1")
+        found = backend.fetch(GROUP, KEY)
+        assert isinstance(found, Expiring)
+        assert found.value == OLD
+        return found
+
+    def test_one_reader_is_to_renew_a_value_that_ends_soon_and_the_others_are_given_it(
+        self, connect: Connect, server: Memcached
+    ) -> None:
+        backend, another = connect(server, **self.SHORT), connect(server, **self.SHORT)
+        found = self.expiring(backend, server)
+
+        assert another.fetch(GROUP, KEY) == backend.fetch(GROUP, KEY) == OLD
+        assert another.fetch_many(GROUP, [KEY]) == [OLD]
+        backend.abandon([found.lease])
+        assert another.fetch(GROUP, KEY) == OLD, "what stands there is good to its end"
+        assert backend.fill(found.lease, NEW)
+        assert another.fetch(GROUP, KEY) == NEW
+        assert server.ask(f"mg {KEY} t") in ("HD t4\r\n", "HD t3\r\n")
+
+    def test_a_value_that_was_changed_meanwhile_is_not_renewed(self, connect: Connect, server: Memcached) -> None:
+        backend, writer = connect(server, **self.SHORT), connect(server)
+        found = self.expiring(backend, server)
+        tombstones = writer.put_tombstones([KEY])
+
+        assert not backend.fill(found.lease, OLD)
+        writer.release(tombstones)
+        take(writer)
+        assert not backend.fill(found.lease, OLD)
+
+    def test_it_can_be_left_out(self, connect: Connect, server: Memcached) -> None:
+        backend = connect(server, ttl=4, refresh_ahead=0)
+        store(backend, KEY, OLD)
+        server.ask(f"mg {KEY} T1")
+
+        assert backend.fetch(GROUP, KEY) == OLD
+
+    def test_values_live_shorter_by_a_random_part(self, connect: Connect, server: Memcached) -> None:
+        backend = connect(server, ttl=1000, ttl_jitter=0.5)
+        lives = set()
+        for key in keys(50):
+            store(backend, key, OLD)
+            lives.add(int(server.ask(f"mg {key} t").split("t")[1]))
+
+        assert len(lives) > 10
+        assert 499 <= min(lives) <= max(lives) <= 1000
 
 
 class TestOutage:

@@ -7,7 +7,7 @@ import threading
 import pytest
 from forks import forking, in_child
 
-from person_repo.backends import BLOCKED, BUSY, Lease
+from person_repo.backends import BLOCKED, BUSY, Expiring, Lease
 from person_repo.backends.memory import MemoryBackend
 from person_repo.exceptions import ConfigurationError
 from person_repo.testing import GROUP, KEY, NEW, OLD, OTHER_KEY, store, take
@@ -79,7 +79,7 @@ def test_items_for_dogpile_are_bounded_too() -> None:
 
 def test_a_value_lives_to_the_end_of_its_ttl_and_no_longer() -> None:
     clock = Clock()
-    backend = MemoryBackend({"ttl": 10, "clock": clock})
+    backend = MemoryBackend({"ttl": 10, "ttl_jitter": 0, "refresh_ahead": 0, "clock": clock})
     store(backend, KEY, OLD)
 
     clock.now += 9.999
@@ -88,9 +88,58 @@ def test_a_value_lives_to_the_end_of_its_ttl_and_no_longer() -> None:
     take(backend)
 
 
+def test_one_reader_is_to_renew_a_value_that_ends_soon_and_the_others_are_given_it() -> None:
+    clock = Clock()
+    backend = MemoryBackend({"ttl": 100, "ttl_jitter": 0, "refresh_ahead": 0.1, "clock": clock})
+    store(backend, KEY, OLD)
+    clock.now += 89.9
+    assert backend.fetch(GROUP, KEY) == OLD
+
+    clock.now += 0.1
+    first, *others = [backend.fetch(GROUP, KEY), backend.fetch(GROUP, KEY), *backend.fetch_many(GROUP, [KEY])]
+
+    assert isinstance(first, Expiring)
+    assert (first.value, others) == (OLD, [OLD, OLD])
+    backend.abandon([first.lease])
+    assert backend.fetch(GROUP, KEY) == OLD, "what stands there is good to its end"
+    assert backend.fill(first.lease, NEW)
+    clock.now += 89.9
+    assert backend.fetch(GROUP, KEY) == NEW
+
+
+def test_a_value_that_was_changed_meanwhile_is_not_renewed() -> None:
+    clock = Clock()
+    backend = MemoryBackend({"ttl": 100, "ttl_jitter": 0, "refresh_ahead": 0.1, "clock": clock})
+    store(backend, KEY, OLD)
+    clock.now += 95
+    found = backend.fetch(GROUP, KEY)
+    assert isinstance(found, Expiring)
+    tombstones = backend.put_tombstones([KEY])
+
+    assert not backend.fill(found.lease, OLD)
+    backend.release(tombstones)
+    take(backend)
+    assert not backend.fill(found.lease, OLD)
+
+
+def test_what_was_filled_together_does_not_end_together() -> None:
+    clock = Clock()
+    backend = MemoryBackend({"ttl": 1000, "ttl_jitter": 0.5, "refresh_ahead": 0, "clock": clock})
+    for key in keys(200):
+        store(backend, key, OLD)
+    living = []
+    for _ in range(3):
+        living.append(sum(isinstance(item, bytes) for item in backend.fetch_many(GROUP, keys(200))))
+        clock.now += 499 if len(living) == 1 else 251
+
+    assert living[0] == 200
+    assert 180 < living[1] <= 200
+    assert 40 < living[2] < 160
+
+
 def test_reading_does_not_prolong_a_value() -> None:
     clock = Clock()
-    backend = MemoryBackend({"ttl": 10, "clock": clock})
+    backend = MemoryBackend({"ttl": 10, "ttl_jitter": 0, "refresh_ahead": 0, "clock": clock})
     store(backend, KEY, OLD)
     for _ in range(9):
         clock.now += 1

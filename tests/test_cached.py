@@ -8,7 +8,8 @@ import logging
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, NamedTuple
+from typing import Any
+from unittest.mock import Mock, NamedTuple
 
 import pytest
 import sqlalchemy as sa
@@ -753,6 +754,64 @@ def test_a_writer_whose_cache_is_down_still_writes(
     assert "could not be placed" in caplog.text
     assert bench.database.get("ada") == person(first_name="Augusta")
     bench.close()
+
+
+# Values that end soon
+
+
+@pytest.fixture
+def ending(people_sqlite: orm.sessionmaker[orm.Session], statements: Statements) -> Iterator[Bench]:
+    """Ada and Bob are cached, and Ada's value is in the last part of its ttl."""
+    bench = Bench(people_sqlite, "memory://?max_loads=1", statements)
+    bench.people.add_many([person(), person("bob")])
+    bench.people.get_many(["ada", "bob"])
+    backend: Any = bench.backend
+    backend._items[bench.key("ada")].renewed_from = 0.0
+    yield bench
+    bench.close()
+
+
+def test_one_reader_loads_a_value_anew_that_ends_soon_and_the_others_go_on_with_it(ending: Bench) -> None:
+    with ending.spent() as spent:
+        done = ending.did(lambda: [ending.people.get("ada") for _ in range(3)])
+
+    assert spent().queries == 1
+    assert (done.renewals, done.hits, done.misses, done.fills, done.loads) == (1, 2, 0, 1, 1)
+
+
+def test_among_many_what_ends_soon_is_loaded_anew(ending: Bench) -> None:
+    with ending.spent() as spent:
+        done = ending.did(lambda: ending.people.get_many(["ada", "bob"]))
+
+    assert spent().queries == 1
+    assert (done.renewals, done.hits, done.fills) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("read", [lambda people: people.get("ada"), lambda people: people.get_many(["ada"])["ada"]])
+def test_a_value_that_cannot_be_loaded_anew_is_good_to_its_end(ending: Bench, read: Callable[[Any], Any]) -> None:
+    ada = person()
+    loader: Any = ending.people.database.loader
+    failing = sa.exc.OperationalError("SELECT", {}, Exception("the database is gone"))
+    loader.one = loader.many = Mock(side_effect=failing)
+
+    assert [read(ending.people) for _ in range(2)] == [ada, ada]
+
+
+def test_nobody_waits_to_load_a_value_anew_while_the_database_is_busy(ending: Bench) -> None:
+    assert ending.backend.bulkhead is not None
+    with ending.backend.bulkhead.entered(), ending.spent() as spent:
+        assert ending.people.get("ada") == person()
+
+    assert spent().queries == 0
+
+
+def test_a_value_that_ends_soon_and_is_of_no_use_is_a_miss(ending: Bench) -> None:
+    backend: Any = ending.backend
+    backend._items[ending.key("ada")].body = b"of no use"
+
+    done = ending.did(lambda: ending.people.get("ada"))
+
+    assert (done.rejected, done.fills, done.hits) == (1, 1, 0)
 
 
 # What it stands on

@@ -279,7 +279,8 @@ def _flags(each: dict[bytes, st.SearchStrategy[bytes]]) -> st.SearchStrategy[lis
 _gets = st.tuples(
     st.just(b"mg"),
     st.sampled_from(KEYS),
-    _flags(dict.fromkeys((b"f", b"c", b"s", b"t", b"v"), _nothing) | {b"T": _ttls, b"N": _ttls}),
+    _flags(dict.fromkeys((b"f", b"c", b"s", b"t", b"v"), _nothing) | {b"T": _ttls, b"N": _ttls})
+    | _flags(dict.fromkeys((b"f", b"c", b"t", b"v"), _nothing) | {b"R": st.sampled_from([b"0", b"90", b"4000"])}),
     _nothing,
 )
 _classic_gets = st.tuples(st.just(b"get"), st.sampled_from(KEYS), st.just([]), _nothing)

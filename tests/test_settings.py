@@ -95,6 +95,8 @@ def test_a_url_that_is_refused_for_its_scheme_lists_every_known_one() -> None:
 OPTIONS = {
     "namespace": ("crm", "crm"),
     "ttl": ("60", 60),
+    "ttl_jitter": ("0.2", 0.2),
+    "refresh_ahead": ("0", 0.0),
     "lease_ttl": ("2", 2),
     "tombstone_ttl": ("30", 30),
     "wait": ("0", 0.0),
@@ -176,6 +178,8 @@ def test_these_words_are_false(text: str) -> None:
         ("fence_interval", 0, "above 0, at most 60"),
         ("max_loads", -1, "at least 1, or 0 for no bound"),
         ("max_load_wait", 61, "above 0, at most 60"),
+        ("ttl_jitter", 0.6, "between 0 and 0.5"),
+        ("refresh_ahead", -0.1, "between 0 and 0.5"),
         ("wait", -0.1, "between 0 and 60"),
         ("wait", True, "is bool; give a number"),
         ("max_keys", 0, "at least 1"),

@@ -23,6 +23,7 @@ import enum
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from random import randrange
 from typing import Any, ClassVar, Literal
 
 import msgspec
@@ -38,6 +39,7 @@ __all__ = [
     "BUSY",
     "UNREACHABLE",
     "Coherence",
+    "Expiring",
     "Fetched",
     "Lease",
     "LeaseBackend",
@@ -67,12 +69,30 @@ UNREACHABLE: Literal[Outcome.UNREACHABLE] = Outcome.UNREACHABLE
 
 
 class Lease:
-    """The right of one reader to fill one item. Each backend has its own kind; callers only hand it back."""
+    """The right of one reader to fill one item. Each backend has its own kind; callers only hand it back.
 
-    __slots__ = ("key",)
+    ``renews``: a value stands there, which ends soon and which everybody else is given meanwhile.
+    """
 
-    def __init__(self, key: str) -> None:
+    __slots__ = ("key", "renews")
+
+    def __init__(self, key: str, *, renews: bool = False) -> None:
         self.key = key
+        self.renews = renews
+
+
+class Expiring:
+    """A value that ends soon, and the lease by which this one reader may renew it before it does.
+
+    So a key that is read all the time is loaded by one reader, and nobody waits for it: the aim of probabilistic early
+    recomputation (Vattani, Chierichetti and Lowenstein, VLDB 2015), where the cache itself chooses the one.
+    """
+
+    __slots__ = ("lease", "value")
+
+    def __init__(self, value: bytes, lease: Lease) -> None:
+        self.value = value
+        self.lease = lease
 
 
 Place = tuple[str, str]
@@ -85,8 +105,8 @@ def marker_of(group: str) -> str:
     return f"{group}:!"
 
 
-Fetched = bytes | Lease | Outcome
-"""What a fetch finds: the value's bytes, a lease to fill it, or why neither."""
+Fetched = bytes | Expiring | Lease | Outcome
+"""What a fetch finds: the value, the value with the right to renew it, a lease to fill the item, or why none of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +199,19 @@ class LeaseBackend(BytesBackend):
         which that is done.
         """
         raise NotImplementedError(f"{type(self).__name__} is not fenced")
+
+    def value_ttl(self) -> int:
+        """Seconds that the next value lives: the ttl, less a random part of it, so that what was filled together does
+        not end together.
+        """
+        ttl = self.settings.ttl
+        return ttl - randrange(int(ttl * self.settings.ttl_jitter) + 1)
+
+    @property
+    def renewal(self) -> int:
+        """Seconds before its end from which on a value is renewed; 0 for never, as where its life is short."""
+        ttl, share = self.settings.ttl, self.settings.refresh_ahead
+        return max(int(ttl * share), 1) if share and ttl > 3 else 0
 
     def close(self) -> None:
         """Closes what this thread holds open. May be called again; the backend stays usable."""

@@ -44,6 +44,7 @@ from person_repo.backends import (
     BLOCKED,
     BUSY,
     UNREACHABLE,
+    Expiring,
     Fetched,
     Lease,
     LeaseBackend,
@@ -71,6 +72,7 @@ _EPOCH: Final = 8
 _TOKEN: Final = 16
 _PLACES: Final = 16 * 1024
 _LONGEST_HEAD: Final = 64
+_WON: Final = ord("W")
 _NOBODY: Final = bytes(_TOKEN)
 _APPENDS: Final = 3
 _MANY: Final = 8
@@ -86,8 +88,8 @@ _MARKER_TTL: Final = 30 * 24 * 3600
 class _Held(Lease):
     __slots__ = ("cas", "connection", "epoch")
 
-    def __init__(self, key: str, connection: Connection, cas: bytes, epoch: bytes) -> None:
-        super().__init__(key)
+    def __init__(self, key: str, connection: Connection, cas: bytes, epoch: bytes, *, renews: bool = False) -> None:
+        super().__init__(key, renews=renews)
         self.connection = connection
         self.cas = cas
         self.epoch = epoch
@@ -136,7 +138,9 @@ class MemcachedBackend(LeaseBackend):
         self._only = self.servers[0] if len(self.servers) == 1 else ""
         # To place a key takes some microseconds, among four servers; those that are asked for often are kept.
         self._placed = functools.lru_cache(maxsize=_PLACES)(self._place)
-        self._lease = b" f c v N%d\r\n" % self.settings.lease_ttl
+        # R: of those who find less of its ttl left, one is told that it may renew the value.
+        renewal = b" R%d" % self.renewal if self.renewal else b""
+        self._lease = b" f c v N%d%b\r\n" % (self.settings.lease_ttl, renewal)
         self._markers: dict[str, bytes] = {}
         self._heads: dict[str, bytes] = {}
         self._tls = tls_context(self.settings)
@@ -247,7 +251,7 @@ class MemcachedBackend(LeaseBackend):
                 won = self._won(key, connection, _cas(words), epoch or b"") if b"W" in words else BUSY
                 found.append(won if is_lease else BLOCKED)
             elif epoch and value[:_EPOCH] == epoch and value[_EPOCH:] != reject:
-                found.append(value[_EPOCH:])
+                found.append(_renewable(key, connection, words, value))
             else:
                 found.append(BLOCKED)
                 usurped[at] = _cas(words)
@@ -327,8 +331,9 @@ class MemcachedBackend(LeaseBackend):
         return [lease in stored for lease, _ in fills]
 
     def abandon(self, leases: Iterable[Lease]) -> None:
+        given_up = [lease for lease in leases if not lease.renews]  # there a value stands, which is good
         patience = Patience(self.settings.timeout)
-        for _ in self._converse(self._held_here(leases), lambda held: _delete(held.key, held.cas), 1, patience):
+        for _ in self._converse(self._held_here(given_up), lambda held: _delete(held.key, held.cas), 1, patience):
             pass
 
     def _held_here(self, leases: Iterable[Lease]) -> dict[Connection, list[_Held]]:
@@ -539,7 +544,7 @@ class MemcachedBackend(LeaseBackend):
             return _delete(lease.key, lease.cas)
         size = _EPOCH + len(value)
         return b"ms %b %d C%b T%d F%d\r\n%b%b\r\n" % (
-            lease.key.encode(), size, lease.cas, self.settings.ttl, BASE + size, lease.epoch, value,
+            lease.key.encode(), size, lease.cas, self.value_ttl(), BASE + size, lease.epoch, value,
         )  # fmt: skip
 
     # Servers and connections
@@ -757,6 +762,7 @@ def _hit(received: bytes, marker: bytes, epoch: bytes) -> bytes | None:
         and received.startswith(_head_of(stop - start), at)
         and received.startswith(epoch, start)
         and received.endswith(b"\r\n")
+        and received[start - 3] != _WON
     ):
         return received[start + _EPOCH : stop]
     return None
@@ -766,6 +772,16 @@ def _hit(received: bytes, marker: bytes, epoch: bytes) -> bytes | None:
 def _head_of(size: int) -> bytes:
     """How the line of an item begins that is a value, of so many bytes."""
     return b"VA %d f%d c" % (size, BASE + size)
+
+
+def _renewable(key: str, connection: Connection, words: list[bytes], value: bytes) -> bytes | Expiring:
+    """The value; with the lease to renew it where the server has chosen this reader. What changes the item before it is
+    renewed changes its CAS id, as with every lease.
+    """
+    body = value[_EPOCH:]
+    if b"W" not in words:
+        return body
+    return Expiring(body, _Held(key, connection, _cas(words), value[:_EPOCH], renews=True))
 
 
 def _value_in(reply: Reply) -> bytes | None:

@@ -12,7 +12,18 @@ from typing import Any, ClassVar, cast
 
 from dogpile.cache.api import NO_VALUE
 
-from person_repo.backends import BLOCKED, BUSY, Coherence, Fetched, Lease, LeaseBackend, Place, Tombstones, well_formed
+from person_repo.backends import (
+    BLOCKED,
+    BUSY,
+    Coherence,
+    Expiring,
+    Fetched,
+    Lease,
+    LeaseBackend,
+    Place,
+    Tombstones,
+    well_formed,
+)
 
 __all__ = ["MemoryBackend"]
 
@@ -20,19 +31,23 @@ __all__ = ["MemoryBackend"]
 class _Held(Lease):
     __slots__ = ("epoch", "until")
 
-    def __init__(self, key: str, epoch: int, until: float) -> None:
-        super().__init__(key)
+    def __init__(self, key: str, epoch: int, until: float, *, renews: bool = False) -> None:
+        super().__init__(key, renews=renews)
         self.epoch = epoch
         self.until = until
 
 
 class _Value:
-    __slots__ = ("body", "epoch", "until")
+    """``until`` is its end; from ``renewed_from`` on one reader is given the lease to renew it, ``renewing`` then."""
 
-    def __init__(self, body: bytes, epoch: int, until: float) -> None:
+    __slots__ = ("body", "epoch", "renewed_from", "renewing", "until")
+
+    def __init__(self, body: bytes, epoch: int, until: float, renewed_from: float) -> None:
         self.body = body
         self.epoch = epoch
         self.until = until
+        self.renewed_from = renewed_from
+        self.renewing: _Held | None = None
 
 
 class _Stones:
@@ -97,7 +112,7 @@ class MemoryBackend(LeaseBackend):
         fills under one. So what is found here is not yet, or no longer, being changed.
         """
         item = self._items.get(key)
-        if type(item) is not _Value or item.until <= now or item.epoch != self._epochs.get(group, 0):
+        if type(item) is not _Value or item.renewed_from <= now or item.epoch != self._epochs.get(group, 0):
             return None
         try:
             self._items.move_to_end(key)
@@ -116,10 +131,16 @@ class MemoryBackend(LeaseBackend):
                 return BUSY
             if item.body != reject:
                 self._items.move_to_end(key)
-                return item.body
+                return self._renewable(key, item, now)
         lease = _Held(key, epoch, now + self.settings.lease_ttl)
         self._put(key, lease)
         return lease
+
+    def _renewable(self, key: str, item: _Value, now: float) -> bytes | Expiring:
+        if item.renewed_from > now or item.renewing is not None:
+            return item.body
+        item.renewing = _Held(key, item.epoch, now + self.settings.lease_ttl, renews=True)
+        return Expiring(item.body, item.renewing)
 
     def fill(self, lease: Lease, value: bytes) -> bool:
         self.counters.round_trips += 1
@@ -134,12 +155,15 @@ class MemoryBackend(LeaseBackend):
     def _fill(self, lease: Lease, value: bytes) -> bool:
         # Whoever read the old row may still hold its lease; that it is no longer the item
         # is what keeps the old row out of the cache.
-        if self._items.get(lease.key) is not lease or not isinstance(lease, _Held):
+        item = self._items.get(lease.key)
+        held = item.renewing if isinstance(item, _Value) else item
+        if held is not lease or not isinstance(lease, _Held):
             return False
         now = self._clock()
         if lease.until <= now or self._blocked(self._stones, lease.key, now):
             return False
-        self._put(lease.key, _Value(value, lease.epoch, now + self.settings.ttl))
+        until = now + self.value_ttl()
+        self._put(lease.key, _Value(value, lease.epoch, until, until - self.renewal))
         return True
 
     def abandon(self, leases: Iterable[Lease]) -> None:

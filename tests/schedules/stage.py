@@ -237,6 +237,8 @@ _TTLS: Mapping[str, Any] = {
     "ttl": TTL,
     "wait": _WAIT,
     "breaker_failures": 1_000_000,
+    "ttl_jitter": 0,
+    "refresh_ahead": 0,
 }
 
 

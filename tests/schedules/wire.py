@@ -16,7 +16,7 @@ _NEVER = 0
 # More is a date to memcached, less is over at once.
 _LONGEST = 30 * 24 * 3600
 _KNOWN: Mapping[bytes, frozenset[bytes]] = {
-    b"mg": frozenset([b"f", b"c", b"s", b"t", b"v", b"T", b"N"]),
+    b"mg": frozenset([b"f", b"c", b"s", b"t", b"v", b"T", b"N", b"R"]),
     b"ms": frozenset([b"C", b"F", b"T", b"M", b"c"]),
     b"md": frozenset([b"C"]),
 }
@@ -162,6 +162,9 @@ class FakeMemcached:
             last = b" W"
         elif item.won:
             last = b" Z"
+        elif item.until and item.until - self.clock.now < int(flags.get(b"R", b"0")):
+            item = self.items[key] = item._replace(won=True)
+            last = b" W"
         words = b""
         for flag, argument in flags.items():
             if flag == b"T" or (flag == b"N" and last == b" W"):
