@@ -8,8 +8,8 @@ import logging
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
-from unittest.mock import Mock, NamedTuple
+from typing import Any, NamedTuple
+from unittest.mock import Mock
 
 import pytest
 import sqlalchemy as sa

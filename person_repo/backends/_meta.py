@@ -35,6 +35,7 @@ _TOLERANCE: Final = 0.001
 _MOMENT: Final = 0.005
 _MOMENTS: Final = 0.05
 _RECEIVE: Final = 64 * 1024
+_RECEIVE_MANY: Final = 256 * 1024
 _LONGEST_LINE: Final = 2048
 _LARGEST_VALUE: Final = 64 * 1024 * 1024
 _LARGEST_ITEM: Final = 1024 * 1024
@@ -194,13 +195,19 @@ class Connection:
         self.in_step = self.serves = True
         return found
 
-    def receive_values(self, lines: Sequence[bytes], base: int, patience: Patience) -> list[bytes | None]:
-        """The values that a ``get`` found, those whose flags are ``base`` more than their size; None for others.
+    def receive_values(self, names: Sequence[bytes], base: int, size: int, patience: Patience) -> list[bytes | None]:
+        """What a ``get`` of several names found: a mark of ``size`` bytes under the first, then for each other its
+        value under that mark, which it begins with and which is cut off, or None.
 
-        ``lines``: how the line of each begins, ``VALUE key`` and a blank, in the order of the request.
+        The flags of each are ``base`` more than its size.
         """
         try:
-            found = self._values(lines, base, patience)
+            begun = self._more(patience, _RECEIVE_MANY)
+            found = _all_values(begun, names, base, size)
+            if found is None:
+                mark, *values = self._values(begun, names, base, patience)
+                known = mark is not None and len(mark) == size
+                found = [value[size:] if known and value and value[:size] == mark else None for value in values]
         except (OSError, _ProtocolError) as exc:
             raise self._broken(exc) from exc
         self.in_step = self.serves = True
@@ -222,11 +229,11 @@ class Connection:
         finally:
             patience.left -= time.monotonic() - began
 
-    def _more(self, patience: Patience) -> bytes:
+    def _more(self, patience: Patience, most: int = _RECEIVE) -> bytes:
         """What comes next. A byte a second must not last for ever: each wait shortens the next."""
         began = self._wait_at_most(patience.moment())
         try:
-            received = self._socket.recv(_RECEIVE)
+            received = self._socket.recv(most)
         finally:
             patience.left -= time.monotonic() - began
         if not received:
@@ -270,10 +277,11 @@ class Connection:
                     raise _ProtocolError(f"more than was asked for: {unread[at : at + 40]!r}")
                 return found
 
-    def _values(self, lines: Sequence[bytes], base: int, patience: Patience) -> list[bytes | None]:
+    def _values(self, unread: bytes, names: Sequence[bytes], base: int, patience: Patience) -> list[bytes | None]:
         found: list[bytes | None] = []
-        unread, at = self._more(patience), 0
-        for line in lines:
+        at = 0
+        for name in names:
+            line = b"VALUE %b " % name
             while (end := unread.find(b"\r\n", at)) < 0:
                 unread, at = self._longer(unread[at:], patience), 0
             if not unread.startswith(line, at):
@@ -316,6 +324,43 @@ def _size(words: list[bytes]) -> int:
     if not 0 <= size <= _LARGEST_VALUE:
         raise _ProtocolError(f"a value of {size} bytes")
     return size
+
+
+def _all_values(received: bytes, names: Sequence[bytes], base: int, size: int) -> list[bytes | None] | None:
+    """The values, where what was received is a mark of this size and one value under it for each other name, and
+    nothing else; None says nothing.
+
+    Where it is divided, each line tells the size of what stands between it and the next division: so a value that holds
+    what ends one is not taken for two.
+    """
+    first, *parts = received.split(b"\r\nVALUE ")
+    words = b"VALUE %b %d %d\r\n" % (names[0], base + size, size)
+    if len(parts) != len(names) - 1 or not first.startswith(words) or not received.endswith(b"\r\nEND\r\n"):
+        return None
+    mark = first[len(words) :]
+    if len(mark) != size:
+        return None
+    parts[-1] = parts[-1][: -len(b"\r\nEND\r\n")]
+    found: list[bytes | None] = []
+    for name, part in zip(names[1:], parts, strict=True):
+        start = len(name)
+        ends = _words_within(len(part) - start, base)
+        if ends is None or not part.startswith(name + ends + mark):
+            return None
+        found.append(part[start + len(ends) + size :])
+    return found
+
+
+@functools.lru_cache(maxsize=1024)
+def _words_within(size: int, base: int) -> bytes | None:
+    """What ends the line of a value, after its name, where it and the value are of this size together; None where no
+    value's are.
+    """
+    for digits in range(1, len(str(_LARGEST_VALUE)) + 1):
+        body = size - len(b" %d \r\n" % base) - digits
+        if body >= 0 and len(words := b" %d %d\r\n" % (base + body, body)) == size - body:
+            return words
+    return None
 
 
 @functools.lru_cache(maxsize=1024)

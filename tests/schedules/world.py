@@ -656,7 +656,6 @@ def without_a_network() -> Iterator[None]:
         (_meta, "time", clock),
         (memcached, "time", clock),
         (memcached, "os", randoms),
-        (memcached, "_MANY", 2),
     )
     before = [getattr(module, name) for module, name, _ in places]
     disabled = logging.root.manager.disable
