@@ -95,10 +95,7 @@ class Bulkhead:
     @property
     def is_full(self) -> bool:
         """Whether a caller would have to wait now."""
-        if not self._places.acquire(blocking=False):
-            return True
-        self._places.release()
-        return False
+        return len(self._tickets.get(os.getpid(), ())) >= self._limit
 
     @contextmanager
     def entered(self) -> Iterator[bool]:
