@@ -5,10 +5,14 @@ Three memcached servers, each behind a proxy that fails on demand; the first is 
 
 from __future__ import annotations
 
+import json
 import logging
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import dogpile.cache
 import pytest
@@ -376,3 +380,25 @@ def test_a_change_is_seen_though_the_server_has_no_room_for_its_tombstone(
         assert {one.first_name for one in service.get_many(IDS).values()} == {"Changed"}
         service.close()
     server.kill()
+
+
+def test_the_latency_under_each_fault_can_be_measured(tmp_path: Path) -> None:
+    file = tmp_path / "outages.json"
+    options = ["--database", "sqlite", "--seconds", "0.05", "--json", str(file)]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.outages", *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).resolve().parent.parent,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    faults = json.loads(file.read_text())["faults"]
+    assert {"healthy", "refused", "reset", "hang", "black hole", "a byte a second", "one of three hangs"} <= set(faults)
+    for name, row in faults.items():
+        assert name in done.stdout
+        for what in ("reads", "commits"):
+            assert 0 < row[what]["p50"] <= row[what]["p99"] <= row[what]["longest"]
+            assert row[what]["p50_ratio"] == pytest.approx(
+                row[what]["p50"] / faults[row["beside"]][what]["p50"], rel=0.01
+            )
