@@ -51,7 +51,7 @@ def test_processes_over_memcached_never_read_stale(database_url: str, memcached_
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("on_unreachable", ["proceed", "strict", "refuse"])
+@pytest.mark.parametrize("on_unreachable", ["proceed", "strict"])
 def test_no_mixture_of_faults_makes_a_read_stale(database_url: str, on_unreachable: str) -> None:
     plan = Plan(
         database_url=database_url, own_memcached=True, seconds=2 * SECONDS, faults=FAULTS, keys=5,
@@ -63,38 +63,23 @@ def test_no_mixture_of_faults_makes_a_read_stale(database_url: str, on_unreachab
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("on_unreachable", ["proceed", "strict"])
-def test_a_worker_cut_off_from_the_server_of_the_others_makes_no_read_stale_beyond_the_bound(
-    database_url: str, on_unreachable: str
-) -> None:
-    plan = Plan(
-        database_url=database_url, own_memcached=True, seconds=2 * SECONDS, faults=("partition",), keys=5, readers=1,
-        on_unreachable=on_unreachable, fence_interval=0.3,
-    )  # fmt: skip
-    report = run(plan)
-    kept(report)
-    assert report.faults["partition"] > 0
-    assert plan.bound == pytest.approx(0.4 if on_unreachable == "proceed" else 0)
-
-
-@pytest.mark.timeout(180)
-@pytest.mark.parametrize("fault", ["partition", "hang", "restart"])
-def test_a_commit_that_cannot_reach_the_cache_is_refused_where_the_plan_says_so(database_url: str, fault: str) -> None:
+@pytest.mark.parametrize("fault", ["partition", "hang"])
+def test_a_commit_that_cannot_reach_the_cache_is_refused_where_the_plan_says_so(tmp_path: Path, fault: str) -> None:
     """And so these faults are felt: were nobody cut off, nobody would refuse."""
     plan = Plan(
-        database_url=database_url, own_memcached=True, seconds=2 * SECONDS, faults=(fault,), keys=5, readers=1,
-        on_unreachable="refuse", fence_interval=0.5,
+        database_url=f"sqlite:///{tmp_path / 'people.db'}", own_memcached=True, seconds=2 * SECONDS, faults=(fault,),
+        keys=5, readers=1, on_unreachable="refuse", fence_interval=0.5,
     )  # fmt: skip
     report = run(plan)
     kept(report)
-    assert refusals(report) > 0 or fault == "restart"  # one that is back at once may be missed by nobody
+    assert refusals(report) > 0
 
 
 @pytest.mark.timeout(180)
-def test_a_partition_needs_no_memcached_of_its_own(database_url: str, memcached_servers: list[Memcached]) -> None:
+def test_a_partition_needs_no_memcached_of_its_own(mysql_url: str, memcached_servers: list[Memcached]) -> None:
     url = "memcached://" + ",".join(server.url for server in memcached_servers)
     plan = Plan(
-        database_url=database_url, cache_url=url, seconds=2 * SECONDS, faults=("partition",), readers=1,
+        database_url=mysql_url, cache_url=url, seconds=2 * SECONDS, faults=("partition",), readers=1,
         on_unreachable="refuse", fence_interval=0.5,
     )  # fmt: skip
     report = run(plan)
