@@ -17,7 +17,7 @@ from sqlalchemy import orm
 
 from person_repo import migrations
 from person_repo.exceptions import EntityExistsError
-from person_repo.model import Person
+from person_repo.model import FENCE, Person
 from person_repo.service import PersonService, connect
 
 __all__ = ["Step", "laureates", "run"]
@@ -76,9 +76,10 @@ class _Ledger:
         self._people = people
         self._statements = 0
 
-    def count(self, *_cursor: object) -> None:
-        """What the engines call before each statement."""
-        self._statements += 1
+    def count(self, _connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+        """What the engines call before each statement. Looks at the fence come by the clock and are no one's cost."""
+        if FENCE.name not in statement:
+            self._statements += 1
 
     def step(self, what: str, do: Callable[[], object], *, expect: object) -> None:
         """Does one thing and records it; an answer that is not equal to ``expect`` is recorded as wrong."""

