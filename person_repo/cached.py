@@ -195,14 +195,14 @@ class CachedRepository(Generic[E]):
                     found = left[identity]
                 self._count_load(found)
                 rows, committed = self.database.loader.one(identity)
+                row = rows.get(identity)
+                if isinstance(found, Lease):  # whose turn comes next is to find it
+                    self._fill([(found, keys[1], row)], committed)
+                return row
         except BaseException:
             if isinstance(found, Lease):
                 self.backend.abandon([found])
             raise
-        row = rows.get(identity)
-        if isinstance(found, Lease):
-            self._fill([(found, keys[1], row)], committed)
-        return row
 
     def _after_waiting(
         self,
@@ -310,14 +310,14 @@ class CachedRepository(Generic[E]):
                 for found in left.values():
                     self._count_outcome(found)
                 loaded, committed = self.database.loader.many(list(left))
+                rows.update({identity: loaded.get(identity) for identity in left})
+                leases = [(found, identity) for identity, found in left.items() if isinstance(found, Lease)]
+                self._fill([(lease, keys[identity][1], rows[identity]) for lease, identity in leases], committed)
         except BaseException as exc:
             self.backend.abandon([found for found in left.values() if isinstance(found, Lease)])
             if isinstance(exc, (sa.exc.SQLAlchemyError, OverloadError)) and left.keys() <= rows.keys():
                 return
             raise
-        rows.update({identity: loaded.get(identity) for identity in left})
-        leases = [(found, identity) for identity, found in left.items() if isinstance(found, Lease)]
-        self._fill([(lease, keys[identity][1], rows[identity]) for lease, identity in leases], committed)
 
     @contextmanager
     def _turn(self) -> Iterator[bool]:
