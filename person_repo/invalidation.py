@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -516,6 +517,16 @@ def _coverage_of(engine: sa.Engine) -> _Coverage:
         if found is None:
             found = _coverages[engine.dialect] = _Coverage(engine)
         return found
+
+
+def _after_fork_in_child() -> None:
+    global _covering
+    # A thread that does not exist here may hold it.
+    _covering = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _add(pending: Pending, change: Change) -> None:
