@@ -111,6 +111,8 @@ def _read(connection: Connection, read: Read, engine: sa.Engine, id: str, second
         queries.append(time.time())
         time.sleep(_LOAD)
 
+    for opened in [engine.connect() for _ in range(THREADS)]:  # a query is to be slow, and no log-in
+        opened.close()
     sa.event.listen(engine, "before_cursor_execute", slow)
     read(id)
     queries.clear()
