@@ -224,7 +224,7 @@ class CachedRepository(Generic[E]):
         """
         if not wanted:
             return {}
-        keys = {identity: self.keys.of(identity) for identity in wanted}
+        keys = dict(zip(wanted, self.keys.of_all(wanted), strict=True))
         rows: dict[Identity, Row | None] = {}
         left = self._fetched(keys, rows)
         if not left:

@@ -11,6 +11,7 @@ import decimal
 import enum
 import re
 import uuid
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any
 from urllib.parse import quote
@@ -24,7 +25,8 @@ LONGEST_KEY = 230
 """Bytes, and characters, of which all are ASCII. memcached takes 250: the rest is for markers that backends append."""
 
 # With the longest namespace (40) and the longest name of a table (80) such an identity still fits as it is.
-_plain = re.compile(r"[A-Za-z0-9_.~-]{1,100}").fullmatch
+_LONGEST_PLAIN = 100
+_plain = re.compile(r"[A-Za-z0-9_.~-]+").fullmatch
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
@@ -56,13 +58,23 @@ class Keyspace:
         """
         if len(identity) == 1:
             value = identity[0]
-            if type(value) is str and _plain(value):
+            if type(value) is str and len(value) <= _LONGEST_PLAIN and _plain(value):
                 key = self._text + value
                 return key, key
         full = f"{self.group}:" + ",".join([_part(value) for value in identity])
         if len(full) <= LONGEST_KEY:
             return full, full
         return f"{self.group}:h{blake2b(full.encode(), digest_size=20).hexdigest()}", full
+
+    def of_all(self, identities: Sequence[Identity]) -> list[tuple[str, str]]:
+        """``of`` each; plain strings are told from others all at once."""
+        values = [identity[0] for identity in identities]
+        if {*map(type, values)} == {str} and {*map(len, identities)} == {1}:
+            sizes = {*map(len, values)}
+            if min(sizes) > 0 and max(sizes) <= _LONGEST_PLAIN and _plain("".join(values)):
+                text = self._text
+                return [(key := text + value, key) for value in values]
+        return [self.of(identity) for identity in identities]
 
 
 def group_of(key: str) -> str:

@@ -59,6 +59,25 @@ GOLDEN: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 
 
+@given(
+    many=st.lists(
+        st.deferred(lambda: identities)
+        | st.from_regex(r"[A-Za-z0-9_.~-]{0,101}", fullmatch=True).map(lambda id: (id,)),
+        min_size=1,
+    )
+)
+@profile(max_examples=200)
+def test_many_keys_at_once_are_those_of_each(many: list[tuple[Any, ...]]) -> None:
+    assert PEOPLE.of_all(many) == [PEOPLE.of(identity) for identity in many]
+
+
+def test_plain_strings_at_once_have_the_keys_of_each() -> None:
+    plain = [("ada",), ("a" * 100,), ("A-Z_0.9~",)]
+    for odd in (("",), ("a" * 101,), ("a b",), ("é",), (1,), ("a", "b")):
+        for many in (plain, [*plain, odd], [odd]):
+            assert PEOPLE.of_all(many) == [PEOPLE.of(identity) for identity in many]
+
+
 @pytest.mark.parametrize("case", GOLDEN)
 def test_keys_never_change(case: str) -> None:
     """Programs of two versions write one table for a while; each must invalidate what the other cached."""
