@@ -62,6 +62,7 @@ _FLUSH = 500
 _LONGEST_PAUSE = 0.4
 _SHORTEST_HANG = 0.3  # longer than ``timeout``
 _LONGEST_HANG = 1.5
+_LONGEST_RECOVERY = 2.0  # after a second a server that failed is asked again: else the next hang found nobody there
 _LONGEST_PARTITION = 3.0  # in intervals of the fence: some end before readers know of them, some long after
 _PARTITIONS = (Proxy.cut, Proxy.hang, Proxy.blackhole, Proxy.drop)
 _STARTUP = 60.0
@@ -774,15 +775,18 @@ class _Faults:
         self._workers = workers
         self._memcached = memcached
         self._random = random.Random(plan.seed)
+        self._last = ""
         self.done: Counter[str] = Counter()
 
     def next(self, left: float) -> None:
-        time.sleep(min(left, 0.05 + self._random.random() * 0.25))
-        if not self._plan.faults or left < 1:
+        longest = _LONGEST_RECOVERY if self._last in ("partition", "hang") else 0.25
+        rest = min(left, 0.05 + self._random.random() * longest)
+        time.sleep(rest)
+        if not self._plan.faults or left - rest < 1:
             return
-        fault = self._random.choice(self._plan.faults)
-        self.done[fault] += 1
-        self._make(fault, left)
+        self._last = self._random.choice(self._plan.faults)
+        self.done[self._last] += 1
+        self._make(self._last, left - rest)
 
     def _make(self, fault: str, left: float) -> None:
         """Makes it, for at most the seconds that are left, and ends it. One at a time: what two of them can do to one

@@ -152,30 +152,33 @@ def test_a_refused_commit_is_rolled_back_and_counted_by_its_kind_alone(tmp_path:
 
 
 class Unhurried:
-    """Workers whose faults take no time; ``seconds`` is what they were to last."""
+    """Workers, or a memcached, whose faults take no time, and tell what they were to take."""
 
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
+    def __init__(self, took: list[float]) -> None:
+        self._took = took
 
-    def pause(self, seconds: float, _: random.Random) -> None:
-        self.seconds.append(seconds)
+    def pause(self, seconds: float, _: random.Random | None = None) -> None:
+        self._took.append(seconds)
 
     partition = hang = pause
 
 
 def test_no_fault_outlasts_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    workers: Any = Unhurried()
-    memcached: Any = Unhurried()
-    memcached.hang = lambda seconds: memcached.seconds.append(seconds)
-    plan = Plan(database_url="sqlite:///x.db", own_memcached=True, faults=("pause", "partition", "hang"))
+    took: list[float] = []
+    workers: Any = Unhurried(took)
+    memcached: Any = Unhurried(took)
+    plan = Plan(
+        database_url="sqlite:///x.db", own_memcached=True, faults=("pause", "partition", "hang"), fence_interval=60.0
+    )
     faults = torture._Faults(plan, workers, memcached)
-    monkeypatch.setattr(time, "sleep", lambda _: None)
+    monkeypatch.setattr(time, "sleep", took.append)
 
     for _ in range(100):
-        faults.next(1.01)
+        took.clear()
+        faults.next(2.4)
+        assert sum(took) <= 2.4 + 1e-9
 
-    assert len(workers.seconds) + len(memcached.seconds) == 100
-    assert max(workers.seconds) == max(memcached.seconds) == 1.01
+    assert all(faults.done[fault] for fault in plan.faults)
 
 
 def test_a_memcached_that_was_stopped_goes_on_though_the_run_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
