@@ -64,7 +64,7 @@ def test_wheel_has_types_people_and_one_copy_of_the_migrations(wheel: Path) -> N
         "person_repo/turing_laureates.csv",
         "person_repo/_alembic/env.py",
         "person_repo/_alembic/script.py.mako",
-        "person_repo/_alembic/versions/person_repo_0001_create_person.py",
+        "person_repo/_alembic/versions/person_repo_0002_create_person.py",
     } <= names
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"person_repo"}
     assert not [name for name in names if "__pycache__" in name]
@@ -85,7 +85,7 @@ def test_command_upgrades_a_database(scripts: Path, elsewhere: Path) -> None:
     run(scripts / "person-repo", "--database-url", "sqlite:///shop.db", "upgrade", cwd=elsewhere)
 
     current = "from person_repo import migrations; print(migrations.current('sqlite:///shop.db'))"
-    assert run(scripts / "python", "-c", current, cwd=elsewhere).strip() == "person_repo_0001"
+    assert run(scripts / "python", "-c", current, cwd=elsewhere).strip() == "person_repo_0002"
 
 
 def test_migrations_come_from_the_package(scripts: Path, elsewhere: Path) -> None:
@@ -120,7 +120,7 @@ def test_host_names_our_revisions_by_package(scripts: Path, elsewhere: Path) -> 
     )
     run(scripts / "python", "-m", "alembic", "upgrade", "heads", cwd=elsewhere)
 
-    assert "person_repo_0001" in run(scripts / "python", "-m", "alembic", "current", cwd=elsewhere)
+    assert "person_repo_0002" in run(scripts / "python", "-m", "alembic", "current", cwd=elsewhere)
 
 
 def test_backends_are_known_to_plain_dogpile_by_name(scripts: Path, elsewhere: Path) -> None:
