@@ -102,6 +102,8 @@ class Fence:
         self._barred: Collection[Place] = ()
         self._servers: frozenset[str] = frozenset()
         self._due = clock() if reader is None else float("-inf")
+        self._began = float("-inf")
+        self._found: Sequence[_Row] = ()
         self._claimed_until = float("-inf")
         self._reset()
         _instances.add(self)
@@ -145,12 +147,11 @@ class Fence:
             with self._looked:
                 if self._looked.wait_for(lambda: self._due > now, _PATIENCE):
                     return
-        due = self._look()
-        if due and self._deliver(due) and self._servers:
+        if self._deliver(self._look()) and self._servers:
             self._due = float("-inf")  # there is more than one look can take
 
-    def _look(self) -> list[_Row]:
-        """Reads the fence; what of it can be delivered now. A look counts from its beginning."""
+    def _look(self) -> Sequence[_Row]:
+        """Reads the fence; what is there. A look counts from its beginning."""
         began = self._clock()
         self.backend.counters.fence_polls += 1
         rows: list[_Row] = []
@@ -163,11 +164,14 @@ class Fence:
             with self._looked:
                 self._claimed_until = float("-inf")
                 self._looked.notify_all()
-        now = self._wall()
-        return [row for row in rows if row.held_until <= now]
+        return rows
 
     def _publish(self, rows: Sequence[_Row], servers: frozenset[str], began: float) -> None:
         with self._looked:
+            if began < self._began:  # a thread that was held up for so long that another has looked meanwhile
+                return
+            self._began = began
+            self._found = rows
             # What was noted meanwhile may have been committed after the look.
             self._noted = {place: at for place, at in self._noted.items() if at >= began}
             self._barred = {*self._noted, *[row.place for row in rows]}
@@ -299,26 +303,31 @@ class Fence:
         if self._reader is None:
             self._retire_noted()
             return len(self._noted)
-        while due := self._look():
-            if not self._deliver(due):
-                break
+        while self._deliver(self._look()):
+            pass
         return len(self._barred)
 
-    def _deliver(self, due: Sequence[_Row]) -> int:
-        """Makes what stands at the places go, and then deletes their rows: these rows only, since others' transactions
-        may commit meanwhile. How many.
+    def _deliver(self, rows: Sequence[_Row]) -> int:
+        """Makes what stands at the places of a look go, where it may by now, and then deletes their rows: these rows
+        only, since others' transactions may commit meanwhile. How many.
         """
-        done = {row.id: row for row in due if row.place in self._retired([row.place for row in due])}
         now = self._wall()
-        over = {row.id: row for row in due if row.id not in done and row.expires <= now}
-        if not done and not over:
+        due = [row for row in rows if row.held_until <= now]
+        retired = self._retired([row.place for row in due]) if due else frozenset()
+        gone = {row.id for row in due if row.place in retired or row.expires <= now}
+        if not self._delete(gone):
             return 0
-        if self._delete([*done, *over]):
-            self.backend.counters.delivered += len(done)
-            gone = {row.place for row in (*done.values(), *over.values())}
-            with self._looked:
-                self._barred = {place for place in self._barred if place not in gone or place in self._noted}
-        return len(done) + len(over)
+        self.backend.counters.delivered += sum(row.place in retired for row in due)
+        self._lift(gone, rows)
+        return len(gone)
+
+    def _lift(self, gone: Collection[int], rows: Sequence[_Row]) -> None:
+        """Lets this process go by what a look has left. Another row of a place may be held for a commit that is yet to
+        come; and another thread may have looked since.
+        """
+        with self._looked:
+            if rows is self._found:
+                self._barred = {*self._noted, *[row.place for row in rows if row.id not in gone]}
 
     def _retired(self, places: Collection[Place]) -> frozenset[Place]:
         """The places at which nothing of before stands any more; where they are many, their whole groups go."""
@@ -345,7 +354,7 @@ class Fence:
             return False
         try:
             with self._connected(patient=False) as connection:
-                connection.execute(sa.delete(FENCE).where(FENCE.c.id.in_(list(ids))))
+                connection.execute(sa.delete(FENCE).where(FENCE.c.id.in_(sorted(ids))))
         except sa.exc.SQLAlchemyError as exc:
             logger.debug("what is delivered stays in the fence for now: %s", exc)
             return False
