@@ -37,8 +37,9 @@ logger = logging.getLogger(__name__)
 
 # A thread whose look is overdue by no more than this goes by the last one while another thread looks.
 _GRACE: Final = 0.05
-# How long a thread that has to wait for another's look does so before it looks for itself.
+# How long a thread that has to wait for another's look does so before it looks for itself, and how often it asks.
 _PATIENCE: Final = 1.0
+_PAUSE: Final = 0.005
 # Rows looked at in one query. Where there are more, whole servers are left out: an outage with many writes.
 _MOST: Final = 1000
 # Above so many items at once their groups are made to go instead: one exchange for each server and group.
@@ -74,12 +75,22 @@ class _Row(NamedTuple):
         return self.server, self.item
 
 
+class _View(NamedTuple):
+    """What readers go by: places, and servers that are left out as a whole. Replaced, never changed: threads read it
+    without a lock.
+    """
+
+    places: frozenset[Place]
+    servers: frozenset[str]
+
+
 class Fence:
     """The fence of one cache in one database, as this process knows it. Safe for threads.
 
     ``reader``: an engine on which each statement is a transaction of its own; None where all of the database is one
-    connection of this process, whose fence then is in this process, too. ``clock`` measures intervals, ``wall`` is the
-    time that processes have in common, ``sleep`` waits; all in seconds.
+    connection of this process, whose fence then is in this process, too. ``writer``: another such engine for what is
+    written, where the reader's account may read only. ``clock`` measures intervals, ``wall`` is the time that processes
+    have in common, ``sleep`` waits; all in seconds.
     """
 
     def __init__(
@@ -87,29 +98,32 @@ class Fence:
         backend: LeaseBackend,
         reader: sa.Engine | None,
         *,
+        writer: sa.Engine | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.backend = backend
         self._reader = reader
+        self._writer = writer or reader
         self._settings = backend.settings
         self._clock = clock
         self._wall = wall
         self._sleep = sleep
         self._state = _State.UNKNOWN
         self._noted: dict[Place, float] = {}
-        self._barred: Collection[Place] = ()
-        self._servers: frozenset[str] = frozenset()
-        self._due = clock() if reader is None else float("-inf")
+        self._view: _View | None = None
         self._began = float("-inf")
-        self._found: Sequence[_Row] = ()
+        self._due = clock() if reader is None else float("-inf")
         self._claimed_until = float("-inf")
         self._reset()
         _instances.add(self)
 
     def _reset(self) -> None:
-        self._looked = threading.Condition()
+        # Not a Condition: its __enter__ is Python, so an exception that another thread sends, or Ctrl-C, can come after
+        # the lock is taken and before the block is entered, and nobody would ever give it back.
+        self._looked = threading.Lock()
+        self._claimed_until = float("-inf")
 
     # Readers
 
@@ -120,14 +134,17 @@ class Fence:
         """
         if not self.stands():
             return False
+        view = self._view
+        if view is None:
+            return False
         places = self.backend.places_of(group, key)
-        return places[0] in self._barred or places[1] in self._barred or places[0][0] in self._servers
+        return places[0] in view.places or places[1] in view.places or places[0][0] in view.servers
 
     def stands(self) -> bool:
         """Whether there is anything at all that the cache must not answer for; looks, where it is time to."""
         if self._clock() >= self._due:
             self._refresh()
-        return bool(self._barred or self._servers)
+        return self._view is not None
 
     def _refresh(self) -> None:
         """Cases: nobody looks, so this thread does; another one does, and the last look is good for a moment yet; it is
@@ -137,46 +154,57 @@ class Fence:
             self._retire_noted()
             return
         now = self._clock()
-        with self._looked:
-            mine = now >= self._claimed_until
-            if mine:
-                self._claimed_until = now + _PATIENCE
-        if not mine and now < self._due + _GRACE:
-            return
-        if not mine:
+        mine = False
+        due: list[_Row] = []
+        try:
             with self._looked:
-                if self._looked.wait_for(lambda: self._due > now, _PATIENCE):
-                    return
-        if self._deliver(self._look()) and self._servers:
+                mine = now >= self._claimed_until
+                if mine:
+                    self._claimed_until = now + _PATIENCE
+            if mine or (now >= self._due + _GRACE and not self._has_been_looked_at(now)):
+                due = self._look()
+        finally:
+            if mine:
+                self._claimed_until = float("-inf")
+        if due and self._deliver(due) and self._view is not None and self._view.servers:
             self._due = float("-inf")  # there is more than one look can take
 
-    def _look(self) -> Sequence[_Row]:
-        """Reads the fence; what is there. A look counts from its beginning."""
+    def _has_been_looked_at(self, now: float) -> bool:
+        """Whether another thread's look comes within the time that this one waits for it, or until it has failed."""
+        for _ in range(round(_PATIENCE / _PAUSE)):
+            if self._due > now or now >= self._claimed_until:
+                break
+            self._sleep(_PAUSE)
+        return self._due > now
+
+    def _look(self) -> list[_Row]:
+        """Reads the fence; what of it can be delivered now. A look counts from its beginning."""
         began = self._clock()
         self.backend.counters.fence_polls += 1
-        rows: list[_Row] = []
         try:
             rows, servers = self._rows()
-            self._publish(rows, servers, began)
         except sa.exc.SQLAlchemyError as exc:
             self._unreadable(exc, began)
-        finally:
-            with self._looked:
-                self._claimed_until = float("-inf")
-                self._looked.notify_all()
-        return rows
+            return []
+        self._publish(rows, servers, began)
+        now = self._wall()
+        return [row for row in rows if row.held_until <= now]
 
     def _publish(self, rows: Sequence[_Row], servers: frozenset[str], began: float) -> None:
+        """Lets readers go by a look. One that began earlier and took longer than another's is worth nothing: readers
+        would go by less than they know.
+        """
         with self._looked:
-            if began < self._began:  # a thread that was held up for so long that another has looked meanwhile
+            if began < self._began:
                 return
             self._began = began
-            self._found = rows
             # What was noted meanwhile may have been committed after the look.
             self._noted = {place: at for place, at in self._noted.items() if at >= began}
-            self._barred = {*self._noted, *[row.place for row in rows]}
-            self._servers = servers
+            self._bar({*self._noted, *[row.place for row in rows]}, servers)
             self._due = began + (_RECHECK if self._state is _State.MISSING else self._settings.fence_interval)
+
+    def _bar(self, places: Collection[Place], servers: frozenset[str] = frozenset()) -> None:
+        self._view = _View(frozenset(places), servers) if places or servers else None
 
     def _rows(self) -> tuple[list[_Row], frozenset[str]]:
         """What is undelivered; beyond ``_MOST`` rows the first of them, and all servers that are concerned. One query,
@@ -185,12 +213,13 @@ class Fence:
         query = sa.select(*[FENCE.c[name] for name in _Row._fields]).where(self._ours)
         if self._state is _State.MISSING and not self._is_known():
             return [], frozenset()
-        with self._connected() as connection:
+        with self._connected(self._reader) as connection:
             try:
                 rows = [_Row(*row) for row in connection.execute(query.order_by(FENCE.c.id).limit(_MOST + 1))]
             except sa.exc.DBAPIError as exc:
-                if exc.connection_invalidated or self._is_there(connection):
+                if exc.connection_invalidated or _has_table(connection):
                     raise
+                self._turn(_State.MISSING)
                 return [], frozenset()
             self._turn(_State.READ)
             if len(rows) <= _MOST:
@@ -256,7 +285,7 @@ class Fence:
             raise CacheUnavailableError(f"{self._name()} has no table {FENCE.name}: {_REMEDY}")
         rows = [self._values(place, held_for) for place in places]
         try:
-            with self._connected() as connection:
+            with self._connected(self._writer) as connection:
                 for start in range(0, len(rows), _ROWS_AT_ONCE):
                     connection.execute(sa.insert(FENCE).values(rows[start : start + _ROWS_AT_ONCE]))
         except sa.exc.SQLAlchemyError as exc:
@@ -274,7 +303,8 @@ class Fence:
         now = self._clock()
         with self._looked:
             self._noted = {**self._noted, **dict.fromkeys(places, now)}
-            self._barred = {*self._barred, *self._noted}
+            view = self._view or _View(frozenset(), frozenset())
+            self._bar({*view.places, *self._noted}, view.servers)
 
     @property
     def publishes(self) -> bool:
@@ -302,32 +332,27 @@ class Fence:
         """Delivers what can be delivered now; how much is left."""
         if self._reader is None:
             self._retire_noted()
-            return len(self._noted)
-        while self._deliver(self._look()):
-            pass
-        return len(self._barred)
+        else:
+            while due := self._look():
+                if not self._deliver(due):
+                    break
+        return 0 if self._view is None else len(self._view.places)
 
-    def _deliver(self, rows: Sequence[_Row]) -> int:
-        """Makes what stands at the places of a look go, where it may by now, and then deletes their rows: these rows
-        only, since others' transactions may commit meanwhile. How many.
+    def _deliver(self, due: Sequence[_Row]) -> int:
+        """Makes what stands at the places go, and then deletes their rows: these rows only, since others' transactions
+        may commit meanwhile. How many rows are gone.
+
+        Readers go by the last look to the next: for the same place there may be a row that is held yet, or a new one
+        that another thread's look has found meanwhile.
         """
+        retired = self._retired([row.place for row in due])
         now = self._wall()
-        due = [row for row in rows if row.held_until <= now]
-        retired = self._retired([row.place for row in due]) if due else frozenset()
-        gone = {row.id for row in due if row.place in retired or row.expires <= now}
-        if not self._delete(gone):
+        done = [row.id for row in due if row.place in retired]
+        over = [row.id for row in due if row.place not in retired and row.expires <= now]
+        if not self._delete([*done, *over]):
             return 0
-        self.backend.counters.delivered += sum(row.place in retired for row in due)
-        self._lift(gone, rows)
-        return len(gone)
-
-    def _lift(self, gone: Collection[int], rows: Sequence[_Row]) -> None:
-        """Lets this process go by what a look has left. Another row of a place may be held for a commit that is yet to
-        come; and another thread may have looked since.
-        """
-        with self._looked:
-            if rows is self._found:
-                self._barred = {*self._noted, *[row.place for row in rows if row.id not in gone]}
+        self.backend.counters.delivered += len(done)
+        return len(done) + len(over)
 
     def _retired(self, places: Collection[Place]) -> frozenset[Place]:
         """The places at which nothing of before stands any more; where they are many, their whole groups go."""
@@ -340,21 +365,25 @@ class Fence:
 
     def _retire_noted(self) -> None:
         self._due = self._clock() + self._settings.fence_interval
-        if not self._noted:
+        noted = self._noted
+        if not noted:
             return
-        retired = self._retired(list(self._noted))
+        retired = self._retired(list(noted))
         self.backend.counters.delivered += len(retired)
         with self._looked:
-            self._noted = {place: at for place, at in self._noted.items() if place not in retired}
-            self._barred = set(self._noted)
+            # What was noted again meanwhile is of a commit that came after this.
+            self._noted = {
+                place: at for place, at in self._noted.items() if place not in retired or noted.get(place) != at
+            }
+            self._bar(self._noted)
 
     def _delete(self, ids: Collection[int]) -> bool:
         """Whether the rows are deleted. It can wait: they are delivered again, that is all."""
         if not ids or self._reader is None:
             return False
         try:
-            with self._connected(patient=False) as connection:
-                connection.execute(sa.delete(FENCE).where(FENCE.c.id.in_(sorted(ids))))
+            with self._connected(self._writer, patient=False) as connection:
+                connection.execute(sa.delete(FENCE).where(FENCE.c.id.in_(list(ids))))
         except sa.exc.SQLAlchemyError as exc:
             logger.debug("what is delivered stays in the fence for now: %s", exc)
             return False
@@ -367,13 +396,14 @@ class Fence:
         namespace: sa.ColumnElement[str] = FENCE.c.namespace
         return namespace == self._settings.namespace
 
+    @staticmethod
     @contextmanager
-    def _connected(self, *, patient: bool = True) -> Iterator[sa.Connection]:
+    def _connected(engine: sa.Engine | None, *, patient: bool = True) -> Iterator[sa.Connection]:
         """A connection on which each statement is a transaction of its own. On SQLite an impatient one does not wait
         for the lock, which this very thread may hold.
         """
-        assert self._reader is not None
-        with self._reader.connect() as connection:
+        assert engine is not None
+        with engine.connect() as connection:
             if patient or connection.dialect.name != "sqlite":
                 yield connection
                 return
@@ -385,7 +415,7 @@ class Fence:
                 connection.exec_driver_sql(f"PRAGMA busy_timeout = {before}")
 
     def _is_there(self, connection: sa.Connection) -> bool:
-        is_there = sa.inspect(connection).has_table(FENCE.name)
+        is_there = _has_table(connection)
         self._turn(_State.READ if is_there else _State.MISSING)
         return is_there
 
@@ -396,7 +426,7 @@ class Fence:
         if self._state is _State.READ:
             return True
         try:
-            with self._connected() as connection:
+            with self._connected(self._reader) as connection:
                 return self._is_there(connection)
         except sa.exc.SQLAlchemyError as exc:
             self._turn(_State.UNREADABLE, exc)
@@ -404,6 +434,10 @@ class Fence:
 
     def _name(self) -> str:
         return "" if self._reader is None else self._reader.url.render_as_string(hide_password=True)
+
+
+def _has_table(connection: sa.Connection) -> bool:
+    return sa.inspect(connection).has_table(FENCE.name)
 
 
 def _as_sent(dialect: sa.Dialect, rows: Sequence[dict[str, Any]]) -> tuple[str, list[Any]]:
@@ -430,8 +464,12 @@ def fence_of(engine: sa.Engine, backend: LeaseBackend, reader: sa.Engine | None 
         fences = _fences.setdefault(backend, weakref.WeakKeyDictionary())
         found = fences.get(engine.dialect)
         if found is None:
-            beside = None if has_one_connection(engine) else reader or read_engine_of(engine)
-            found = fences[engine.dialect] = Fence(backend, beside)
+            if has_one_connection(engine):
+                found = Fence(backend, None)
+            else:
+                # The account of an engine that is handed in for reads may not write.
+                found = Fence(backend, reader or read_engine_of(engine), writer=read_engine_of(engine))
+            fences[engine.dialect] = found
         return found
 
 
@@ -439,7 +477,9 @@ _instances: weakref.WeakSet[Fence] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    # A thread that does not exist here may hold the lock.
+    global _making
+    # A thread that does not exist here may hold the locks, or be looking.
+    _making = threading.Lock()
     for fence in list(_instances):
         fence._reset()
 

@@ -279,9 +279,11 @@ def _flags(each: dict[bytes, st.SearchStrategy[bytes]]) -> st.SearchStrategy[lis
 _gets = st.tuples(
     st.just(b"mg"),
     st.sampled_from(KEYS),
-    _flags(dict.fromkeys((b"f", b"c", b"s", b"t", b"v"), _nothing) | {b"T": _ttls, b"N": _ttls}),
+    _flags(dict.fromkeys((b"f", b"c", b"s", b"t", b"v"), _nothing) | {b"T": _ttls, b"N": _ttls})
+    | _flags(dict.fromkeys((b"f", b"c", b"t", b"v"), _nothing) | {b"R": st.sampled_from([b"0", b"90", b"4000"])}),
     _nothing,
 )
+_classic_gets = st.tuples(st.just(b"get"), st.sampled_from(KEYS), st.just([]), _nothing)
 _set_flags = {b"F": st.sampled_from([b"0", b"7", b"16777277"]), b"T": _ttls, b"c": _nothing}
 _sets = st.tuples(
     st.just(b"ms"),
@@ -347,7 +349,7 @@ def _asked(server: FakeMemcached) -> Callable[[bytes], bytes]:
 
 
 @hypothesis.settings(max_examples=400, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
-@hypothesis.given(dialogue=st.lists(_gets | _sets | _deletes, min_size=1, max_size=15))
+@hypothesis.given(dialogue=st.lists(_gets | _classic_gets | _sets | _deletes, min_size=1, max_size=15))
 def test_the_fake_memcached_answers_as_a_real_one(dialogue: list[Any], real: Callable[[bytes], bytes]) -> None:
     real(b"".join(b"md %b\r\n" % key for key in KEYS))
     sides = Dialogue(_asked(FakeMemcached(Clock()))), Dialogue(real)
@@ -370,6 +372,13 @@ def test_the_fake_memcached_pipelines_as_a_real_one(real: Callable[[bytes], byte
     cas = [[int(found) for found in re.findall(rb" c(\d+)", answer)] for answer in (ours, theirs)]
     assert re.sub(rb" c\d+", b" c", ours) == re.sub(rb" c\d+", b" c", theirs)
     assert cas[0][0] - cas[0][1] == cas[1][0] - cas[1][1]
+
+
+def test_the_fake_memcached_answers_a_get_of_several_keys_as_a_real_one(real: Callable[[bytes], bytes]) -> None:
+    request = b"md k\r\nmd m\r\nms k 4 F7\r\n\r\n\r\n\r\nget m k\r\nget m\r\nmg m N60\r\nget k nothing m\r\n"
+    real(request)
+
+    assert _asked(FakeMemcached(Clock()))(request).replace(b"NF", b"HD") == real(request).replace(b"NF", b"HD")
 
 
 def test_the_fake_memcached_forgets_cas_ids_when_it_restarts(memcached_servers: list[Memcached]) -> None:

@@ -176,6 +176,8 @@ class ReadEngine:
         self.database: FakeDatabase
         self.held: dict[str, State] | None = None
 
+    dialect = SimpleNamespace(name="of the fake", driver="of the fake")
+
     def connect(self) -> ReadEngine:
         return self
 
@@ -189,7 +191,8 @@ class ReadEngine:
         return {}
 
     def execute(self, statement: Any, parameters: Mapping[str, Any] | None = None) -> _Result:
-        ids = [parameters["key_0"]] if parameters is not None else list(statement.whereclause.right.value)
+        (key,) = parameters.values() if parameters is not None else [list(statement.whereclause.right.value)]
+        ids = [key] if isinstance(key, str) else list(key)
         found = step(f"SELECT {', '.join(ids)}", lambda: self._select(ids))
         return _Result([self._row(id, state) for id, state in found if state is not None])
 
@@ -215,6 +218,9 @@ class _Result:
 
     def fetchone(self) -> tuple[Any, ...] | None:
         return self._rows[0] if self._rows else None
+
+    def fetchmany(self, size: int) -> Sequence[tuple[Any, ...]]:
+        return self._rows[:size]
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         return iter(self._rows)

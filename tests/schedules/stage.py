@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from dogpile.cache import CacheRegion
 
-from person_repo import invalidation
+from person_repo import fence, invalidation
 from person_repo.backends import LeaseBackend
 from person_repo.backends._meta import Patience
 from person_repo.backends.memcached import MemcachedBackend
@@ -25,6 +25,7 @@ from person_repo.loading import Loader
 from person_repo.mapping import EntityMapping
 from person_repo.model import Person
 from person_repo.region import make_region
+from person_repo.settings import CacheSettings
 from schedules.database import FakeConnection, FakeDatabase, FenceEngine, ReadEngine, RefusedError, State
 from schedules.wire import Clock, FakeMemcached, Item
 from schedules.world import Actor, Names, Violation, Wire, World, acting, step
@@ -260,10 +261,11 @@ class Stage:
         long as what it stands on.
         """
         repository = self._auditor.repository
+        world.passes(World.TICK)
         if world.database.fence or (repository.fence is not None and repository.fence.stands()):
             raise Violation("undelivered", f"at the end these are left in the fence: {world.database.fence}")
         if not self._is_served(world):
-            world.passes(TTL + 1)
+            world.passes(_LONGEST_MARKER)
             if not self._is_served(world):
                 raise Violation("bypassed", "at the end the cache does not serve what it was given")
 
@@ -292,6 +294,7 @@ class Stage:
         return None
 
 
+_LONGEST_MARKER = 30 * 24 * 3600 + 1
 # Rows that were to be seen before a commit outlast it.
 _LONGEST_HOLD = TOMBSTONE_TTL + 3
 
@@ -301,6 +304,7 @@ _TTLS: Mapping[str, Any] = {
     "ttl": TTL,
     "wait": _WAIT,
     "breaker_failures": 1_000_000,
+    **{name: 0 for name in ("ttl_jitter", "refresh_ahead") if name in CacheSettings.__dataclass_fields__},
 }
 
 
@@ -477,7 +481,8 @@ class _Fence(Fence):
         )
 
     def _reset(self) -> None:
-        self._looked: Any = _Condition(self)
+        super()._reset()
+        self._looked: Any = _Lock(self)
 
     def begin(self, looked: bool) -> None:
         """A process that knows of the table, and has just looked at it, or not yet."""
@@ -489,11 +494,10 @@ class _Fence(Fence):
     def shown(self) -> Hashable:
         """All that it knows."""
         noted = tuple(self._noted.items()) if self._noted else ()
-        barred = frozenset(self._barred) if self._barred else ()
-        return self._due, self._claimed_until, self._state, noted, barred, self._servers
+        return self._due, self._began, self._claimed_until, self._state, noted, self._view
 
 
-class _Condition:
+class _Lock:
     """The lock of a fence: nobody else runs while one is in it. Whoever comes in looks at the fence."""
 
     def __init__(self, fence: _Fence) -> None:
@@ -505,20 +509,20 @@ class _Condition:
     def __exit__(self, *raised: object) -> None:
         pass
 
-    def notify_all(self) -> None:
-        pass
-
-    def wait_for(self, predicate: Callable[[], bool], _timeout: float) -> bool:
-        """At any time it may have taken too long."""
-        return bool(step("has waited for another's look", predicate))
-
 
 def _sleep(seconds: float) -> None:
-    step(f"waits {seconds} s", lambda: World.current.passes(seconds))
+    """A pause while another thread looks may end before it has, so no time need pass."""
+    if seconds == fence._PAUSE:
+        step("has waited for another's look", lambda: None)
+    else:
+        step(f"waits {seconds} s", lambda: World.current.passes(seconds))
 
 
 class _SteppedMemory(MemoryBackend):
-    """The real memory backend, each of whose calls waits for its turn: they run under one lock, so whole."""
+    """The real memory backend, each of whose calls waits for its turn: under one lock they run whole.
+
+    A hit runs without it, and reads one item at one moment.
+    """
 
     def fetch(self, group: str, key: str, *, reject: bytes | None = None) -> Any:
         return step(f"fetch {key}", lambda: MemoryBackend.fetch(self, group, key, reject=reject))

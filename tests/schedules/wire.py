@@ -16,7 +16,7 @@ _NEVER = 0
 # More is a date to memcached, less is over at once.
 _LONGEST = 30 * 24 * 3600
 _KNOWN: Mapping[bytes, frozenset[bytes]] = {
-    b"mg": frozenset([b"f", b"c", b"s", b"t", b"v", b"T", b"N"]),
+    b"mg": frozenset([b"f", b"c", b"s", b"t", b"v", b"T", b"N", b"R"]),
     b"ms": frozenset([b"C", b"F", b"T", b"M", b"c"]),
     b"md": frozenset([b"C"]),
 }
@@ -59,7 +59,7 @@ class Item(NamedTuple):
 
 @functools.lru_cache(100_000)
 def commands_of(request: bytes) -> tuple[Command, ...]:
-    """The commands of a request, in order."""
+    """The commands of a request, in order; a ``get`` of several keys is as many."""
     return tuple(_parsed(request))
 
 
@@ -70,6 +70,11 @@ def _parsed(request: bytes) -> Iterator[Command]:
         verb, *words = line.split()
         at += len(line) + 2
         body = b""
+        if verb == b"get":
+            # Each key is looked up by itself: another's command may come between any two.
+            for key in words:
+                yield Command(verb, key, {b"last": b""} if key is words[-1] else {}, b"", f"get {key.decode()}")
+            continue
         if verb == b"ms":
             size = int(words.pop(1))
             body = request[at : at + size]
@@ -119,6 +124,8 @@ class FakeMemcached:
         verb = command.verb
         if verb == b"mg":
             return self._get(command)
+        if verb == b"get":
+            return self._classic_get(command)
         if verb == b"ms":
             return self._set(command)
         if verb == b"md":
@@ -155,6 +162,9 @@ class FakeMemcached:
             last = b" W"
         elif item.won:
             last = b" Z"
+        elif item.until and item.until - self.clock.now < int(flags.get(b"R", b"0")):
+            item = self.items[key] = item._replace(won=True)
+            last = b" W"
         words = b""
         for flag, argument in flags.items():
             if flag == b"T" or (flag == b"N" and last == b" W"):
@@ -166,6 +176,13 @@ class FakeMemcached:
         if b"v" in flags:
             return b"VA %d%b%b\r\n%b\r\n" % (len(item.body), words, last, item.body)
         return b"HD%b%b\r\n" % (words, last)
+
+    def _classic_get(self, command: Command) -> bytes:
+        item = self._item(command.key)
+        end = b"END\r\n" if b"last" in command.flags else b""
+        if item is None:
+            return end
+        return b"VALUE %b %d %d\r\n%b\r\n%b" % (command.key, item.flags, len(item.body), item.body, end)
 
     def _set(self, command: Command) -> bytes:
         """Cases: append, to something; add, to nothing; compare and set; set."""

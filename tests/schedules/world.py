@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import greenlet
 
-from person_repo import cached, invalidation
+from person_repo import cached, fence, invalidation
 from person_repo.backends import _meta, memcached
 from schedules.wire import Clock, Command, FakeMemcached, commands_of
 
@@ -753,6 +753,7 @@ def without_a_network() -> Iterator[None]:
         (memcached, "os", randoms),
         (cached, "fence_of", _fence_of),
         (invalidation, "fence_of", _fence_of),
+        (fence, "_PAUSE", fence._PATIENCE),
     )
     before = [getattr(module, name) for module, name, _ in places]
     disabled = logging.root.manager.disable
@@ -772,8 +773,10 @@ def _meaning(world: World, command: Command, reply: bytes) -> str:
     line, _, rest = reply.partition(b"\r\n")
     words = line.split()
     text = line.decode()
+    if words and words[0] == b"VALUE":
+        words = [b"VA", words[3], b"f" + words[2]]
     flags = next((int(word[1:]) for word in words[1:] if word[:1] == b"f"), None)
-    if command.verb != b"mg" or flags is None:
+    if command.verb not in (b"mg", b"get") or flags is None:
         return text
     size = int(words[1]) if words[0] == b"VA" else next(int(word[1:]) for word in words if word[:1] == b"s")
     if size == 0 and flags == 0:
