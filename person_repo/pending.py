@@ -121,7 +121,9 @@ class Pending:
         transaction: OpenTransaction | None,
     ) -> None:
         missing = {place for _, tombstones in placed for place in tombstones.missing}
-        missing -= self._recorded.get(backend, set())
+        if transaction is not None or backend.settings.on_unreachable == "proceed":
+            # Else what readers were told when this was prepared may have been delivered since.
+            missing -= self._recorded.get(backend, set())
         fence = self.fences(backend) if missing else None
         if fence is None:
             return
@@ -254,11 +256,15 @@ def _tell_afterwards(fence: Fence, places: Collection[Place]) -> None:
     """
     if not places:
         return
-    fence.note(places)
     try:
         fence.publish(places)
     except CacheUnavailableError as exc:
         logger.warning("what could not be released goes to the database until its ttl: %s", exc)
+    else:
+        if fence.backend.settings.on_unreachable == "strict":
+            fence.wait()
+    # Not before: a look that began in between would have found nothing yet, and taken the note for seen to.
+    fence.note(places)
 
 
 _incomplete: weakref.WeakSet[LeaseBackend] = weakref.WeakSet()

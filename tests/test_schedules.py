@@ -125,7 +125,7 @@ def _in_memory(*scenarios: Scenario) -> list[Scenario]:
 
 # Kinds of faults are divided where only one can happen: that finds the same, and more states are equal.
 FAMILIES = [
-    Family("memory, one fault", _in_memory(*SCENARIOS.values()), [ALL_IN_MEMORY], 18_000),
+    Family("memory, one fault", _in_memory(*SCENARIOS.values()), [ALL_IN_MEMORY], 15_000),
     Family(
         "memcached, killed or evicted",
         _of(

@@ -1,17 +1,21 @@
 """A database without a server: rows with versions, row locks held to the end of a transaction, read committed.
 
-It stands behind the real ``Loader`` (by an engine that answers its statements) and behind the real wrapped dialect
-functions (by a DBAPI connection with ``commit``, ``rollback`` and ``info``).
+It stands behind the real ``Loader`` and the real ``Fence`` (by engines that answer their statements) and behind the
+real wrapped dialect functions (by a DBAPI connection with ``commit``, ``rollback``, ``cursor`` and ``info``).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
-from schedules.world import Actor, step
+import sqlalchemy as sa
 
-__all__ = ["FakeConnection", "FakeDatabase", "ReadEngine", "RefusedError", "State"]
+from schedules.world import Actor, World, step
+
+__all__ = ["FakeConnection", "FakeDatabase", "FenceEngine", "ReadEngine", "RefusedError", "State"]
 
 State = str | None
 """What a row says, each write something of its own; None where there is no row."""
@@ -24,16 +28,25 @@ class RefusedError(Exception):
 class FakeDatabase:
     """``history`` holds every committed state of each row in order, ``acknowledged`` the place of the newest state
     whose commit has returned to its writer. ``same_row``: ids that find the row of another, as a collation does that
-    folds case.
+    folds case. ``fence``: the committed rows of the fence's table by their ids, which grow with each insert, committed
+    or not.
     """
 
-    __slots__ = ("acknowledged", "history", "locks", "same_row")
+    __slots__ = ("acknowledged", "fence", "history", "last_fence_id", "locks", "same_row")
 
     def __init__(self, rows: Mapping[str, State], same_row: Mapping[str, str]) -> None:
         self.history: dict[str, tuple[State, ...]] = {id: (state,) for id, state in rows.items()}
         self.acknowledged: dict[str, int] = dict.fromkeys(rows, 0)
         self.locks: dict[str, FakeConnection] = {}
         self.same_row = same_row
+        self.fence: dict[int, Mapping[str, Any]] = {}
+        self.last_fence_id = 0
+
+    def fence_ids(self, rows: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
+        """Rows with the ids that an insert gives them."""
+        first = self.last_fence_id + 1
+        self.last_fence_id += len(rows)
+        return dict(enumerate(rows, first))
 
     def state(self, id: str) -> State:
         """The committed state of a row."""
@@ -49,26 +62,43 @@ class FakeDatabase:
             tuple(self.history.values()),
             tuple(self.acknowledged.values()),
             tuple((id, connection.actor.at) for id, connection in sorted(self.locks.items())),
+            tuple((id, *row.values()) for id, row in self.fence.items()),
+            self.last_fence_id,
         )
 
 
 class FakeConnection:
     """A DBAPI connection of a writer, as the wrapped functions of a dialect see it. Where they want SQLAlchemy's own,
-    its ``connection`` is this one.
+    its ``connection`` is this one. ``dialect``: which SQL it takes.
     """
 
-    def __init__(self, actor: Actor, database: FakeDatabase, *, refuses: bool = False) -> None:
+    def __init__(self, actor: Actor, database: FakeDatabase, dialect: Any, *, refuses: bool = False) -> None:
         self.actor = actor
         self.database = database
         self.refuses = refuses
+        self.dialect = dialect
         self.info: dict[Any, Any] = {}
         self.writes: dict[str, State] = {}
+        self.fence: dict[int, Mapping[str, Any]] = {}
         self.places: dict[str, int] = {}
         actor.connections.append(self)
 
     @property
     def connection(self) -> FakeConnection:
         return self
+
+    def cursor(self) -> FakeConnection:
+        return self
+
+    def close(self) -> None:
+        """The cursor."""
+
+    def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """The insert into the fence's table, in this transaction."""
+        into = re.fullmatch(r"INSERT INTO person_repo_fence \((.*)\) VALUES .*", sql)
+        assert into is not None, sql
+        named = [dict(zip(into[1].split(", "), row, strict=True)) for row in rows]
+        step("INSERT INTO the fence", lambda: self.fence.update(self.database.fence_ids(named)))
 
     def write(self, changes: Mapping[str, State]) -> None:
         """One statement that waits for the locks on its rows, then changes them; others do not see it yet."""
@@ -93,9 +123,9 @@ class FakeConnection:
 
     def acknowledge(self) -> None:
         """The commit has returned to whoever asked for it."""
-        acknowledged = self.database.acknowledged
-        for id, place in self.places.items():
-            acknowledged[id] = max(acknowledged[id], place)
+        for acknowledged in (self.database.acknowledged, self.actor.acknowledged):
+            for id, place in self.places.items():
+                acknowledged[id] = max(acknowledged.get(id, 0), place)
 
     def die(self) -> None:
         """The process ended: the database rolls back what is not committed."""
@@ -123,6 +153,7 @@ class FakeConnection:
             history = self.database.history[id]
             self.places[id] = len(history)
             self.database.history[id] = (*history, state)
+        self.database.fence.update(self.fence)
         self._end()
 
     def _end(self) -> None:
@@ -130,6 +161,7 @@ class FakeConnection:
         for id in [id for id, holder in locks.items() if holder is self]:
             del locks[id]
         self.writes = {}
+        self.fence = {}
 
 
 class ReadEngine:
@@ -144,6 +176,8 @@ class ReadEngine:
         self.database: FakeDatabase
         self.held: dict[str, State] | None = None
 
+    dialect = SimpleNamespace(name="of the fake", driver="of the fake")
+
     def connect(self) -> ReadEngine:
         return self
 
@@ -157,7 +191,8 @@ class ReadEngine:
         return {}
 
     def execute(self, statement: Any, parameters: Mapping[str, Any] | None = None) -> _Result:
-        ids = [parameters["key_0"]] if parameters is not None else list(statement.whereclause.right.value)
+        (key,) = parameters.values() if parameters is not None else [list(statement.whereclause.right.value)]
+        ids = [key] if isinstance(key, str) else list(key)
         found = step(f"SELECT {', '.join(ids)}", lambda: self._select(ids))
         return _Result([self._row(id, state) for id, state in found if state is not None])
 
@@ -184,8 +219,43 @@ class _Result:
     def fetchone(self) -> tuple[Any, ...] | None:
         return self._rows[0] if self._rows else None
 
+    def fetchmany(self, size: int) -> Sequence[tuple[Any, ...]]:
+        return self._rows[:size]
+
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         return iter(self._rows)
+
+
+class FenceEngine:
+    """What the real ``Fence`` needs of an engine on which each statement is a transaction of its own."""
+
+    dialect = SimpleNamespace(name="of the fake")
+
+    def connect(self) -> FenceEngine:
+        return self
+
+    def __enter__(self) -> FenceEngine:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        pass
+
+    def execute(self, statement: Any) -> Sequence[tuple[Any, ...]]:
+        database = World.current.database
+        if isinstance(statement, sa.Select):
+            names = [column.name for column in statement.selected_columns]
+            return step("SELECT FROM the fence", lambda: _fence_rows(database, names))
+        if isinstance(statement, sa.Insert):
+            rows = list(statement._multi_values[0])
+            step("INSERT INTO the fence, committed", lambda: database.fence.update(database.fence_ids(rows)))
+        else:
+            ids = statement.whereclause.right.value
+            step(f"DELETE FROM the fence {ids}", lambda: [database.fence.pop(id, None) for id in ids] and None)
+        return ()
+
+
+def _fence_rows(database: FakeDatabase, names: Sequence[str]) -> tuple[tuple[Any, ...], ...]:
+    return tuple(tuple({"id": id, **row}[name] for name in names) for id, row in sorted(database.fence.items()))
 
 
 def _shown(changes: Mapping[str, State]) -> str:

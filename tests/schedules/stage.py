@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -11,21 +11,23 @@ from typing import Any
 import sqlalchemy as sa
 from dogpile.cache import CacheRegion
 
-from person_repo import invalidation
+from person_repo import fence, invalidation
 from person_repo.backends import LeaseBackend
 from person_repo.backends._meta import Patience
 from person_repo.backends.memcached import MemcachedBackend
 from person_repo.backends.memory import MemoryBackend
 from person_repo.cached import CachedRepository
 from person_repo.changes import Change
+from person_repo.exceptions import CacheUnavailableError
+from person_repo.fence import Fence, _State
 from person_repo.keys import Keyspace
 from person_repo.loading import Loader
 from person_repo.mapping import EntityMapping
 from person_repo.model import Person
 from person_repo.region import make_region
-from schedules.database import FakeConnection, FakeDatabase, ReadEngine, RefusedError, State
+from schedules.database import FakeConnection, FakeDatabase, FenceEngine, ReadEngine, RefusedError, State
 from schedules.wire import Clock, FakeMemcached, Item
-from schedules.world import Actor, Names, Violation, Wire, World, step
+from schedules.world import Actor, Names, Violation, Wire, World, acting, step
 
 __all__ = ["EVERY_FAULT", "Scenario", "Stage", "Write", "autocommit", "commit", "refused", "rollback", "twophase"]
 
@@ -81,6 +83,8 @@ class Scenario:
     whether their connections are open, as those of writers are. ``schemas``: what to add to each reader's schema
     fingerprint, as if it ran another version of the model; ``old_schema``: whether what is cached is of yet another.
     ``same_row``: see ``FakeDatabase``. ``begins``: whose the first steps are; what is searched comes after them.
+    ``ticks``: see ``World``. ``looked``: whether every process has just looked at the fence. ``together``: the names of
+    actors that are threads of one process. A read of no ids is none: it delivers what is in the fence.
     """
 
     title: str
@@ -97,6 +101,15 @@ class Scenario:
     old_schema: bool = False
     same_row: Mapping[str, str] = field(default_factory=dict)
     begins: tuple[str, ...] = ()
+    on_unreachable: str = "proceed"
+    ticks: int = 0
+    looked: bool = True
+    together: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> bool:
+        """Whether some actor may be cut off from a server that others reach."""
+        return "partition" in self.kinds
 
 
 class Stage:
@@ -112,17 +125,29 @@ class Stage:
         self._mapping: EntityMapping[Any] = EntityMapping(Person)
         self._server_names = self._placed_apart() if scenario.servers > 1 else ["only:1"]
         self._memory = _SteppedMemory(dict(_TTLS, clock=lambda: World.current.clock.now))
-        self._readers = [_Reader(self._mapping, self._backend()) for _ in scenario.readers]
-        for reader, shift in zip(self._readers, scenario.schemas, strict=False):
+        shared = self._backend()
+        backends = {name: shared if name in scenario.together else self._backend() for name in self._names()}
+        self._readers = {name: _Reader(self._mapping, backends[name]) for name in self._names("reader")}
+        for reader, shift in zip(self._readers.values(), scenario.schemas, strict=False):
             reader.repository._codec.schema += shift
         self._auditor = _Reader(self._mapping, self._backend())
-        self._writers = [_Writer(self._mapping, self._backend()) for _ in scenario.writers]
+        self._writers = {name: _Writer(self._mapping, backends[name]) for name in self._names("writer")}
         self._warm: tuple[list[tuple[dict[bytes, Item], int]], int] | None = None
 
     def _backend(self) -> LeaseBackend:
         if self.scenario.backend == "memory":
             return self._memory
-        return _Memcached(dict(_TTLS, servers=self._server_names))
+        return _Memcached(
+            dict(_TTLS, servers=self._server_names, on_unreachable=self.scenario.on_unreachable), self.scenario.looked
+        )
+
+    def _names(self, *kinds: str) -> list[str]:
+        """The actors' names, readers first."""
+        found = []
+        for kind in kinds or ("reader", "writer"):
+            count = len(self.scenario.readers if kind == "reader" else self.scenario.writers)
+            found += [kind] if count == 1 else [f"{kind} {number + 1}" for number in range(count)]
+        return found
 
     def _placed_apart(self) -> list[str]:
         """Names of servers between which the rows are divided."""
@@ -145,16 +170,20 @@ class Stage:
             servers = {name: FakeMemcached(clock) for name in self._server_names}
         memory = self._memory if scenario.backend == "memory" else None
         database = FakeDatabase(scenario.rows, scenario.same_row)
-        world = World(clock, servers, database, self.names, memory=memory, faults=faults, kinds=scenario.kinds)
+        world = World(
+            clock, servers, database, self.names, memory=memory, faults=faults, kinds=scenario.kinds,
+            ticks=scenario.ticks, late=scenario.parts and scenario.on_unreachable == "proceed",
+        )  # fmt: skip
         self._memory._reset()
         self._prepare(world)
         world.log = log
-        for number, (reader, reads) in enumerate(zip(self._readers, scenario.readers, strict=True)):
-            name = "reader" if len(self._readers) == 1 else f"reader {number + 1}"
-            self._enter(world, world.add(name, reader.run(reads, self._before_read)), reader)
-        for number, (writer, writes) in enumerate(zip(self._writers, scenario.writers, strict=True)):
-            name = "writer" if len(self._writers) == 1 else f"writer {number + 1}"
+        for player in (*self._readers.values(), *self._writers.values()):
+            player.enter(world)
+        for (name, reader), reads in zip(self._readers.items(), scenario.readers, strict=True):
+            self._enter(world, world.add(name, reader.run(reads, self._before_read, begins=scenario.parts)), reader)
+        for (name, writer), writes in zip(self._writers.items(), scenario.writers, strict=True):
             self._enter(world, world.add(name, writer.run(writes)), writer)
+        self._bring_together(world)
         world.begin()
         actors = {actor.name: actor for actor in world.actors}
         for name in scenario.begins:
@@ -192,13 +221,20 @@ class Stage:
                 server.items.pop(key.encode(), None)
 
     def _enter(self, world: World, actor: Actor, player: _Player) -> None:
-        """Gives an actor its process: nothing of an earlier schedule, and connections that are open already."""
-        player.enter(world)
+        """Gives an actor its process, and connections that are open already."""
+        actor.fence = getattr(player.backend, "staged_fence", None)
         if world.servers and (self.scenario.readers_connected or isinstance(player, _Writer)):
             player.connect(world, actor, self._server_names)
 
+    def _bring_together(self, world: World) -> None:
+        own: dict[str, int] = {}
+        for actor in world.actors:
+            if actor.name in self.scenario.together:
+                actor.acknowledged = own
+
     def finish(self, world: World) -> bool:
-        """Reads through the cache once every actor is over, at once and when no tombstone can stand any more.
+        """Reads through the cache once every actor is over, at once and when no tombstone can stand any more; then
+        nothing is left in the fence, and entries are served from the cache.
 
         Returns whether an old entry is stuck there for the one known reason; raises ``Violation`` for any other.
         """
@@ -206,21 +242,47 @@ class Stage:
             server.running = True
         wrong = self._audit(world, "at the end")
         if wrong is None:
-            world.clock.now += TOMBSTONE_TTL + 1
+            world.passes(_LONGEST_HOLD)
             wrong = self._audit(world, "when no tombstone can stand any more")
         if wrong is None:
+            self._check_all_is_well_again(world)
             return False
         if not world.stuck():
             raise Violation("final", wrong)
-        world.clock.now += TTL + 1
+        world.passes(TTL + 1)
         wrong = self._audit(world, "after the ttl")
         if wrong is not None:
             raise Violation("final", wrong)
         return True
 
+    def _check_all_is_well_again(self, world: World) -> None:
+        """By the process that has read last. What was interrupted between the commands of a tombstone stands for as
+        long as what it stands on.
+        """
+        repository = self._auditor.repository
+        world.passes(World.TICK)
+        if world.database.fence or (repository.fence is not None and repository.fence.stands()):
+            raise Violation("undelivered", f"at the end these are left in the fence: {world.database.fence}")
+        if not self._is_served(world):
+            world.passes(_LONGEST_MARKER)
+            if not self._is_served(world):
+                raise Violation("bypassed", "at the end the cache does not serve what it was given")
+
+    def _is_served(self, world: World) -> bool:
+        """Whether what is read is a hit when it is read again."""
+        repository = self._auditor.repository
+        ids = [id for id in world.database.history if id not in self.scenario.same_row]
+        for id in ids:
+            repository.get(id)
+        before = repository.counters.hits.value
+        for id in ids:
+            repository.get(id)
+        return repository.counters.hits.value == before + len(ids)
+
     def _audit(self, world: World, when: str) -> str | None:
+        """By a process that begins: what it finds in the fence it delivers."""
         auditor = self._auditor
-        auditor.enter(world)
+        auditor.enter(world, looked=False)
         for id in world.database.history:
             found = auditor.repository.get(id)
             state = None if found is None else found.first_name
@@ -230,6 +292,10 @@ class Stage:
                 return said if state in history[floor:] else f"{said}, and {history[floor]} was acknowledged"
         return None
 
+
+_LONGEST_MARKER = 30 * 24 * 3600 + 1
+# Rows that were to be seen before a commit outlast it.
+_LONGEST_HOLD = TOMBSTONE_TTL + 3
 
 _TTLS: Mapping[str, Any] = {
     "lease_ttl": LEASE_TTL,
@@ -250,11 +316,10 @@ class _Player:
         self.backend = backend
         self._opened: dict[str, Any] = {}
 
-    def enter(self, world: World) -> None:
-        backend: Any = self.backend
-        if isinstance(backend, MemcachedBackend):
-            backend._local = SimpleNamespace(connections={})
-            backend._down = set()
+    def enter(self, world: World, *, looked: bool | None = None) -> None:
+        """Nothing of an earlier schedule."""
+        if isinstance(self.backend, _Memcached):
+            self.backend.begin(looked)
 
     def connect(self, world: World, actor: Actor, servers: list[str]) -> None:
         """Opens its connections: those of the schedule before, over new wires."""
@@ -265,24 +330,27 @@ class _Player:
                 world.owner = actor
                 self._opened[name] = backend._connection(name, Patience(1.0))
                 world.owner = None
+                backend._local.of(actor.at)[name] = backend._local.of(None).pop(name)
                 continue
             connection._client = connection._socket = Wire(world, actor, world.by_name[name])
-            connection.in_step = True
-            backend._local.connections[name] = connection
+            connection.in_step = connection.serves = True
+            backend._local.of(actor.at)[name] = connection
 
 
 class _Reader(_Player):
     def __init__(self, mapping: EntityMapping[Any], backend: LeaseBackend) -> None:
         super().__init__(mapping, backend)
         self.engine = ReadEngine(mapping.names)
-        database: Any = SimpleNamespace(mapping=mapping, loader=Loader(mapping, self.engine), joined=False)
+        database: Any = SimpleNamespace(
+            mapping=mapping, loader=Loader(mapping, self.engine), joined=False, engine=None, read_engine=None
+        )
         self._waited = 0.0
         self.repository: CachedRepository[Any] = CachedRepository(
             database, _region_over(backend), sleep=self._sleep, clock=lambda: self._waited
         )
 
-    def enter(self, world: World) -> None:
-        super().enter(world)
+    def enter(self, world: World, *, looked: bool | None = None) -> None:
+        super().enter(world, looked=looked)
         self._waited = 0.0
         self.engine.database = world.database
         self.engine.held = None
@@ -291,13 +359,21 @@ class _Reader(_Player):
         self._waited += seconds
 
     def run(
-        self, reads: tuple[tuple[str, ...], ...], before: Callable[[ReadEngine], None] | None
+        self, reads: tuple[tuple[str, ...], ...], before: Callable[[ReadEngine], None] | None, *, begins: bool
     ) -> Callable[[Actor], None]:
+        """``begins``: whether it is a step by itself that a read begins: before the first that others see it looks at
+        the time, and goes by it.
+        """
         repository = self.repository
 
         def run(actor: Actor) -> None:
             for ids in reads:
                 actor.begin_read()
+                if begins:
+                    step("begins" if ids else "begins to deliver", lambda: None)
+                if not ids:
+                    repository.fence.deliver()
+                    continue
                 if before is not None:
                     before(self.engine)
                 found = {ids[0]: repository.get(ids[0])} if len(ids) == 1 else repository.get_many(ids)
@@ -316,7 +392,8 @@ class _Writer(_Player):
         dialect.do_commit_twophase = lambda connection, xid, is_prepared, recover: connection.commit()
         keys = Keyspace(backend.settings.namespace, mapping.table.fullname)
         invalidation.cover(self._engine, mapping, keys, backend)
-        (self._model,) = invalidation._coverages[dialect]._models
+        self._coverage = invalidation._coverages[dialect]
+        (self._model,) = self._coverage._models
 
     def run(self, writes: tuple[Write, ...]) -> Callable[[Actor], None]:
         def run(actor: Actor) -> None:
@@ -331,40 +408,114 @@ class _Writer(_Player):
         statement, the wrapped functions of the dialect. In AUTOCOMMIT the listeners around the statement do both steps.
         """
         dialect, kind = self._engine.dialect, write.kind
-        connection: Any = FakeConnection(actor, actor.world.database, refuses=kind == "refused")
+        connection: Any = FakeConnection(actor, actor.world.database, dialect, refuses=kind == "refused")
         self._engine.dispatch.begin(connection)
-        pending = invalidation._pending_of(connection.info)
-        pending.add(Change(self._model, None if write.whole else [(id,) for id in write.changes]))
-        if kind == "autocommit":
-            pending.put()
-            connection.write_and_commit(write.changes)
-            pending.end()
-            connection.acknowledge()
-            return
-        connection.write(write.changes)
-        if kind == "rollback":
+        pending = self._coverage._pending_of(connection.info)
+        invalidation._add(pending, Change(self._model, None if write.whole else [(id,) for id in write.changes]))
+        try:
+            if kind == "autocommit":
+                pending.put(None)
+                connection.write_and_commit(write.changes)
+                pending.end()
+            else:
+                connection.write(write.changes)
+                if kind == "rollback":
+                    dialect.do_rollback(connection)
+                    return
+                self._commit(connection, kind, number)
+        except RefusedError:
             dialect.do_rollback(connection)
-            return
+        except CacheUnavailableError:
+            if actor.world.by_name and self.backend.settings.on_unreachable != "refuse":
+                raise
+            dialect.do_rollback(connection)
+        else:
+            connection.acknowledge()
+
+    def _commit(self, connection: Any, kind: str, number: int) -> None:
+        dialect = self._engine.dialect
         if kind == "twophase":
             dialect.do_prepare_twophase(connection, number)
             dialect.do_commit_twophase(connection, number)
         else:
-            try:
-                dialect.do_commit(connection)
-            except RefusedError:
-                dialect.do_rollback(connection)
-                return
-        connection.acknowledge()
+            dialect.do_commit(connection)
 
 
 class _Memcached(MemcachedBackend):
-    """The real memcached backend; the world is told what could not be placed."""
+    """The real memcached backend of one process, and its real fence. ``looked``: see ``Scenario``."""
 
-    def put_tombstones(self, keys: Any, groups: Any = ()) -> Any:
-        tombstones = super().put_tombstones(keys, groups)
-        if not tombstones.complete:
-            World.current.miss()
-        return tombstones
+    def __init__(self, arguments: Mapping[str, Any], looked: bool) -> None:
+        super().__init__(arguments)
+        self._looked = looked
+        self.staged_fence = _Fence(self)
+
+    def begin(self, looked: bool | None = None) -> None:
+        """Nothing of an earlier schedule."""
+        self._local: Any = _Local()
+        self._down = set()
+        self.staged_fence.begin(self._looked if looked is None else looked)
+
+
+class _Local:
+    """What is each thread's own, where threads are actors."""
+
+    def __init__(self) -> None:
+        self._of: dict[int | None, dict[str, Any]] = {}
+
+    def of(self, at: int | None) -> dict[str, Any]:
+        return self._of.setdefault(at, {})
+
+    @property
+    def connections(self) -> dict[str, Any]:
+        actor = acting()
+        return self.of(None if actor is None else actor.at)
+
+
+class _Fence(Fence):
+    """The real fence of one process. Its time is the world's; to wait is a step, in which that time passes."""
+
+    def __init__(self, backend: LeaseBackend) -> None:
+        engine: Any = FenceEngine()
+        super().__init__(
+            backend, engine, clock=lambda: World.current.moment(self), wall=lambda: World.current.time(), sleep=_sleep
+        )
+
+    def _reset(self) -> None:
+        super()._reset()
+        self._looked: Any = _Lock(self)
+
+    def begin(self, looked: bool) -> None:
+        """A process that knows of the table, and has just looked at it, or not yet."""
+        _Fence.__init__(self, self.backend)
+        self._state = _State.READ
+        if looked:
+            self._due = World.current.clock.now + self._settings.fence_interval
+
+    def shown(self) -> Hashable:
+        """All that it knows."""
+        noted = tuple(self._noted.items()) if self._noted else ()
+        return self._due, self._began, self._claimed_until, self._state, noted, self._view
+
+
+class _Lock:
+    """The lock of a fence: nobody else runs while one is in it. Whoever comes in looks at the fence."""
+
+    def __init__(self, fence: _Fence) -> None:
+        self._fence = fence
+
+    def __enter__(self) -> None:
+        World.current.moment(self._fence)
+
+    def __exit__(self, *raised: object) -> None:
+        pass
+
+
+def _sleep(seconds: float) -> None:
+    """A pause while another thread looks may end before it has, so no time need pass."""
+    if seconds == fence._PAUSE:
+        step("has waited for another's look", lambda: None)
+    else:
+        step(f"waits {seconds} s", lambda: World.current.passes(seconds))
 
 
 class _SteppedMemory(MemoryBackend):
@@ -392,9 +543,9 @@ class _SteppedMemory(MemoryBackend):
         names = ", ".join([*keys, *groups])
         return step(f"put tombstones on {names}", lambda: MemoryBackend.put_tombstones(self, keys, groups))
 
-    def release(self, tombstones: Any) -> None:
+    def release(self, tombstones: Any) -> Any:
         names = ", ".join([*tombstones.keys, *tombstones.groups])
-        step(f"release {names}", lambda: MemoryBackend.release(self, tombstones))
+        return step(f"release {names}", lambda: MemoryBackend.release(self, tombstones))
 
 
 def _region_over(backend: LeaseBackend) -> CacheRegion:

@@ -27,10 +27,10 @@ class Clock:
 
     __slots__ = ("now",)
 
-    def __init__(self, now: int = 1_000_000) -> None:
+    def __init__(self, now: float = 1_000_000) -> None:
         self.now = now
 
-    def __call__(self) -> int:
+    def __call__(self) -> float:
         return self.now
 
 
@@ -52,7 +52,7 @@ class Item(NamedTuple):
     flags: int
     body: bytes
     cas: int
-    until: int
+    until: float
     won: bool
     made: object
 
@@ -139,12 +139,12 @@ class FakeMemcached:
             return None
         return item
 
-    def _link(self, key: bytes, flags: int, body: bytes, until: int, won: bool = False) -> Item:
+    def _link(self, key: bytes, flags: int, body: bytes, until: float, won: bool = False) -> Item:
         self.last_cas += 1
         item = self.items[key] = Item(flags, body, self.last_cas, until, won, self.maker)
         return item
 
-    def _until(self, ttl: bytes) -> int:
+    def _until(self, ttl: bytes) -> float:
         seconds = int(ttl)
         if not 0 <= seconds <= _LONGEST:
             raise ValueError(f"the fake memcached knows no ttl of {seconds} s")

@@ -12,20 +12,27 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import greenlet
 
+from person_repo import cached, fence, invalidation
 from person_repo.backends import _meta, memcached
 from schedules.wire import Clock, Command, FakeMemcached, commands_of
 
 if TYPE_CHECKING:
     from schedules.database import FakeConnection, FakeDatabase
 
-__all__ = ["Actor", "Choice", "Names", "Violation", "Wire", "World", "step", "without_a_network"]
+__all__ = ["Actor", "Choice", "Names", "Violation", "Wire", "World", "acting", "step", "without_a_network"]
 
 Choice = tuple[str, int, Any]
 """What the search chooses: a kind of step or fault, whom it concerns, and what else there is to say."""
+
+
+class ShownFence(Protocol):
+    """The fence of a process, which tells all that it knows."""
+
+    def shown(self) -> Hashable: ...
 
 
 class Violation(Exception):
@@ -52,12 +59,15 @@ class Actor:
     """One process (or, over a memory backend, one thread): a reader or a writer.
 
     ``seen`` numbers everything it was ever answered, in order. Its code is deterministic, so this number, and no look
-    into its frames, tells where it is and what it knows.
+    into its frames, tells where it is and what it knows. ``fence`` is its process's, ``acknowledged`` the places of the
+    newest states whose commits have returned to this process: both are those of others who are threads of it.
     """
 
     __slots__ = (
+        "acknowledged",
         "at",
         "connections",
+        "fence",
         "floor",
         "name",
         "operations",
@@ -81,6 +91,8 @@ class Actor:
         self.operations = 0
         self.steps = 0
         self.randoms = 0
+        self.fence: ShownFence | None = None
+        self.acknowledged: dict[str, int] = {}
         self.reads_anew = False
         self.floor: tuple[int, ...] = ()
         self.parked: Operation | Wire | None = None
@@ -98,9 +110,12 @@ class Actor:
         self.forget()
 
     def forget(self) -> None:
-        """It is between two operations: all that it keeps are its connections. What it saw before counts no more."""
+        """It is between two operations: all that it keeps are its connections and its fence. What it saw before counts
+        no more.
+        """
         wires = tuple([wire.incarnation if not wire.cut else 0 for wire in self.wires])
-        self.seen = self.world.names(("between", self.at, self.operations, self.randoms, wires))
+        fence = self.fence and self.fence.shown()
+        self.seen = self.world.names(("between", self.at, self.operations, self.randoms, wires, fence))
         self.operations += 1
 
     def end_read(self, answers: Mapping[str, str | None]) -> None:
@@ -189,10 +204,14 @@ class World:
     """Servers, database, clock and actors of one schedule.
 
     ``memory``: the one memory backend that all actors share, where there are no servers. ``names``: shared by all
-    schedules of a search.
+    schedules of a search. ``ticks``: how often ``TICK`` seconds may pass between two steps. ``late``: whether a read
+    may miss what others have acknowledged since that last happened.
     """
 
     current: World
+
+    TICK = 1.06
+    """Seconds: just longer than a process may go by what it last read of the fence."""
 
     def __init__(
         self,
@@ -204,6 +223,8 @@ class World:
         memory: Any = None,
         faults: int = 0,
         kinds: frozenset[str] = frozenset(),
+        ticks: int = 0,
+        late: bool = False,
     ) -> None:
         self.clock = clock
         self.by_name = servers
@@ -213,6 +234,10 @@ class World:
         self.memory = memory
         self.faults = faults
         self.kinds = kinds
+        self.ticks = ticks
+        self.late = late
+        self.settled = tuple(database.acknowledged.values())
+        self.cut_off: set[tuple[int, int]] = set()
         # CAS ids are compared with each other and told apart by nothing else, so what they are called does not matter;
         # but those of a server that restarts may be equal to older ones.
         self.numbered = not kinds.isdisjoint({"restart", "stop"}) and faults > 0
@@ -224,7 +249,6 @@ class World:
         self.randoms = 0
         self.killed: list[Actor] = []
         self.robbed: set[tuple[str, int]] = set()
-        self.disturbed = False
         self.owner: Actor | None = None
         self.log: list[str] | None = None
         self.objects: dict[int, tuple[Any, tuple[Actor, int, str]]] = {}
@@ -268,6 +292,10 @@ class World:
                 found += self.steps_of(actor)
         if not all(server.running for server in self.servers):
             found += [("start", at, None) for at, server in enumerate(self.servers) if not server.running]
+        if self.ticks:
+            found.append(("tick", 0, None))
+        if self.cut_off:
+            found += [("heal", at, what) for at, what in sorted(self.cut_off) if self.actors[at].parked is not None]
         return found
 
     @staticmethod
@@ -304,6 +332,14 @@ class World:
                 found += [
                     ("cut", actor.at, wire.at) for wire in actor.wires if wire is actor.parked and not wire.broken
                 ]
+        if "partition" in kinds:
+            for actor in self.actors:
+                if actor.parked is not None:
+                    found += [
+                        ("partition", actor.at, at)
+                        for at in range(len(self.servers))
+                        if (actor.at, at) not in self.cut_off
+                    ]
         for at, server in enumerate(self.servers):
             if "evict" in kinds:
                 found += [("evict", at, key) for key in server.live()]
@@ -371,7 +407,21 @@ class World:
         actor.steps += 1
         if actor.reads_anew:
             actor.reads_anew = False
-            actor.floor = tuple(self.database.acknowledged.values())
+            actor.floor = self._floor_of(actor)
+
+    def _floor_of(self, actor: Actor) -> tuple[int, ...]:
+        """The oldest states that a read which begins now may return."""
+        acknowledged = self.database.acknowledged
+        if not self.late:
+            return tuple(acknowledged.values())
+        own = actor.acknowledged
+        return tuple([max(floor, own.get(id, 0)) for id, floor in zip(acknowledged, self.settled, strict=True)])
+
+    def passes(self, seconds: float) -> None:
+        """Time passes for everybody."""
+        self.clock.now += seconds
+        if seconds >= self.TICK:
+            self.settled = tuple(self.database.acknowledged.values())
 
     def _operate(self, actor: Actor, operation: Operation) -> None:
         try:
@@ -441,9 +491,19 @@ class World:
             self.servers[at].running = True
             self._log("fault", "the server starts", "")
             return
+        if kind == "heal":
+            self.cut_off.discard((at, what))
+            self._log("fault", f"{self.actors[at].name} reaches {self._called(what)} again", "")
+            return
+        if kind == "tick":
+            self.ticks -= 1
+            self.passes(self.TICK)
+            self._log("", f"{self.TICK} s pass", "")
+            return
         self.faults -= 1
-        self.disturbed |= kind in ("cut", "restart", "stop")
-        if kind == "crash":
+        if kind == "partition":
+            self._cut_off(self.actors[at], what)
+        elif kind == "crash":
             actor = self.actors[at]
             self._log("fault", f"{actor.name} is killed", "")
             self.killed.append(actor)
@@ -463,6 +523,18 @@ class World:
         else:
             self._restart(kind, at)
 
+    def _cut_off(self, actor: Actor, at: int) -> None:
+        """From here on this actor alone does not reach the server."""
+        self._log("fault", f"{actor.name} is cut off from {self._called(at)}", "")
+        self.cut_off.add((actor.at, at))
+        for wire in actor.wires:
+            if wire.server is self.servers[at]:
+                wire.cut = True
+        actor.seen = self.names((actor.seen, "cut off", at))
+
+    def _called(self, at: int) -> str:
+        return "the server" if len(self.servers) == 1 else f"server {list(self.by_name)[at]}"
+
     def _evict(self, at: int, key: Any) -> None:
         if self.memory is not None:
             self._log("fault", f"the cache forgets {key}", "")
@@ -474,7 +546,7 @@ class World:
 
     def _expire(self, until: int) -> None:
         self._log("fault", f"{until - self.clock.now} s pass", "")
-        self.clock.now = until
+        self.passes(until - self.clock.now)
         if self.memory is not None:
             for stones in (*self.memory._stones.values(), *self.memory._group_stones.values()):
                 self._rob_stones(stones, until)
@@ -513,16 +585,9 @@ class World:
         if connections and not connections[-1].committed:
             self.robbed.add((actor.name, len(connections)))
 
-    def miss(self) -> None:
-        """The writer whose turn it is could not place all of its tombstones; that a fault came between
-        explains it."""
-        task = greenlet.getcurrent()
-        if isinstance(task, _Task) and self.disturbed:
-            self._rob_writer(task.actor)
-
     def stuck(self) -> bool:
-        """Whether both faults met in one commit that together leave an old entry: a tombstone lost before COMMIT
-        (or never placed, its server being gone), and its writer killed after it.
+        """Whether both faults met in one commit that together leave an old entry: a tombstone lost before COMMIT, and
+        its writer killed after it.
         """
         return any(
             actor.connections
@@ -542,9 +607,16 @@ class World:
             cache = tuple([self._server_fingerprint(server) for server in self.servers])
         return (
             names(cache),
-            names((self.database.fingerprint(), self.clock.now, self.faults, self.disturbed, frozenset(self.robbed))),
+            names((self.database.fingerprint(), self.clock.now, self.faults, frozenset(self.robbed))),
+            self._late_fingerprint(),
             *[self._actor_fingerprint(actor) for actor in self.actors],
         )
+
+    def _late_fingerprint(self) -> Hashable:
+        if not self.late and not self.ticks and not self.cut_off:
+            return 0
+        own = tuple([tuple(actor.acknowledged.items()) for actor in self.actors])
+        return self.names((self.settled, own, self.ticks, frozenset(self.cut_off)))
 
     def _server_fingerprint(self, server: FakeMemcached) -> Hashable:
         items = server.live().items()
@@ -558,7 +630,8 @@ class World:
             killed = actor in self.killed
             owed = tuple([c.committed for c in actor.connections]) if killed else ()
             return -1 if not killed else -2 - self.names(("killed", owed))
-        return self.names((actor.seen, None if actor.reads_anew else actor.floor))
+        fence = actor.fence and actor.fence.shown()
+        return self.names((actor.seen, None if actor.reads_anew else actor.floor, fence))
 
     def _memory_fingerprint(self) -> Hashable:
         memory = self.memory
@@ -604,12 +677,25 @@ class World:
         task = greenlet.getcurrent()
         actor = task.actor if isinstance(task, _Task) else self.owner
         server = self.by_name[name]
-        reached = step("connects", lambda: server.incarnation if server.running else 0)
+        at = self.servers.index(server)
+        reached = step(
+            "connects", lambda: server.incarnation if server.running and not self._is_cut_off(actor, at) else 0
+        )
         if not reached:
             raise ConnectionRefusedError("nobody listens")
         return Wire(self, actor, server)
 
-    def time(self) -> int:
+    def _is_cut_off(self, actor: Actor | None, at: int) -> bool:
+        return actor is not None and (actor.at, at) in self.cut_off
+
+    def moment(self, fence: ShownFence) -> float:
+        """The time by a fence's clock; whoever asks for it looks at the fence."""
+        task = greenlet.getcurrent()
+        if isinstance(task, _Task):
+            task.actor.seen = self.names((task.actor.seen, self.clock.now, fence.shown()))
+        return self.clock.now
+
+    def time(self) -> float:
         """The second, by the clock on the wall of whoever asks."""
         task = greenlet.getcurrent()
         if isinstance(task, _Task):
@@ -642,6 +728,17 @@ def step(label: str, act: Callable[[], Any], ready: Callable[[], bool] | None = 
     return world.hub.switch(Operation(label, act, ready))
 
 
+def _fence_of(_engine: Any, backend: Any, _reader: Any = None) -> Any:
+    """A process has one backend, and that its fence."""
+    return getattr(backend, "staged_fence", None)
+
+
+def acting() -> Actor | None:
+    """Whose code runs; nobody's outside of actors."""
+    task = greenlet.getcurrent()
+    return task.actor if isinstance(task, _Task) else None
+
+
 @contextmanager
 def without_a_network() -> Iterator[None]:
     """Backends made and used in this block reach the servers of the current world, whose clock they go by."""
@@ -656,6 +753,9 @@ def without_a_network() -> Iterator[None]:
         (_meta, "time", clock),
         (memcached, "time", clock),
         (memcached, "os", randoms),
+        (cached, "fence_of", _fence_of),
+        (invalidation, "fence_of", _fence_of),
+        (fence, "_PAUSE", fence._PATIENCE),
     )
     before = [getattr(module, name) for module, name, _ in places]
     disabled = logging.root.manager.disable
