@@ -34,6 +34,7 @@ EXPIRE = frozenset({"expire"})
 RESTART = frozenset({"restart"})
 STOP = frozenset({"stop"})
 CUT = frozenset({"cut"})
+PARTITION = frozenset({"partition"})
 ALL_IN_MEMORY = FORGET | EXPIRE | RESTART
 NONE: frozenset[str] = frozenset()
 
@@ -103,6 +104,55 @@ SERVERS = [
 ]
 
 
+# A server that some reach and others do not. Under ``proceed`` it takes time to pass for anything to be checked; under
+# ``strict`` the writer's wait is time.
+MODES = ("proceed", "strict", "refuse")
+
+
+def _parted(
+    name: str, mode: str, readers: Any = (GET,), *, cached: tuple[str, ...] = ("ada",), **more: Any
+) -> Scenario:
+    scenario = replace(
+        SCENARIOS[name], readers=readers, cached=cached, on_unreachable=mode, ticks=int(mode == "proceed")
+    )
+    title = f"{scenario.title.partition('/')[2].strip()}, {mode}, {'cached' if cached else 'cold'}"
+    return replace(scenario, **{"apart": ("writer",), "title": title, **more})
+
+
+ENDS = ("cold", "whole", "rollback", "refused", "refused whole", "autocommit", "twophase")
+FEW = ("cold", "whole", "rollback", "autocommit")
+DELIVERS: tuple[str, ...] = ()
+PARTED_ONCE = [
+    *[_parted(name, "proceed") for name in FEW],
+    *[_parted(name, mode) for mode in ("strict", "refuse") for name in ENDS],
+    *[_parted("cold", mode, apart=()) for mode in ("strict", "refuse")],
+]
+PARTED_TWICE = [
+    *[_parted(name, "strict", (GET_GET,), cached=()) for name in FEW],
+    *[_parted("cold", mode, (GET_GET,)) for mode in ("strict", "refuse")],
+    _parted("cold", "proceed", (GET_GET,), together=("reader", "writer"), ticks=0, slow=True),
+    *[_parted("twice", mode, (GET_GET,), ticks=0) for mode in ("proceed", "strict")],
+]
+PARTED_MANY = [
+    _parted("many", "strict", MANY.readers, cached=("ada", "bob")),
+    replace(SERVERS[0], on_unreachable="strict", apart=("writer",), readers=(GET,)),
+]
+_BESIDE: dict[str, Any] = {"writers": TWO_AND_TWO.writers, "apart": ("writer 1",), "title": "two writers, one cut off"}
+_THREADS: dict[str, Any] = {"together": ("reader 1", "reader 2"), "title": "two threads / update"}
+PARTED_THREE = [
+    _parted("cold", mode, readers, ticks=0, **more)
+    for mode, readers, more in [
+        ("strict", ((DELIVERS,), GET_GET), {"title": "a deliverer, get, get / update"}),
+        ("proceed", ((DELIVERS,), GET_GET), {"title": "a deliverer, get, get / update"}),
+        ("strict", (GET_GET, GET), _THREADS),
+        ("proceed", (GET, GET), {**_THREADS, "slow": True, "looked": False}),
+        ("strict", (GET_GET,), _BESIDE),
+        ("proceed", (GET_GET,), _BESIDE),
+    ]
+]
+CUT_OFF = [_parted("cold", mode, (GET if mode == "proceed" else GET_GET,), cut=("writer",)) for mode in MODES]
+
+
 @dataclass(frozen=True)
 class Family:
     """Scenarios that are searched together, each with every one of ``kinds``; at least ``runs`` schedules are run."""
@@ -125,7 +175,7 @@ def _in_memory(*scenarios: Scenario) -> list[Scenario]:
 
 # Kinds of faults are divided where only one can happen: that finds the same, and more states are equal.
 FAMILIES = [
-    Family("memory, one fault", _in_memory(*SCENARIOS.values()), [ALL_IN_MEMORY], 15_000),
+    Family("memory, one fault", _in_memory(*SCENARIOS.values()), [ALL_IN_MEMORY], 14_000),
     Family(
         "memcached, killed or evicted",
         _of(
@@ -148,9 +198,14 @@ FAMILIES = [
     Family("two memcached", SERVERS[:1], [FORGET, RESTART], 3_000, switches=1),
     Family("two memcached, restarted", SERVERS[1:], [RESTART], 2_500, switches=1),
     Family("memory, two and two", _in_memory(TWO_AND_TWO), [NONE], 3_500, faults=0),
-    Family("memory, two and two, one fault", _in_memory(TWO_AND_TWO), [ALL_IN_MEMORY], 6_000, switches=1),
+    Family("memory, two and two, one fault", _in_memory(TWO_AND_TWO), [ALL_IN_MEMORY], 5_000, switches=1),
     Family("memcached, two and two", [TWO_AND_TWO], [NONE], 14_000, faults=0, switches=3),
     Family("memcached, two and two, one fault", [TWO_AND_TWO], [FORGET], 11_000, switches=1),
+    Family("fence, one read", PARTED_ONCE, [PARTITION], 22_000),
+    Family("fence, two reads", PARTED_TWICE, [PARTITION], 7_000, switches=1),
+    Family("fence, several keys", PARTED_MANY, [PARTITION], 5_000, switches=1),
+    Family("fence, three actors", PARTED_THREE, [PARTITION], 13_000, switches=1),
+    Family("fence, cut off from the start", CUT_OFF, [FORGET, RESTART, CUT], 15_000, switches=1),
 ]  # fmt: skip
 
 
@@ -246,6 +301,12 @@ def _more() -> Iterator[tuple[Scenario, frozenset[str], int, int | None]]:
     for scenario in SCENARIOS.values():
         for kinds in (FORGET, RESTART, CUT, STOP, EXPIRE):
             yield scenario, kinds, 1, None
+    for switches in (1, 2):
+        for scenario in (*PARTED_ONCE, *PARTED_TWICE, *PARTED_MANY, *PARTED_THREE):
+            yield replace(scenario, apart=(), ticks=1), PARTITION, 1, switches
+        for scenario in (*PARTED_ONCE, *PARTED_TWICE):
+            for kinds in (FORGET, RESTART, CUT):
+                yield scenario, PARTITION | kinds, 2, switches
     for switches in (2, 3, 4, None):
         for scenario in SERVERS:
             for kinds in (FORGET, RESTART, CUT, STOP, EXPIRE):

@@ -11,16 +11,19 @@ import pytest
 
 pytest.importorskip("greenlet")
 
-from schedules.database import ReadEngine
+from schedules.database import FakeDatabase, ReadEngine
 from schedules.search import hunt, search
-from schedules.stage import Scenario, commit
+from schedules.stage import Scenario, commit, twophase
 from schedules.summary import tell
 from schedules.world import World
 
-from person_repo import invalidation, loading
+from person_repo import invalidation, loading, pending
+from person_repo.backends import BLOCKED
 from person_repo.backends._meta import Patience
 from person_repo.backends.memcached import MemcachedBackend
 from person_repo.backends.memory import MemoryBackend
+from person_repo.fence import Fence
+from person_repo.pending import Pending
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
@@ -62,7 +65,7 @@ def _tombstone_after_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     def do_commit(_coverage: Any, commit: Callable[[Any], None], connection: Any) -> None:
         pending = connection.info.pop(invalidation._PENDING)
         commit(connection)
-        pending.put()
+        pending.put(None)
         pending.end()
 
     monkeypatch.setattr(invalidation._Coverage, "_do_commit", do_commit)
@@ -71,7 +74,7 @@ def _tombstone_after_commit(monkeypatch: pytest.MonkeyPatch) -> None:
 def _release_before_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     def do_commit(_coverage: Any, commit: Callable[[Any], None], connection: Any) -> None:
         pending = connection.info.pop(invalidation._PENDING)
-        pending.put()
+        pending.put(None)
         pending.end()
         commit(connection)
 
@@ -97,10 +100,10 @@ def _plain_set(monkeypatch: pytest.MonkeyPatch) -> None:
 def _keeps_what_stands_there(monkeypatch: pytest.MonkeyPatch) -> None:
     withdraw = MemcachedBackend._withdraw
 
-    def only_ours(self: Any, connection: Any, name: str, token: bytes) -> None:
-        ((_, body),) = self._exchange(connection, b"mg %b v\r\n" % name.encode(), 1)
+    def only_ours(self: Any, connection: Any, name: str, token: bytes, patience: Patience) -> None:
+        ((_, body),) = self._exchange(connection, b"mg %b v\r\n" % name.encode(), 1, patience)
         if token in body:
-            withdraw(self, connection, name, token)
+            withdraw(self, connection, name, token, patience)
 
     monkeypatch.setattr(MemcachedBackend, "_withdraw", only_ours)
 
@@ -110,16 +113,17 @@ def _delete_for_a_tombstone(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def delete(self: Any, keys: Any, groups: Any = ()) -> Any:
         tombstones = put(self, keys, groups)
-        for connection, names in self._on_servers(keys).items():
-            self._exchange(connection, b"".join(b"md %b\r\n" % name.encode() for name in names), len(names))
+        patience = Patience(1.0)
+        for connection, names in self._on_servers(keys, patience).items():
+            self._exchange(connection, b"".join(b"md %b\r\n" % name.encode() for name in names), len(names), patience)
         return tombstones
 
     monkeypatch.setattr(MemcachedBackend, "put_tombstones", delete)
 
 
 def _tombstones_without_owners(monkeypatch: pytest.MonkeyPatch) -> None:
-    def delete(self: Any, connection: Any, name: str, token: bytes) -> None:
-        self._exchange(connection, b"md %b\r\n" % name.encode(), 1)
+    def delete(self: Any, connection: Any, name: str, token: bytes, patience: Patience) -> None:
+        self._exchange(connection, b"md %b\r\n" % name.encode(), 1, patience)
 
     monkeypatch.setattr(MemcachedBackend, "_withdraw", delete)
 
@@ -153,18 +157,18 @@ def _release_by_cas_on_a_new_connection(monkeypatch: pytest.MonkeyPatch) -> None
     release, withdraw = MemcachedBackend.release, MemcachedBackend._withdraw
     stones: dict[bytes, Any] = {}
 
-    def remembering(self: Any, tombstones: Any) -> None:
+    def remembering(self: Any, tombstones: Any) -> Any:
         stones[tombstones.placed.token] = tombstones.placed.stones
-        release(self, tombstones)
+        return release(self, tombstones)
 
-    def by_cas(self: Any, connection: Any, name: str, token: bytes) -> None:
-        stone = stones[token].get((connection.server, name))
+    def by_cas(self: Any, connection: Any, name: str, token: bytes, patience: Patience) -> None:
+        stone = stones.get(token, {}).get((connection.server, name))
         if stone is None or stone.connection is connection:
-            withdraw(self, connection, name, token)
+            withdraw(self, connection, name, token, patience)
             return
-        ((words, _),) = self._exchange(connection, b"md %b C%b\r\n" % (name.encode(), stone.cas), 1)
+        ((words, _),) = self._exchange(connection, b"md %b C%b\r\n" % (name.encode(), stone.cas), 1, patience)
         if words[0] == b"EX":
-            withdraw(self, connection, name, token)
+            withdraw(self, connection, name, token, patience)
 
     monkeypatch.setattr(MemcachedBackend, "release", remembering)
     monkeypatch.setattr(MemcachedBackend, "_withdraw", by_cas)
@@ -173,49 +177,176 @@ def _release_by_cas_on_a_new_connection(monkeypatch: pytest.MonkeyPatch) -> None
 def _leases_stay_where_no_tombstone_could_be_placed(monkeypatch: pytest.MonkeyPatch) -> None:
     release = MemcachedBackend.release
 
-    def only_placed(self: Any, tombstones: Any) -> None:
-        placed = tombstones.placed._replace(missing=frozenset())
-        release(self, replace(tombstones, placed=placed))
+    def only_placed(self: Any, tombstones: Any) -> Any:
+        return release(self, replace(tombstones, missing=frozenset()))
 
     monkeypatch.setattr(MemcachedBackend, "release", only_placed)
+
+
+def _leases_stay_and_nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    _leases_stay_where_no_tombstone_could_be_placed(monkeypatch)
+    monkeypatch.setattr(Pending, "_tell", lambda *_: None)
 
 
 def _marker_on_one_server(monkeypatch: pytest.MonkeyPatch) -> None:
     on_servers = MemcachedBackend._on_servers
 
-    def on_the_first(self: Any, keys: Any, everywhere: Any = ()) -> Any:
-        work = on_servers(self, keys, everywhere)
+    def on_the_first(self: Any, keys: Any, patience: Patience, everywhere: Any = ()) -> Any:
+        work = on_servers(self, keys, patience, everywhere)
         return dict(list(work.items())[:1]) if everywhere else work
 
     monkeypatch.setattr(MemcachedBackend, "_on_servers", on_the_first)
+    put = MemcachedBackend.put_tombstones
+    monkeypatch.setattr(
+        MemcachedBackend, "put_tombstones", lambda *arguments: replace(put(*arguments), missing=frozenset())
+    )
+
+
+# The fence
+
+
+def _nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pending, "_tell", lambda *_: None)
+
+
+def _rows_beside_the_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Fence, "record", lambda self, connection, dialect, places: self.publish(places))
+
+
+def _rows_are_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    publish = Fence.publish
+    monkeypatch.setattr(Fence, "publish", lambda self, places, held_for=0: publish(self, places))
+
+
+def _nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Fence, "wait", lambda self: None)
+
+
+def _nothing_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Fence, "note", lambda self, places: None)
+
+
+def _looks_count_from_their_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    publish = Fence._publish
+    monkeypatch.setattr(
+        Fence, "_publish", lambda self, rows, servers, began: publish(self, rows, servers, self._clock())
+    )
+
+
+def _looks_drop_every_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    publish = Fence._publish
+
+    def forgetting(self: Any, rows: Any, servers: Any, began: float) -> None:
+        self._noted = {}
+        publish(self, rows, servers, began)
+
+    monkeypatch.setattr(Fence, "_publish", forgetting)
+
+
+def _deliverers_lift_what_they_delivered(monkeypatch: pytest.MonkeyPatch) -> None:
+    deliver = Fence._deliver
+
+    def lifting(self: Any, due: Any) -> int:
+        done = deliver(self, due)
+        if done and self._view is not None:
+            self._bar(self._view.places - {row.place for row in due})
+        return done
+
+    monkeypatch.setattr(Fence, "_deliver", lifting)
+
+
+def _rows_go_before_what_they_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def deliver(self: Any, due: Any) -> int:
+        self._delete([row.id for row in due])
+        return len(self._retired([row.place for row in due]))
+
+    monkeypatch.setattr(Fence, "_deliver", deliver)
+
+
+def _rows_of_delivered_places_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    def all_of_them(database: FakeDatabase, ids: Sequence[int]) -> None:
+        items = {row["item"] for id, row in database.fence.items() if id in ids}
+        database.fence = {id: row for id, row in database.fence.items() if row["item"] not in items}
+
+    monkeypatch.setattr(FakeDatabase, "deliver", all_of_them)
+
+
+def _rows_up_to_the_last_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    def up_to(database: FakeDatabase, ids: Sequence[int]) -> None:
+        database.fence = {id: row for id, row in database.fence.items() if id > max(ids)}
+
+    monkeypatch.setattr(FakeDatabase, "deliver", up_to)
+
+
+def _deliverers_leave_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    withdraw = MemcachedBackend._withdraw
+
+    def unless_a_lease(self: Any, connection: Any, name: str, token: bytes, patience: Patience) -> None:
+        ((words, body),) = self._exchange(connection, b"mg %b f v\r\n" % name.encode(), 1, patience)
+        if body or b"f0" not in words or any(token):
+            withdraw(self, connection, name, token, patience)
+
+    monkeypatch.setattr(MemcachedBackend, "_withdraw", unless_a_lease)
+
+
+def _readers_look_after_the_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch, bars = MemcachedBackend.fetch, Fence.bars
+
+    def fetched_first(self: Any, group: str, key: str, **options: Any) -> Any:
+        found = fetch(self, group, key, **options)
+        return BLOCKED if bars(self.staged_fence, group, key) else found
+
+    monkeypatch.setattr(MemcachedBackend, "fetch", fetched_first)
+    monkeypatch.setattr(Fence, "bars", lambda *_: False)
+
+
+def _told_once_for_two_phases(monkeypatch: pytest.MonkeyPatch) -> None:
+    tell = Pending._tell
+
+    def unless_recorded(self: Any, backend: Any, placed: Any, transaction: Any) -> None:
+        if not self._recorded.get(backend):
+            tell(self, backend, placed, transaction)
+
+    monkeypatch.setattr(Pending, "_tell", unless_recorded)
+
+
+def _silent_releases_are_not_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def tell(fence: Any, places: Any) -> None:
+        if places:
+            fence.publish(places)
+            fence.note(places)
+
+    monkeypatch.setattr(pending, "_tell_afterwards", tell)
 
 
 # memory
 
 
 def _memory_plain_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    from person_repo.backends import memory
+    compare_and_set = MemoryBackend._fill
 
     def fill(self: Any, lease: Any, value: bytes) -> bool:
-        self._put(lease.key, memory._Value(value, lease.epoch, self._clock() + self.settings.ttl))
-        return True
+        self._items[lease.key] = lease
+        return compare_and_set(self, lease, value)
 
     monkeypatch.setattr(MemoryBackend, "_fill", fill)
 
 
 def _memory_keeps_what_stands_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    def release(self: Any, tombstones: Any) -> None:
+    def release(self: Any, tombstones: Any) -> Any:
         for key in tombstones.keys:
             self._remove(self._stones, key, tombstones.placed, self._clock())
+        return frozenset()
 
     monkeypatch.setattr(MemoryBackend, "release", release)
 
 
 def _memory_tombstones_without_owners(monkeypatch: pytest.MonkeyPatch) -> None:
-    def release(self: Any, tombstones: Any) -> None:
+    def release(self: Any, tombstones: Any) -> Any:
         for key in tombstones.keys:
             self._items.pop(key, None)
             self._stones.pop(key, None)
+        return frozenset()
 
     monkeypatch.setattr(MemoryBackend, "release", release)
 
@@ -233,6 +364,90 @@ def _memory_one_epoch_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(MemoryBackend, "_reset", frozen)
 
+
+# The writer is cut off from the server, where the old entry is; nobody else is.
+CUT_OFF = replace(ONE_WRITER, title="the writer is cut off", cached=("ada",), cut=("writer",), on_unreachable="strict")
+PROCEEDS = replace(CUT_OFF, title="the writer is cut off and proceeds", on_unreachable="proceed", ticks=1)
+DELIVERS = (((),), (("ada",), ("ada",)))
+DELIVERS_ONCE = (((),), (("ada",),))
+TWICE = replace(
+    CUT_OFF, title="the writer, cut off, commits twice", writers=((commit(ada="ada-1"), commit(ada="ada-2")),)
+)
+TWO_CUT_OFF = replace(
+    TWO_WRITERS, title="two writers are cut off", cached=("ada", "bob"), rows={"ada": "ada-0", "bob": "bob-0"},
+    writers=((commit(ada="ada-1"),), (commit(bob="bob-1"),)), readers=(((),),), cut=("writer 1", "writer 2"),
+    begins=("writer 1",) * 3,
+)  # fmt: skip
+OWN = replace(PROCEEDS, title="a reader in the writer's process", together=("reader", "writer"), ticks=0)
+
+FENCE_MUTATIONS = [
+    Mutation("fence: readers are told after COMMIT only", _nobody_is_told, PROCEEDS, faults=1),
+    Mutation(
+        "fence: rows are written beside the transaction, before it",
+        _rows_beside_the_transaction,
+        replace(PROCEEDS, ticks=0, looked=False, readers=DELIVERS),
+    ),
+    Mutation(
+        "fence: rows are not held",
+        _rows_are_not_held,
+        replace(CUT_OFF, readers=DELIVERS, looked=False, begins=("writer",) * 4),
+    ),
+    Mutation("fence: strict does not wait", _nobody_waits, CUT_OFF),
+    Mutation("fence: a process does not note what it could not place", _nothing_is_noted, OWN),
+    Mutation(
+        "fence: a look counts from its end", _looks_count_from_their_end, replace(CUT_OFF, looked=False, slow=True)
+    ),
+    Mutation(
+        "fence: a look drops what was noted since it began",
+        _looks_drop_every_note,
+        replace(OWN, looked=False, slow=True),
+    ),
+    Mutation(
+        "fence: a delivery lets its process go by less than the look found",
+        _deliverers_lift_what_they_delivered,
+        replace(TWICE, begins=("writer",) * 7),
+    ),
+    Mutation(
+        "fence: rows are deleted before what they name is made to go",
+        _rows_go_before_what_they_name,
+        replace(PROCEEDS, looked=False, ticks=0),
+        faults=1,
+    ),
+    Mutation(
+        "fence: all rows of the places delivered are deleted",
+        _rows_of_delivered_places_go,
+        replace(TWICE, on_unreachable="proceed", readers=DELIVERS_ONCE, begins=("writer",) * 5),
+    ),
+    Mutation("fence: all rows up to the last that was seen are deleted", _rows_up_to_the_last_go, TWO_CUT_OFF),
+    Mutation(
+        "fence: a delivery leaves leases",
+        _deliverers_leave_leases,
+        replace(PROCEEDS, ticks=0, cached=(), readers=DELIVERS_ONCE),
+    ),
+    Mutation(
+        "fence: readers look at it after the fetch",
+        _readers_look_after_the_fetch,
+        replace(PROCEEDS, readers=DELIVERS_ONCE, looked=False),
+    ),
+    Mutation(
+        "fence: readers are told when a transaction is prepared, not again when it commits",
+        _told_once_for_two_phases,
+        replace(
+            CUT_OFF,
+            writers=((replace(twophase(ada="ada-1"), pause=63),),),
+            readers=DELIVERS,
+            looked=False,
+            begins=("writer",) * 7,
+        ),
+    ),
+    Mutation(
+        "fence: a release that met nobody is not waited out",
+        _silent_releases_are_not_waited_out,
+        replace(CUT_OFF, cached=(), cut=(), apart=("writer",), begins=("writer",) * 4),
+        faults=2,
+        kinds=frozenset({"evict", "partition"}),
+    ),
+]
 
 MUTATIONS = [
     Mutation("memcached: a fill does not compare its lease", _plain_set),
@@ -269,8 +484,8 @@ MUTATIONS = [
         kinds=frozenset({"restart", "crash"}),
     ),
     Mutation(
-        "memcached: leases stay where no tombstone could be placed",
-        _leases_stay_where_no_tombstone_could_be_placed,
+        "memcached: leases stay where no tombstone could be placed, and nobody is told",
+        _leases_stay_and_nobody_is_told,
         faults=1,
         kinds=frozenset({"stop"}),
     ),
@@ -300,12 +515,12 @@ MUTATIONS = [
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+@pytest.mark.parametrize("mutation", MUTATIONS + FENCE_MUTATIONS, ids=lambda mutation: mutation.name)
 def test_a_safeguard_taken_away_is_missed(
     mutation: Mutation, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     """And as it is, the code passes the schedules that find the mutation. ``pytest -rP`` shows the shortest of each."""
-    backend = mutation.name.partition(":")[0]
+    backend = mutation.name.partition(":")[0].replace("fence", "memcached")
     scenario = replace(mutation.scenario, backend=backend, kinds=mutation.kinds)
     with monkeypatch.context() as patched:
         mutation.patch(patched)

@@ -48,6 +48,11 @@ class FakeDatabase:
         self.last_fence_id += len(rows)
         return dict(enumerate(rows, first))
 
+    def deliver(self, ids: Sequence[int]) -> None:
+        """Deletes rows of the fence's table."""
+        for id in ids:
+            self.fence.pop(id, None)
+
     def state(self, id: str) -> State:
         """The committed state of a row."""
         return self.history[id][-1]
@@ -244,13 +249,16 @@ class FenceEngine:
         database = World.current.database
         if isinstance(statement, sa.Select):
             names = [column.name for column in statement.selected_columns]
-            return step("SELECT FROM the fence", lambda: _fence_rows(database, names))
+            rows = step("SELECT FROM the fence", lambda: _fence_rows(database, names))
+            if World.current.slow:
+                step("is told what is in the fence", lambda: None)
+            return rows
         if isinstance(statement, sa.Insert):
-            rows = list(statement._multi_values[0])
-            step("INSERT INTO the fence, committed", lambda: database.fence.update(database.fence_ids(rows)))
+            inserted = list(statement._multi_values[0])
+            step("INSERT INTO the fence, committed", lambda: database.fence.update(database.fence_ids(inserted)))
         else:
             ids = statement.whereclause.right.value
-            step(f"DELETE FROM the fence {ids}", lambda: [database.fence.pop(id, None) for id in ids] and None)
+            step(f"DELETE FROM the fence {ids}", lambda: database.deliver(ids))
         return ()
 
 

@@ -41,11 +41,15 @@ _WAIT = 0.002
 
 @dataclass(frozen=True)
 class Write:
-    """One transaction: how it ends, the rows it changes (None: deletes), and whether it tells their keys."""
+    """One transaction: how it ends, the rows it changes (None: deletes), and whether it tells their keys.
+
+    ``pause``: the seconds after which one that is prepared is committed.
+    """
 
     kind: str
     changes: Mapping[str, State]
     whole: bool = False
+    pause: float = 0
 
 
 def commit(whole: bool = False, **changes: State) -> Write:
@@ -83,8 +87,9 @@ class Scenario:
     whether their connections are open, as those of writers are. ``schemas``: what to add to each reader's schema
     fingerprint, as if it ran another version of the model; ``old_schema``: whether what is cached is of yet another.
     ``same_row``: see ``FakeDatabase``. ``begins``: whose the first steps are; what is searched comes after them.
-    ``ticks``: see ``World``. ``looked``: whether every process has just looked at the fence. ``together``: the names of
-    actors that are threads of one process. A read of no ids is none: it delivers what is in the fence.
+    ``ticks`` and ``slow``: see ``World``. ``looked``: whether every process has just looked at the fence. ``together``:
+    the names of actors that are threads of one process. ``apart``: who may be cut off from a server, everybody where
+    none is named; ``cut``: who is so from the start. A read of no ids is none: it delivers what is in the fence.
     """
 
     title: str
@@ -103,13 +108,16 @@ class Scenario:
     begins: tuple[str, ...] = ()
     on_unreachable: str = "proceed"
     ticks: int = 0
+    slow: bool = False
     looked: bool = True
     together: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()
+    cut: tuple[str, ...] = ()
 
     @property
     def parts(self) -> bool:
         """Whether some actor may be cut off from a server that others reach."""
-        return "partition" in self.kinds
+        return bool(self.cut) or "partition" in self.kinds
 
 
 class Stage:
@@ -172,7 +180,8 @@ class Stage:
         database = FakeDatabase(scenario.rows, scenario.same_row)
         world = World(
             clock, servers, database, self.names, memory=memory, faults=faults, kinds=scenario.kinds,
-            ticks=scenario.ticks, late=scenario.parts and scenario.on_unreachable == "proceed",
+            ticks=scenario.ticks, slow=scenario.slow, apart=scenario.apart or tuple(self._names()),
+            late=scenario.parts and scenario.on_unreachable == "proceed",
         )  # fmt: skip
         self._memory._reset()
         self._prepare(world)
@@ -184,8 +193,11 @@ class Stage:
         for (name, writer), writes in zip(self._writers.items(), scenario.writers, strict=True):
             self._enter(world, world.add(name, writer.run(writes)), writer)
         self._bring_together(world)
-        world.begin()
         actors = {actor.name: actor for actor in world.actors}
+        for name in scenario.cut:
+            for at in range(len(world.servers)):
+                world.cut_off_from(actors[name], at)
+        world.begin()
         for name in scenario.begins:
             world.take(world.steps_of(actors[name])[0])
         return world
@@ -240,6 +252,7 @@ class Stage:
         """
         for server in world.servers:
             server.running = True
+        self._check_that_none_is_told_of_nothing(world)
         wrong = self._audit(world, "at the end")
         if wrong is None:
             world.passes(_LONGEST_HOLD)
@@ -254,6 +267,17 @@ class Stage:
         if wrong is not None:
             raise Violation("final", wrong)
         return True
+
+    def _check_that_none_is_told_of_nothing(self, world: World) -> None:
+        """Too many invalidations are safe; but what is written into the fence in a transaction goes with it."""
+        kinds = {write.kind for writes in self.scenario.writers for write in writes}
+        beforehand = "autocommit" in kinds or self.scenario.on_unreachable == "strict"
+        if (
+            world.database.fence
+            and not beforehand
+            and all(len(states) == 1 for states in world.database.history.values())
+        ):
+            raise Violation("needless", f"nothing was committed, but these are in the fence: {world.database.fence}")
 
     def _check_all_is_well_again(self, world: World) -> None:
         """By the process that has read last. What was interrupted between the commands of a tombstone stands for as
@@ -422,7 +446,7 @@ class _Writer(_Player):
                 if kind == "rollback":
                     dialect.do_rollback(connection)
                     return
-                self._commit(connection, kind, number)
+                self._commit(connection, write, number)
         except RefusedError:
             dialect.do_rollback(connection)
         except CacheUnavailableError:
@@ -432,10 +456,12 @@ class _Writer(_Player):
         else:
             connection.acknowledge()
 
-    def _commit(self, connection: Any, kind: str, number: int) -> None:
+    def _commit(self, connection: Any, write: Write, number: int) -> None:
         dialect = self._engine.dialect
-        if kind == "twophase":
+        if write.kind == "twophase":
             dialect.do_prepare_twophase(connection, number)
+            if write.pause:
+                _sleep(write.pause)
             dialect.do_commit_twophase(connection, number)
         else:
             dialect.do_commit(connection)

@@ -204,8 +204,9 @@ class World:
     """Servers, database, clock and actors of one schedule.
 
     ``memory``: the one memory backend that all actors share, where there are no servers. ``names``: shared by all
-    schedules of a search. ``ticks``: how often ``TICK`` seconds may pass between two steps. ``late``: whether a read
-    may miss what others have acknowledged since that last happened.
+    schedules of a search. ``ticks``: how often ``TICK`` seconds may pass between two steps. ``slow``: whether a look at
+    the fence takes a second step, in which what it found comes. ``apart``: who may be cut off from a server. ``late``:
+    whether a read may miss what others have acknowledged since time last passed.
     """
 
     current: World
@@ -224,6 +225,8 @@ class World:
         faults: int = 0,
         kinds: frozenset[str] = frozenset(),
         ticks: int = 0,
+        slow: bool = False,
+        apart: Sequence[str] = (),
         late: bool = False,
     ) -> None:
         self.clock = clock
@@ -235,6 +238,8 @@ class World:
         self.faults = faults
         self.kinds = kinds
         self.ticks = ticks
+        self.slow = slow
+        self.apart = apart
         self.late = late
         self.settled = tuple(database.acknowledged.values())
         self.cut_off: set[tuple[int, int]] = set()
@@ -334,7 +339,7 @@ class World:
                 ]
         if "partition" in kinds:
             for actor in self.actors:
-                if actor.parked is not None:
+                if actor.parked is not None and actor.name in self.apart:
                     found += [
                         ("partition", actor.at, at)
                         for at in range(len(self.servers))
@@ -502,7 +507,7 @@ class World:
             return
         self.faults -= 1
         if kind == "partition":
-            self._cut_off(self.actors[at], what)
+            self.cut_off_from(self.actors[at], what)
         elif kind == "crash":
             actor = self.actors[at]
             self._log("fault", f"{actor.name} is killed", "")
@@ -523,7 +528,7 @@ class World:
         else:
             self._restart(kind, at)
 
-    def _cut_off(self, actor: Actor, at: int) -> None:
+    def cut_off_from(self, actor: Actor, at: int) -> None:
         """From here on this actor alone does not reach the server."""
         self._log("fault", f"{actor.name} is cut off from {self._called(at)}", "")
         self.cut_off.add((actor.at, at))
