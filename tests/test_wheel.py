@@ -64,7 +64,7 @@ def test_wheel_has_types_people_and_one_copy_of_the_migrations(wheel: Path) -> N
         "person_repo/turing_laureates.csv",
         "person_repo/_alembic/env.py",
         "person_repo/_alembic/script.py.mako",
-        "person_repo/_alembic/versions/person_repo_0002_create_person.py",
+        "person_repo/_alembic/versions/person_repo_0001_create_person.py",
     } <= names
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"person_repo"}
     assert not [name for name in names if "__pycache__" in name]
