@@ -267,20 +267,21 @@ def _tell_afterwards(fence: Fence, places: Collection[Place]) -> None:
     fence.note(places)
 
 
-_incomplete: weakref.WeakSet[LeaseBackend] = weakref.WeakSet()
+_untold: weakref.WeakKeyDictionary[LeaseBackend, set[str]] = weakref.WeakKeyDictionary()
 
 
 def _count_unplaced(backend: LeaseBackend, tombstones: Tombstones) -> None:
-    """Counts what could not be placed; logs that it began, and that it is over."""
-    unplaced = len(tombstones.failed_keys) + len(tombstones.failed_groups)
-    backend.counters.unplaced += unplaced
-    if not unplaced and backend in _incomplete:
-        _incomplete.discard(backend)
-        logger.info("tombstones can be placed again")
-    elif unplaced and backend not in _incomplete:
-        _incomplete.add(backend)
-        what = f"{unplaced} of {len(tombstones.keys) + len(tombstones.groups)} tombstones could not be placed"
-        if not backend.fenced:
-            logger.error("%s; cached reads of those may be old until the ttl", what)
+    """Counts what could not be placed; logs for each server that it began, and that it is over."""
+    backend.counters.unplaced += len(tombstones.failed_keys) + len(tombstones.failed_groups)
+    untold = _untold.setdefault(backend, set())
+    for server in sorted(untold & tombstones.reached):
+        untold.discard(server)
+        logger.info("tombstones can be placed on %s again", server)
+    for server in sorted({server for server, _ in tombstones.missing} - untold):
+        untold.add(server)
+        if backend.fenced:
+            logger.warning(
+                "tombstones could not be placed on %s; on_unreachable is %r", server, backend.settings.on_unreachable
+            )
         else:
-            logger.warning("%s; on_unreachable is %r", what, backend.settings.on_unreachable)
+            logger.error("tombstones could not be placed on %s; cached reads may be old until the ttl", server)

@@ -114,7 +114,7 @@ class Tombstones:
     """Tombstones that one transaction has placed; handed back to ``release``.
 
     ``failed_keys`` and ``failed_groups`` name what could not be placed, ``missing`` where: readers that reach the
-    server may be given the old state there.
+    server may be given the old state there. ``reached``: the servers on which all of theirs stand.
     """
 
     keys: frozenset[str]
@@ -122,6 +122,7 @@ class Tombstones:
     failed_keys: frozenset[str] = frozenset()
     failed_groups: frozenset[str] = frozenset()
     missing: frozenset[Place] = frozenset()
+    reached: frozenset[str] = frozenset()
     placed: Any = None
 
     @property

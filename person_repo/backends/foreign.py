@@ -23,6 +23,7 @@ __all__ = ["ForeignBackend"]
 logger = logging.getLogger(__name__)
 
 _EPOCH = 8
+_THE_REGION = ("the region", "")
 
 
 class _Right(Lease):
@@ -85,6 +86,8 @@ class ForeignBackend(LeaseBackend):
             frozenset(groups),
             failed_keys=frozenset() if placed else frozenset(keys),
             failed_groups=frozenset() if placed else frozenset(groups),
+            missing=frozenset() if placed else frozenset([_THE_REGION]),
+            reached=frozenset([_THE_REGION[0]]) if placed else frozenset(),
         )
 
     def release(self, tombstones: Tombstones) -> frozenset[Place]:

@@ -371,6 +371,7 @@ class MemcachedBackend(LeaseBackend):
             failed_keys=frozenset(key for place, key in wanted.items() if place in missing),
             failed_groups=frozenset(group for place, group in markers.items() if place in missing),
             missing=missing,
+            reached=frozenset(server for server, _ in stones).difference(server for server, _ in missing),
             placed=_Placed(token, stones),
         )
 
