@@ -86,6 +86,10 @@ SCENARIOS: dict[str, Scenario] = {
         ONCE, title="get, get of another schema / update, cached", readers=(GET, GET), schemas=(0, 1), cached=("ada",)
     ),
 }
+ENDING = [
+    replace(SCENARIOS[name], title=f"{SCENARIOS[name].title}, ends soon", cached=("ada",), ending=True)
+    for name in ("cached", "whole cached", "delete", "rollback")
+]
 SERVERS = [
     replace(
         MANY,
@@ -193,6 +197,7 @@ FAMILIES = [
         14_000,
     ),
     Family("memcached, stopped for a while", _of("cold", "cached", "whole cached"), [STOP], 7_000),
+    Family("memcached, values that end soon", ENDING, [FORGET, RESTART, CUT], 10_000, switches=2),
     Family("memcached, a connection breaks", _of("cold", "cached", "whole cached", "many"), [CUT], 2_000),
     Family("memcached, two schemas", _of("schemas"), [FORGET, RESTART], 3_000, switches=1),
     Family("two memcached", SERVERS[:1], [FORGET, RESTART], 3_000, switches=1),

@@ -86,6 +86,7 @@ class Scenario:
     in the cache. ``drawn``: whether the groups' epochs are; ``readers_connected``:
     whether their connections are open, as those of writers are. ``schemas``: what to add to each reader's schema
     fingerprint, as if it ran another version of the model; ``old_schema``: whether what is cached is of yet another.
+    ``ending``: whether every value is about to end, so that one reader is to renew it.
     ``same_row``: see ``FakeDatabase``. ``begins``: whose the first steps are; what is searched comes after them.
     ``ticks`` and ``slow``: see ``World``. ``looked``: whether every process has just looked at the fence. ``together``:
     the names of actors that are threads of one process. ``apart``: who may be cut off from a server, everybody where
@@ -104,6 +105,7 @@ class Scenario:
     kinds: frozenset[str] = EVERY_FAULT
     schemas: tuple[int, ...] = ()
     old_schema: bool = False
+    ending: bool = False
     same_row: Mapping[str, str] = field(default_factory=dict)
     begins: tuple[str, ...] = ()
     on_unreachable: str = "proceed"
@@ -133,8 +135,11 @@ class Stage:
         self._mapping: EntityMapping[Any] = EntityMapping(Person)
         self._server_names = self._placed_apart() if scenario.servers > 1 else ["only:1"]
         self._memory = _SteppedMemory(dict(_TTLS, clock=lambda: World.current.clock.now))
-        shared = self._backend()
-        backends = {name: shared if name in scenario.together else self._backend() for name in self._names()}
+        ending = scenario.ending
+        shared = self._backend(ending=ending)
+        backends = {
+            name: shared if name in scenario.together else self._backend(ending=ending) for name in self._names()
+        }
         self._readers = {name: _Reader(self._mapping, backends[name]) for name in self._names("reader")}
         for reader, shift in zip(self._readers.values(), scenario.schemas, strict=False):
             reader.repository._codec.schema += shift
@@ -142,12 +147,15 @@ class Stage:
         self._writers = {name: _Writer(self._mapping, backends[name]) for name in self._names("writer")}
         self._warm: tuple[list[tuple[dict[bytes, Item], int]], int] | None = None
 
-    def _backend(self) -> LeaseBackend:
+    def _backend(self, *, ending: bool = False) -> LeaseBackend:
         if self.scenario.backend == "memory":
             return self._memory
-        return _Memcached(
+        backend = _Memcached(
             dict(_TTLS, servers=self._server_names, on_unreachable=self.scenario.on_unreachable), self.scenario.looked
         )
+        if ending:
+            backend._lease = b" f c v N%d R%d\r\n" % (LEASE_TTL, 2 * TTL)
+        return backend
 
     def _names(self, *kinds: str) -> list[str]:
         """The actors' names, readers first."""
