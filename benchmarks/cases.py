@@ -435,6 +435,7 @@ CASES = [
         [
             Target(what="throughput of 16 threads to 1", of="ours: 1", to="ours: 16", at_least=1.0),
             Target(what="the same, pymemcache", of="pymemcache, bytes: 1", to="pymemcache, bytes: 16"),
+            Target(what="the same, raw sockets", of="raw socket: 1", to="raw socket: 16"),
         ],
         operations=480,
         rounds=50,
@@ -448,6 +449,7 @@ CASES = [
         [
             Target(what="throughput of 4 processes to 1", of="ours: 1", to="ours: 4", at_least=1.7),
             Target(what="the same, pymemcache", of="pymemcache, bytes: 1", to="pymemcache, bytes: 4"),
+            Target(what="the same, raw sockets", of="raw socket: 1", to="raw socket: 4"),
         ],
         operations=960,
         rounds=50,

@@ -38,6 +38,7 @@ __all__ = [
     "ours_many",
     "pymemcache",
     "pymemcache_many",
+    "raw_exchange",
     "raw_socket",
     "raw_socket_ours",
     "session_get",
@@ -85,16 +86,21 @@ def raw_socket(world: World, items: Sequence[Any]) -> Contestant:
     requests = {item: f"get {' '.join(map(key_of, _tuple(item)))}\r\n".encode() for item in items}
 
     def call(item: Hashable) -> bytes:
-        connection.sendall(requests[item])
-        reply = connection.recv(_RECEIVE)
-        while reply[-5:] != b"END\r\n":
-            reply += connection.recv(_RECEIVE)
-        return reply
+        return raw_exchange(connection, requests[item])
 
     def expect(item: Hashable, reply: bytes) -> bool:
         return all(item_of(id) in reply for id in _tuple(item))
 
     return Contestant(RAW, call, expect=expect)
+
+
+def raw_exchange(connection: socket.socket, request: bytes) -> bytes:
+    """The reply to a classic ``get``."""
+    connection.sendall(request)
+    reply = connection.recv(_RECEIVE)
+    while reply[-5:] != b"END\r\n":
+        reply += connection.recv(_RECEIVE)
+    return reply
 
 
 def raw_socket_ours(world: World, service: Callable[[str], PersonService], method: str, items: Sequence[Any]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ import sqlalchemy as sa
 from pymemcache.client.base import Client  # type: ignore[import-untyped]
 from sqlalchemy import orm
 
-from benchmarks.contestants import OURS, PYMEMCACHE, fill
+from benchmarks.contestants import OURS, PYMEMCACHE, RAW, fill, raw_exchange
 from benchmarks.method import Contestant, Items
 from benchmarks.world import NAMESPACE, World, key_of
 from person_repo import PersonService, make_region
@@ -43,12 +44,13 @@ class _Together(Contestant):
 
 
 def threads(world: World, _: Any) -> list[Contestant]:
-    """Ours and pymemcache, by each number of threads."""
+    """Ours, pymemcache and raw sockets, by each number of threads."""
     fill(world)
     service = world.service(world.sqlite, world.cache_url())
     readers: dict[str, Callable[[], Read]] = {
         OURS: lambda: service.get,
         PYMEMCACHE: lambda: _pymemcache(world.cache_url(), world.close_later),
+        RAW: lambda: _raw(world.cache_url(), world.close_later),
     }
     return [
         _Together(f"{name}: {count}", _Threads(world, count, reader).read)
@@ -89,11 +91,18 @@ def _pymemcache(cache_url: str, close_later: Callable[[Any], object]) -> Read:
     return lambda id: client.get(key_of(id))
 
 
+def _raw(cache_url: str, close_later: Callable[[Any], object]) -> Read:
+    host, port = cache_url.removeprefix("memcached://").split(":")
+    connection = socket.create_connection((host, int(port)))
+    close_later(connection.close)
+    return lambda id: raw_exchange(connection, b"get %b\r\n" % key_of(id).encode())
+
+
 # Processes
 
 
 def processes(world: World, _: Any) -> list[Contestant]:
-    """Ours and pymemcache, by each number of processes."""
+    """Ours, pymemcache and raw sockets, by each number of processes."""
     fill(world)
     world.service(world.sqlite, world.cache_url()).close()  # what it leaves in the cache, the processes find
     workers = [_Worker(world) for _ in range(max(PROCESSES))]
@@ -156,4 +165,5 @@ def _ours(database_url: str, cache_url: str, stack: ExitStack) -> Read:
 _READERS: dict[str, Callable[[str, str, ExitStack], Read]] = {
     OURS: _ours,
     PYMEMCACHE: lambda _, cache_url, stack: _pymemcache(cache_url, stack.callback),
+    RAW: lambda _, cache_url, stack: _raw(cache_url, stack.callback),
 }
