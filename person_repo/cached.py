@@ -37,7 +37,7 @@ from person_repo.keys import Keyspace
 from person_repo.mapping import Identity, Row
 from person_repo.observability import Counters, Stats
 from person_repo.region import lease_backend, region_of
-from person_repo.repository import BoundRepository, SQLAlchemyRepository, identities, required
+from person_repo.repository import BoundRepository, SQLAlchemyRepository, identities, listed, required
 from person_repo.sealing import Seal
 
 __all__ = ["CachedRepository"]
@@ -49,6 +49,26 @@ logger = logging.getLogger(__name__)
 # The first waits are about as long as a load by key takes; each is a round trip to the cache.
 _FIRST_WAIT = 0.002
 _LONGEST_WAIT = 0.02
+
+
+class _Wanted:
+    """What is read together, by place: the ids, their identities, the keys on the wire and in full, and the ``rows``
+    found.
+
+    ``current``: what is there yet of what is to be renewed, for the case that it cannot be.
+    """
+
+    __slots__ = ("current", "fulls", "identities", "ids", "keys", "rows")
+
+    def __init__(
+        self, ids: Sequence[Any], identities: Sequence[Identity], keys: Sequence[str], fulls: Sequence[str]
+    ) -> None:
+        self.ids = ids
+        self.identities = identities
+        self.keys = keys
+        self.fulls = fulls
+        self.rows: list[Row | None] = [None] * len(ids)
+        self.current: dict[int, Row | None] = {}
 
 
 class CachedRepository(Generic[E]):
@@ -73,7 +93,7 @@ class CachedRepository(Generic[E]):
         self.region = region_of(cache)
         self.backend: LeaseBackend = lease_backend(self.region)
         self.mapping = database.mapping
-        self.keys = Keyspace(self.backend.settings.namespace, self.mapping.cache_name)
+        self.keys = Keyspace(self.backend.settings.namespace, self.mapping.cache_name, self.mapping.longest_plain_id)
         self.counters = Counters()
         self.fence: Fence | None = fence_of(database.engine, self.backend, database.read_engine)
         self._load_time = 0.0
@@ -90,8 +110,7 @@ class CachedRepository(Generic[E]):
         """See ``Repository``. A hit: one round trip to the cache, no query. A miss: at most three, and one query."""
         if self.database.joined:
             return self.database.get(id)
-        identity = self.mapping.identity(id)
-        row = None if identity is None else self._row(identity)
+        row = self._row(id)
         return None if row is None else self.mapping.hydrate(row)
 
     def get_one(self, id: Any) -> E:
@@ -104,33 +123,38 @@ class CachedRepository(Generic[E]):
         """
         if self.database.joined:
             return self.database.get_many(ids)
-        wanted = identities(self.mapping, ids)
-        rows = self._rows(list(wanted))
-        hydrate = self.mapping.hydrate
-        return {id: hydrate(row) for identity, id in wanted.items() if (row := rows[identity]) is not None}
+        wanted = self._wanted(listed(ids))
+        return self.mapping.hydrate_all(zip(wanted.ids, self._rows(wanted), strict=True))
 
     def exists(self, id: Any) -> bool:
         """See ``Repository``."""
         if self.database.joined:
             return self.database.exists(id)
-        identity = self.mapping.identity(id)
-        return identity is not None and self._row(identity) is not None
+        return self._row(id) is not None
 
     # One entity
 
-    def _row(self, identity: Identity) -> Row | None:
-        key, full = self.keys.of(identity)
-        if self.fence is not None and self.fence.bars(self.keys.group, key):
+    def _row(self, id: Any) -> Row | None:
+        if (key := self.keys.of_plain(id)) is not None:
+            return self._row_at((id,), key, key)
+        identity = self.mapping.identity(id)
+        return None if identity is None else self._row_at(identity, *self.keys.of(identity))
+
+    def _row_at(self, identity: Identity, key: str, full: str) -> Row | None:
+        group = self.keys.group
+        if self.fence is not None and self.fence.bars(group, key):
             self.backend.counters.fenced += 1
             return self._load(identity, (key, full), BLOCKED)
-        found = self.backend.fetch(self.keys.group, key)
+        found = self.backend.fetch(group, key)
         if isinstance(found, bytes):
             try:
                 row = self._codec.decode(found, full)
             except RejectedItemError as exc:
                 found = self._reject(key, found, exc)
             else:
-                self._count_hit(row)
+                self.counters.hits.value += 1
+                if row is None:
+                    self.counters.negative_hits.value += 1
                 return row
         if found is BUSY:
             found = self._awaited(key)
@@ -187,12 +211,12 @@ class CachedRepository(Generic[E]):
     def _load(self, identity: Identity, keys: tuple[str, str], found: Fetched) -> Row | None:
         try:
             with self._turn() as waited:
-                if waited and found is BUSY:
-                    answered: dict[Identity, Row | None] = {}
-                    left = self._after_waiting({identity: found}, {identity: keys}, answered)
-                    if identity in answered:
-                        return answered[identity]
-                    found = left[identity]
+                if waited and found is BUSY:  # others have been loading meanwhile
+                    wanted = _Wanted([None], [identity], [keys[0]], [keys[1]])
+                    left = self._fetched(wanted, [0])
+                    if 0 not in left:
+                        return wanted.rows[0]
+                    found = left[0]
                 self._count_load(found)
                 rows, committed = self.database.loader.one(identity)
                 row = rows.get(identity)
@@ -204,118 +228,109 @@ class CachedRepository(Generic[E]):
                 self.backend.abandon([found])
             raise
 
-    def _after_waiting(
-        self,
-        left: dict[Identity, Fetched],
-        keys: dict[Identity, tuple[str, str]],
-        rows: dict[Identity, Row | None],
-    ) -> dict[Identity, Fetched]:
-        """What is left to load after a wait for the turn to do so: others have been loading meanwhile."""
-        busy = {identity: keys[identity] for identity, found in left.items() if found is BUSY}
-        rest: dict[Identity, Fetched] = {identity: found for identity, found in left.items() if found is not BUSY}
-        return {**rest, **self._fetched(busy, rows)} if busy else rest
+    # Many entities: ``left`` tells by their places among those wanted what is left to load, and why
 
-    # Many entities
+    def _wanted(self, ids: Sequence[Any]) -> _Wanted:
+        if (named := self.keys.of_all_plain(ids)) is not None:
+            keys = [*named.values()]
+            return _Wanted([*named], [*zip(named, strict=True)], keys, keys)
+        wanted = identities(self.mapping, ids)
+        return _Wanted([*wanted.values()], [*wanted], *self.keys.of_all([*wanted]))
 
-    def _rows(self, wanted: Sequence[Identity]) -> dict[Identity, Row | None]:
-        """The rows by identity, None for each that does not exist.
+    def _rows(self, wanted: _Wanted) -> builtins.list[Row | None]:
+        """The rows of what is wanted, None for what does not exist.
 
         One fetch for all; one more, waiting, for those that another reader is loading; one load for the rest.
         """
-        if not wanted:
-            return {}
-        keys = dict(zip(wanted, self.keys.of_all(wanted), strict=True))
-        rows: dict[Identity, Row | None] = {}
-        left = self._fetched(keys, rows)
-        if not left:
-            return rows
-        busy = {identity: keys[identity] for identity, found in left.items() if found is BUSY}
-        # What this reader may fill it loads first: two readers that each wait for the other's lease
-        # before they load would both wait for nothing.
-        self._load_many({identity: found for identity, found in left.items() if found is not BUSY}, keys, rows)
-        if busy:
-            self._load_many(self._awaited_many(busy, rows), keys, rows)
-        return rows
+        if not wanted.ids:
+            return []
+        left = self._fetched(wanted, range(len(wanted.ids)))
+        if left:
+            busy = [at for at, found in left.items() if found is BUSY]
+            # What this reader may fill it loads first: two readers that each wait for the other's lease
+            # before they load would both wait for nothing.
+            self._load_many({at: found for at, found in left.items() if found is not BUSY}, wanted)
+            if busy:
+                self._load_many(self._awaited_many(busy, wanted), wanted)
+        return wanted.rows
 
-    def _barred(self, keys: dict[Identity, tuple[str, str]]) -> list[Identity]:
+    def _barred(self, wanted: _Wanted, places: Iterable[int]) -> builtins.list[int]:
         """Those for which the fence sends this read to the database."""
         if self.fence is None or not self.fence.stands():
             return []
-        group = self.keys.group
-        barred = [identity for identity, (key, _) in keys.items() if self.fence.bars(group, key)]
+        barred = [at for at in places if self.fence.bars(self.keys.group, wanted.keys[at])]
         self.backend.counters.fenced += len(barred)
         return barred
 
-    def _fetched(
-        self, keys: dict[Identity, tuple[str, str]], rows: dict[Identity, Row | None]
-    ) -> dict[Identity, Fetched]:
-        """Fetches all, puts the hits into ``rows`` and returns what is left to load."""
-        left: dict[Identity, Fetched] = dict.fromkeys(self._barred(keys), BLOCKED)
+    def _fetched(self, wanted: _Wanted, places: Sequence[int]) -> dict[int, Fetched]:
+        """Fetches what is wanted at these places, keeps the rows of hits, and returns what is left to load."""
+        left: dict[int, Fetched] = dict.fromkeys(self._barred(wanted, places), BLOCKED)
         if left:
-            keys = {identity: named for identity, named in keys.items() if identity not in left}
+            places = [at for at in places if at not in left]
+        keys, fulls, rows = wanted.keys, wanted.fulls, wanted.rows
         decode = self._codec.decode
         hits = negative = 0
-        items = self.backend.fetch_many(self.keys.group, [key for key, _ in keys.values()])
-        for (identity, (key, full)), item in zip(keys.items(), items, strict=True):
-            if isinstance(item, Expiring):
-                left[identity] = item.lease
+        items = self.backend.fetch_many(self.keys.group, [keys[at] for at in places])
+        for at, item in zip(places, items, strict=True):
+            if isinstance(item, bytes):
+                try:
+                    row = rows[at] = decode(item, fulls[at])
+                except RejectedItemError as exc:
+                    left[at] = self._reject(keys[at], item, exc)
+                else:
+                    hits += 1
+                    if row is None:
+                        negative += 1
+            elif isinstance(item, Expiring):
+                left[at] = item.lease
                 with suppress(RejectedItemError):
-                    rows[identity] = decode(item.value, full)  # for the case that it cannot be renewed
-                continue
-            if not isinstance(item, bytes):
-                left[identity] = item
-                continue
-            try:
-                row = rows[identity] = decode(item, full)
-            except RejectedItemError as exc:
-                left[identity] = self._reject(key, item, exc)
+                    wanted.current[at] = decode(item.value, fulls[at])
             else:
-                hits += 1
-                if row is None:
-                    negative += 1
+                left[at] = item
         self.counters.hits += hits
         self.counters.negative_hits += negative
         return left
 
-    def _awaited_many(
-        self, keys: dict[Identity, tuple[str, str]], rows: dict[Identity, Row | None]
-    ) -> dict[Identity, Fetched]:
-        self.counters.waits += len(keys)
+    def _awaited_many(self, busy: Sequence[int], wanted: _Wanted) -> dict[int, Fetched]:
+        self.counters.waits += len(busy)
         until = self._clock() + self._longest_wait()
         pause = _FIRST_WAIT
-        left: dict[Identity, Fetched] = dict.fromkeys(keys, BUSY)
+        left: dict[int, Fetched] = dict.fromkeys(busy, BUSY)
         while any(found is BUSY for found in left.values()) and self._clock() + pause <= until:
             self._sleep(pause)
             pause = min(pause * 1.5, _LONGEST_WAIT)
-            busy = {identity: keys[identity] for identity, found in left.items() if found is BUSY}
-            left = {identity: found for identity, found in left.items() if found is not BUSY}
-            left.update(self._fetched(busy, rows))
+            left = self._fetched_again(left, wanted)
         return left
 
-    def _load_many(
-        self,
-        left: dict[Identity, Fetched],
-        keys: dict[Identity, tuple[str, str]],
-        rows: dict[Identity, Row | None],
-    ) -> None:
+    def _fetched_again(self, left: dict[int, Fetched], wanted: _Wanted) -> dict[int, Fetched]:
+        """What is left once others, who have been loading meanwhile, have been asked for what they loaded."""
+        busy = [at for at, found in left.items() if found is BUSY]
+        rest: dict[int, Fetched] = {at: found for at, found in left.items() if found is not BUSY}
+        return {**rest, **self._fetched(wanted, busy)} if busy else rest
+
+    def _load_many(self, left: dict[int, Fetched], wanted: _Wanted) -> None:
         if not left:
             return
+        rows, identities = wanted.rows, wanted.identities
         try:
             with self._turn() as waited:
                 if waited:
-                    left = self._after_waiting(left, keys, rows)
+                    left = self._fetched_again(left, wanted)
                 if not left:
                     return
                 self.counters.loads += 1
                 for found in left.values():
                     self._count_outcome(found)
-                loaded, committed = self.database.loader.many(list(left))
-                rows.update({identity: loaded.get(identity) for identity in left})
-                leases = [(found, identity) for identity, found in left.items() if isinstance(found, Lease)]
-                self._fill([(lease, keys[identity][1], rows[identity]) for lease, identity in leases], committed)
+                loaded, committed = self.database.loader.many([identities[at] for at in left])
+                for at in left:
+                    rows[at] = loaded.get(identities[at])
+                fills = [(found, wanted.fulls[at], rows[at]) for at, found in left.items() if isinstance(found, Lease)]
+                self._fill(fills, committed)
         except BaseException as exc:
             self.backend.abandon([found for found in left.values() if isinstance(found, Lease)])
-            if isinstance(exc, (sa.exc.SQLAlchemyError, OverloadError)) and left.keys() <= rows.keys():
+            if isinstance(exc, (sa.exc.SQLAlchemyError, OverloadError)) and left.keys() <= wanted.current.keys():
+                for at in left:  # what could not be renewed is there yet
+                    rows[at] = wanted.current[at]
                 return
             raise
 

@@ -38,17 +38,25 @@ class Keyspace:
     """The cache keys of one table in one namespace.
 
     ``namespace``: as ``CacheSettings`` takes it, 1 to 40 of ``A-Z a-z 0-9 _ . -``. ``table``: any name, the schema
-    included. ``group`` names the table as a whole, ``of`` an entity of it.
+    included. ``longest``: up to which length an ASCII string is the id of an entity as it is, -1 where none is.
+    ``group`` names the table as a whole, ``of`` an entity of it.
     """
 
-    __slots__ = ("_text", "group")
+    __slots__ = ("_longest", "_text", "group")
 
-    def __init__(self, namespace: str, table: str) -> None:
+    def __init__(self, namespace: str, table: str, longest: int = -1) -> None:
         name = _quoted(table)
         if len(name) > 80:
             name = f"%h{blake2b(name.encode(), digest_size=16).hexdigest()}"  # no quoted name has a small h there
         self.group = f"pr:{namespace}:{name}"
         self._text = f"{self.group}:s"
+        self._longest = min(longest, _LONGEST_PLAIN)
+
+    def of_plain(self, id: Any) -> str | None:
+        """The key of an id that is a string whose every character stands for itself, as most ids are: on the wire and
+        in full, and no other check of the id is needed. None for every other.
+        """
+        return self._text + id if type(id) is str and len(id) <= self._longest and _plain(id) else None
 
     def of(self, identity: Identity) -> tuple[str, str]:
         """The key on the wire and the full key that the item must name.
@@ -66,15 +74,20 @@ class Keyspace:
             return full, full
         return f"{self.group}:h{blake2b(full.encode(), digest_size=20).hexdigest()}", full
 
-    def of_all(self, identities: Sequence[Identity]) -> list[tuple[str, str]]:
-        """``of`` each; plain strings are told from others all at once."""
-        values = [identity[0] for identity in identities]
-        if {*map(type, values)} == {str} and {*map(len, identities)} == {1}:
-            sizes = {*map(len, values)}
-            if min(sizes) > 0 and max(sizes) <= _LONGEST_PLAIN and _plain("".join(values)):
-                text = self._text
-                return [(key := text + value, key) for value in values]
-        return [self.of(identity) for identity in identities]
+    def of_all(self, identities: Sequence[Identity]) -> tuple[list[str], list[str]]:
+        """``of`` each: the keys on the wire, and the full keys."""
+        named = [self.of(identity) for identity in identities]
+        return [key for key, _ in named], [full for _, full in named]
+
+    def of_all_plain(self, ids: Sequence[Any]) -> dict[str, str] | None:
+        """``of_plain`` by id, told for all at once; None where another id is among them."""
+        if {*map(type, ids)} != {str}:
+            return None
+        sizes = {*map(len, ids)}
+        if min(sizes) == 0 or max(sizes) > self._longest or not _plain("".join(ids)):
+            return None
+        text = self._text
+        return {id: text + id for id in ids}
 
 
 def group_of(key: str) -> str:

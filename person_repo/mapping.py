@@ -183,11 +183,11 @@ class EntityMapping(Generic[E]):
         """Where rows are selected from, and by which criterion: None where every row is one."""
         self.key_columns = _key_columns(mapper)
         """Every table that holds a part of an entity, with the columns there that hold its primary key."""
-        self._shape = _Shape(mapper, self.fields)
-        self._shapes = _shapes(mapper, self.fields)
+        self._shape = _Shape(mapper, self.fields, key_at)
+        self._shapes = _shapes(mapper, self.fields, key_at)
         self._discriminator = _discriminator(mapper, self.columns)
-        self._short = _longest_id(self.key_fields)
-        self._identity_class = mapper.base_mapper.class_
+        self.longest_plain_id = _longest_id(self.key_fields)
+        """Up to which length an ASCII string is an identity by itself; -1 where none is."""
 
     @property
     def cache_name(self) -> str:
@@ -213,7 +213,7 @@ class EntityMapping(Generic[E]):
 
         Raises ``InvalidIdError`` for a value of another type, a subclass included: ``1`` is not ``"1"``, nor ``True``.
         """
-        if type(id) is str and len(id) <= self._short and id.isascii():
+        if type(id) is str and len(id) <= self.longest_plain_id and id.isascii():
             return (id,)
         fields = self.key_fields
         values = _parts(id) if len(fields) > 1 and issubclass(type(id), tuple) else (id,)
@@ -247,24 +247,15 @@ class EntityMapping(Generic[E]):
         context, as from ``Session.merge``. Relationships and SQL expressions are left unloaded: touching one raises
         SQLAlchemy's ``DetachedInstanceError`` until the object is added to a session.
         """
-        shape = self._shape_of(row) if self._shapes else self._shape
-        manager = shape.manager
-        instance: E
-        if shape.state_class is None:
-            instance = shape.first_instance()
-            values = instance.__dict__
-            state = attributes.instance_state(instance)
-        else:  # what ``new_instance`` does, without its calls
-            instance = shape.new(manager.class_)
-            values = instance.__dict__
-            state = values[manager.STATE_ATTR] = shape.state_class(instance, manager)
-        shape.put(values, row if shape.pick is None else shape.pick(row))
-        state.key = (self._identity_class, self.identity_in(row), None)
-        if shape.unloaded:
-            state.expired_attributes.update(shape.unloaded)
-        if manager.dispatch.load:  # composites, Mutable types and @reconstructor listen here
-            manager.dispatch.load(state, None)
+        instance: E = (self._shape_of(row) if self._shapes else self._shape).make(row)
         return instance
+
+    def hydrate_all(self, rows: Iterable[tuple[Any, Row | None]]) -> dict[Any, E]:
+        """``hydrate`` for each row that there is, by what stands beside it."""
+        if self._shapes:
+            return {id: self.hydrate(row) for id, row in rows if row is not None}
+        shape = self._shape  # a call less for each
+        return {id: shape.make(row) for id, row in rows if row is not None}
 
     def has_class(self, row: Sequence[Any]) -> bool:
         """Whether some class of the hierarchy is mapped to the row's discriminator: what a cache holds may have any."""
@@ -404,34 +395,87 @@ def _decorated(type_: sa.TypeDecorator[Any], column: sa.Column[Any]) -> _Travel:
 
 
 class _Shape:
-    """How a row becomes an object of one class: ``pick`` picks the values of its attributes from a row, None where they
-    are the whole of it; ``put`` puts them into the object's ``__dict__``. ``state_class`` is that of the state that
-    SQLAlchemy keeps in there, None where it keeps it elsewhere or no object has been made yet.
+    """How a row becomes an object of one class: ``make`` makes it.
+
+    The function for that is written at its first call, since it is then that SQLAlchemy configures its mappers.
     """
 
-    __slots__ = ("manager", "new", "pick", "put", "state_class", "unloaded")
+    __slots__ = ("_key_at", "_mapper", "_places", "_width", "make")
 
-    def __init__(self, mapper: orm.Mapper[Any], fields: Sequence[Field]) -> None:
+    def __init__(self, mapper: orm.Mapper[Any], fields: Sequence[Field], key_at: Sequence[int]) -> None:
         at = {field.column: index for index, field in enumerate(fields)}
-        own = [(prop.key, at[column]) for prop, column in _mapped_columns(mapper)]
-        self.manager = mapper.class_manager
-        self.new: Any = mapper.class_.__new__
-        self.state_class: type[orm.InstanceState[Any]] | None = None
-        names = [name for name, _ in own]
-        self.put = _putter(names)
-        indexes = [index for _, index in own]
-        self.pick = None if indexes == list(range(len(fields))) else _picker(indexes)
-        # Expressions that a session would load with the row; without a mark they would read as None in silence.
-        self.unloaded = frozenset(prop.key for prop in mapper.column_attrs).difference(names)
+        self._places = {prop.key: at[column] for prop, column in _mapped_columns(mapper)}
+        self._width = len(fields)
+        self._key_at = key_at
+        self._mapper = mapper
+        self.make: Callable[[Row], Any] = self._make_first
 
-    def first_instance(self) -> Any:
-        """A new object with a state, made by SQLAlchemy, which configures its mappers with the first."""
-        instance = self.manager.new_instance()
+    def _make_first(self, row: Row) -> Any:
+        self.make = self._written()
+        return self.make(row)
+
+    def _written(self) -> Callable[[Row], Any]:
+        manager = self._mapper.class_manager
+        instance = manager.new_instance()
         state = attributes.instance_state(instance)
-        # Whoever instruments classes in a way of their own has another manager.
-        if type(self.manager) is orm.ClassManager and instance.__dict__.get(self.manager.STATE_ATTR) is state:
-            self.state_class = type(state)
-        return instance
+        # Whoever instruments classes in a way of their own has another manager, or keeps the state elsewhere.
+        is_usual = type(manager) is orm.ClassManager and instance.__dict__.get(manager.STATE_ATTR) is state
+        # Expressions that a session would load with the row; without a mark they would read as None in silence.
+        unloaded = frozenset(prop.key for prop in self._mapper.column_attrs).difference(self._places)
+        places = list(self._places.values())
+        source = _MAKE.format(
+            begin=_BEGIN if is_usual else _BEGIN_ELSEWHERE,
+            attributes=", ".join(f"values[{name!r}]" for name in self._places),
+            row="row" if places == list(range(self._width)) else f"({_picked(places)})",
+            key=_picked(self._key_at),
+            mark="state.expired_attributes.update(unloaded)" if unloaded else "",
+        )
+        names: dict[str, Any] = {
+            "new": self._mapper.class_.__new__,
+            "class_": manager.class_,
+            "manager": manager,
+            "attribute": manager.STATE_ATTR,
+            "state_class": type(state),
+            "state_of": attributes.instance_state,
+            "identity_class": self._mapper.base_mapper.class_,
+            "unloaded": unloaded,
+            "dispatch": manager.dispatch,
+        }
+        exec(source, names)
+        make: Callable[[Row], Any] = names["make"]
+        return make
+
+
+# A statement for each step, and the attributes by name: loops and calls would take half as long again. Composites,
+# Mutable types and @reconstructor listen to ``load``.
+_MAKE = """
+def make(row):
+    {begin}
+    ({attributes},) = {row}
+    state.key = (identity_class, ({key}), None)
+    {mark}
+    load = dispatch.load
+    if load.parent_listeners or load.listeners:
+        load(state, None)
+    return instance
+"""
+
+# What ClassManager.new_instance does.
+_BEGIN = """
+    instance = new(class_)
+    values = instance.__dict__
+    state = values[attribute] = state_class(instance, manager)
+"""
+
+_BEGIN_ELSEWHERE = """
+    instance = manager.new_instance()
+    values = instance.__dict__
+    state = state_of(instance)
+"""
+
+
+def _picked(places: Iterable[int]) -> str:
+    return "".join(f"row[{at}], " for at in places)
 
 
 def _mapped_columns(mapper: orm.Mapper[Any]) -> Iterable[tuple[orm.ColumnProperty[Any], sa.Column[Any]]]:
@@ -471,12 +515,12 @@ def _key_fields(mapper: orm.Mapper[Any], by_name: Mapping[str, Field]) -> tuple[
     return keys
 
 
-def _shapes(mapper: orm.Mapper[Any], fields: Sequence[Field]) -> dict[Any, _Shape]:
+def _shapes(mapper: orm.Mapper[Any], fields: Sequence[Field], key_at: Sequence[int]) -> dict[Any, _Shape]:
     """The shapes by discriminator; empty for a class on its own."""
     variants = list(mapper.self_and_descendants)
     if len(variants) == 1 and mapper.inherits is None:
         return {}
-    return {variant.polymorphic_identity: _Shape(variant, fields) for variant in variants}
+    return {variant.polymorphic_identity: _Shape(variant, fields, key_at) for variant in variants}
 
 
 def _discriminator(mapper: orm.Mapper[Any], columns: Sequence[sa.Column[Any]]) -> int | None:
@@ -532,15 +576,6 @@ def _parts(id: tuple[Any, ...]) -> tuple[Any, ...]:
 def _picker(at: Sequence[int]) -> Callable[[Row], Identity]:
     # Of one place as of several a tuple is wanted: a slice of a row is one.
     return operator.itemgetter(*at) if len(at) > 1 else operator.itemgetter(slice(at[0], at[0] + 1))
-
-
-def _putter(names: Sequence[str]) -> Callable[[dict[str, Any], Row], None]:
-    """A function that puts as many values under these names: one statement, in a third of the time of a loop."""
-    places = ", ".join(f"values[{name!r}]" for name in names)
-    made: dict[str, Any] = {}
-    exec(f"def put(values, row):\n    ({places},) = row\n", {}, made)
-    put: Callable[[dict[str, Any], Row], None] = made["put"]
-    return put
 
 
 def _longest_id(key: Sequence[Field]) -> int:

@@ -511,14 +511,19 @@ class BoundRepository(Generic[E]):
         return [*self.session.scalars(query).unique()]
 
 
-def identities(mapping: EntityMapping[Any], ids: Iterable[Any]) -> dict[Identity, Any]:
-    """The ids that can exist by their identities, each once, in order. Raises ``InvalidIdError``."""
+def listed(ids: Iterable[Any]) -> Sequence[Any]:
+    """The ids that a caller gave, each read once. Raises ``TypeError`` for a single one."""
     if isinstance(ids, (str, bytes)):
         raise TypeError(
             f"get_many takes ids, not one: {shown(ids, 60)} would be asked letter by letter; write [{shown(ids, 60)}]"
         )
+    return [*ids]
+
+
+def identities(mapping: EntityMapping[Any], ids: Iterable[Any]) -> dict[Identity, Any]:
+    """The ids that can exist by their identities, each once, in order. Raises ``InvalidIdError``, ``TypeError``."""
     wanted: dict[Identity, Any] = {}
-    for id in ids:
+    for id in listed(ids):
         identity = mapping.identity(id)
         if identity is not None:
             wanted.setdefault(identity, mapping.id_of(identity))

@@ -115,10 +115,10 @@ class TestHitOnMemcached:
         assert sum(did.received) <= len(item) + 64
 
     def test_few_calls(self, memcached: PersonService) -> None:
-        """Seven of them SQLAlchemy's, which makes an object's state and ends it."""
+        """Three of them SQLAlchemy's, which makes an object's state and ends it."""
         made = calls_of(lambda: memcached.get("p007"))
 
-        assert len(made) <= 22, "\n".join(made)
+        assert len(made) <= 17, "\n".join(made)
 
     def test_a_hundred_cost_one_send(self, memcached: PersonService) -> None:
         did = watched(memcached, lambda: memcached.get_many(IDS))
@@ -137,19 +137,19 @@ class TestHitOnMemcached:
         assert sum(did.received) <= size + sum(len(key) + 32 for key in keys) + 64
 
     def test_few_calls_for_each_of_a_hundred(self, memcached: PersonService) -> None:
-        """To tell the id, to decode, to hydrate, and SQLAlchemy's five."""
+        """To decode, to hydrate, and SQLAlchemy's three."""
         made = calls_of(lambda: memcached.get_many(IDS))
 
-        assert len(made) <= 9 * len(IDS) + 60, "\n".join(made[:60])
+        assert len(made) <= 5 * len(IDS) + 45, "\n".join(made[:60])
 
 
 class TestHitInMemory:
     def test_few_calls(self, memory: PersonService) -> None:
         made = calls_of(lambda: memory.get("p007"))
 
-        assert len(made) <= 18, "\n".join(made)
+        assert len(made) <= 14, "\n".join(made)
 
     def test_few_calls_for_each_of_a_hundred(self, memory: PersonService) -> None:
         made = calls_of(lambda: memory.get_many(IDS))
 
-        assert len(made) <= 10 * len(IDS) + 30, "\n".join(made[:60])
+        assert len(made) <= 6 * len(IDS) + 25, "\n".join(made[:60])

@@ -5,6 +5,7 @@ import decimal
 import enum
 import uuid
 from typing import Any
+from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -59,23 +60,36 @@ GOLDEN: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 
 
-@given(
-    many=st.lists(
-        st.deferred(lambda: identities)
-        | st.from_regex(r"[A-Za-z0-9_.~-]{0,101}", fullmatch=True).map(lambda id: (id,)),
-        min_size=1,
-    )
+TOLD = Keyspace("person_repo", "person", longest=40)
+ids = st.deferred(lambda: identities).map(lambda identity: identity[0]) | st.from_regex(
+    r"[A-Za-z0-9_.~-]{0,41}", fullmatch=True
 )
+
+
+@given(id=ids)
+@profile(max_examples=300)
+def test_a_plain_id_has_the_key_of_its_identity_and_every_other_has_none(id: Any) -> None:
+    plain = type(id) is str and 0 < len(id) <= 40 and quote(id, safe="", errors="surrogatepass") == id
+
+    key = TOLD.of_plain(id)
+
+    assert (key is not None) == plain
+    assert key is None or (key, key) == TOLD.of((id,))
+
+
+@given(many=st.lists(ids, min_size=1))
 @profile(max_examples=200)
-def test_many_keys_at_once_are_those_of_each(many: list[tuple[Any, ...]]) -> None:
-    assert PEOPLE.of_all(many) == [PEOPLE.of(identity) for identity in many]
+def test_ids_at_once_have_the_keys_of_each(many: list[Any]) -> None:
+    each = [TOLD.of_plain(id) for id in many]
+
+    assert TOLD.of_all_plain(many) == (None if None in each else dict(zip(many, each, strict=True)))
+    assert TOLD.of_all([(id,) for id in many]) == tuple(map(list, zip(*[TOLD.of((id,)) for id in many], strict=True)))
 
 
-def test_plain_strings_at_once_have_the_keys_of_each() -> None:
-    plain = [("ada",), ("a" * 100,), ("A-Z_0.9~",)]
-    for odd in (("",), ("a" * 101,), ("a b",), ("é",), (1,), ("a", "b")):
-        for many in (plain, [*plain, odd], [odd]):
-            assert PEOPLE.of_all(many) == [PEOPLE.of(identity) for identity in many]
+def test_nothing_is_plain_where_no_string_is_an_id_as_it_is() -> None:
+    assert PEOPLE.of_plain("ada") is None
+    assert PEOPLE.of_all_plain(["ada"]) is None
+    assert Keyspace("person_repo", "person", longest=1000).of_plain("a" * 101) is None
 
 
 @pytest.mark.parametrize("case", GOLDEN)

@@ -53,7 +53,7 @@ def sockets_of(people: PersonService) -> set[str]:
     """This process's ends of its conversations with the cache and the database."""
     backend = lease_backend(people.region)
     assert isinstance(backend, MemcachedBackend)
-    found = {str(each._socket.getsockname()) for each in backend._connections().values()}
+    found = {str(each._socket.getsockname()) for each in backend._local.connections.values()}
     for engine in (people.engine, people.read_engine):
         with engine.connect() as connection:
             found.add(f"mysql {connection.exec_driver_sql('SELECT CONNECTION_ID()').scalar_one()}")

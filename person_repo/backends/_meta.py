@@ -83,7 +83,7 @@ class Connection:
     """
 
     __slots__ = (
-        "_client", "_limit", "_socket", "in_step", "largest_body", "markers", "server", "serves", "timed_out",
+        "_asked", "_client", "_limit", "_socket", "in_step", "largest_body", "markers", "server", "serves", "timed_out",
         "was_served",
     )  # fmt: skip
 
@@ -101,10 +101,10 @@ class Connection:
         self.was_served = False
         self.timed_out = False
         self.largest_body = 0
-        self.markers: dict[str, tuple[bytes, bytes]] = {}
+        self.markers: dict[str, Any] = {}
         self._client: Client | None = None
         patience = patience or Patience(settings.timeout)
-        began = time.monotonic()
+        self._asked = began = time.monotonic()
         try:
             self._client = _connected(address or server, settings, tls, patience)
         except Exception as exc:  # pymemcache raises what the socket or TLS made it stumble over
@@ -163,28 +163,28 @@ class Connection:
         except OSError as exc:
             raise self._broken(exc) from exc
 
-    def ask(self, request: bytes, patience: Patience) -> bytes:
-        """Sends a request and returns what comes first of the replies.
+    def ask(self, request: bytes, seconds: float) -> bytes:
+        """Sends a small request and returns what comes first of the replies, within so many seconds.
 
-        The caller who knows them for whole sets ``in_step``; to any other, ``receive`` tells what they are.
+        The caller who knows them for whole sets ``in_step``; to any other, ``receive`` tells what they are, with a
+        patience that ``waited`` has been taken off.
         """
         if not self.in_step:
             raise self._unused()
         self.in_step = False
         try:
-            if not patience.left <= self._limit <= patience.left + _TOLERANCE:
-                self._wait_at_most(patience.moment())
-            began = time.monotonic()
-            try:
-                self._socket.sendall(request)
-                # A request that had to wait has used up some of what its replies may take.
-                in_time = time.monotonic() - began < _TOLERANCE
-                received = self._socket.recv(_RECEIVE) if in_time else b""
-            finally:
-                patience.left -= time.monotonic() - began
-            return received or self._more(patience)
+            # To send lets nobody wait: what was sent before was answered, so the socket's buffer is empty.
+            if not seconds <= self._limit <= seconds + _TOLERANCE:  # as ``_wait_at_most`` does, without a call
+                self._wait_at_most(seconds)
+            self._asked = time.monotonic()
+            self._socket.sendall(request)
+            return self._socket.recv(_RECEIVE)
         except OSError as exc:
             raise self._broken(exc) from exc
+
+    def waited(self) -> float:
+        """How many seconds ago ``ask`` began."""
+        return time.monotonic() - self._asked
 
     def receive(self, replies: int, patience: Patience, begun: bytes = b"") -> list[Reply]:
         """The replies to what was sent, of which ``begun`` has been read."""
@@ -342,12 +342,20 @@ def _all_values(received: bytes, names: Sequence[bytes], base: int, size: int) -
         return None
     parts[-1] = parts[-1][: -len(b"\r\nEND\r\n")]
     found: list[bytes | None] = []
+    heads: dict[int, bytes] = {}  # by what a line and its value have in length, after the name
     for name, part in zip(names[1:], parts, strict=True):
-        start = len(name)
-        ends = _words_within(len(part) - start, base)
-        if ends is None or not part.startswith(name + ends + mark):
+        rest = len(part) - len(name)
+        head = heads.get(rest)
+        if head is None:
+            words_ = _words_within(rest, base)
+            if words_ is None:
+                return None
+            head = heads[rest] = words_ + mark
+        head = name + head
+        stop = len(head)
+        if part[:stop] != head:
             return None
-        found.append(part[start + len(ends) + size :])
+        found.append(part[stop:])
     return found
 
 

@@ -72,6 +72,7 @@ _EPOCH: Final = 8
 _TOKEN: Final = 16
 _PLACES: Final = 16 * 1024
 _LONGEST_HEAD: Final = 64
+_HEADS: Final = 1024
 _WON: Final = ord("W")
 _NOBODY: Final = bytes(_TOKEN)
 _APPENDS: Final = 3
@@ -105,6 +106,49 @@ class _Stone(NamedTuple):
 class _Placed(NamedTuple):
     token: bytes
     stones: dict[Place, _Stone]
+
+
+class _Local(threading.local):
+    """What belongs to one thread: its connections, by server."""
+
+    def __init__(self) -> None:
+        self.connections: dict[str, Connection] = {}
+
+
+class _Marker:
+    """How a server tells of a group's marker: its reply, line and epoch."""
+
+    __slots__ = ("_epoch", "_heads", "_reply", "_size")
+
+    def __init__(self, line: bytes, epoch: bytes) -> None:
+        self._epoch = epoch
+        self._reply = b"%b\r\n%b\r\n" % (line, epoch)
+        self._size = len(self._reply)
+        self._heads: dict[int, bytes] = {}
+
+    def value_in(self, received: bytes) -> bytes | None:
+        """The value, where what was received is this reply, then a value of its epoch, and nothing else. None says
+        nothing: only whoever reads it word by word can tell what it is.
+        """
+        start = received.find(b"\r\n", self._size, self._size + _LONGEST_HEAD) + 2
+        size = len(received) - start - 2
+        head = self._heads.get(size) or self._head(size)
+        if (
+            received.startswith(head)
+            and received.startswith(self._epoch, start)
+            and received.endswith(b"\r\n")
+            and received[start - 3] != _WON
+            and start > self._size
+        ):
+            return received[start + _EPOCH : start + size]
+        return None
+
+    def _head(self, size: int) -> bytes:
+        """The reply, and how the line after it begins for a value of so many bytes."""
+        if len(self._heads) >= _HEADS:
+            self._heads.clear()
+        head = self._heads[size] = b"%bVA %d f%d c" % (self._reply, size, BASE + size)
+        return head
 
 
 class _OpenCircuitError(CacheUnavailableError):
@@ -154,54 +198,50 @@ class MemcachedBackend(LeaseBackend):
         """Everything that belongs to one process: connections, and locks that another thread may hold."""
         failures, reset = self.settings.breaker_failures, self.settings.breaker_reset
         self._breakers = {name: Breaker(failures=failures, reset=reset, clock=self._monotonic) for name in self.servers}
-        self._local = threading.local()
+        self._local = _Local()
 
     # The lease contract: reading
 
     def fetch(self, group: str, key: str, *, reject: bytes | None = None) -> Fetched:
-        server = self._server_of(key)
-        patience = Patience(self.settings.timeout)
+        server = self._only or self._placed(key)
+        seconds = self.settings.timeout
         try:
-            connection = self._connection(server, patience)
+            connection = self._ready(server)
+            if connection is None:
+                patience = Patience(seconds)
+                connection = self._connection(server, patience)
+                seconds = patience.moment()
             self.counters.round_trips.value += 1
             head = self._heads.get(group) or self._head(group)
-            received = connection.ask(head + key.encode() + self._lease, patience)
-            expected = connection.markers.get(group)
-            if expected and (value := _hit(received, *expected)) is not None and value != reject:
+            received = connection.ask(head + key.encode() + self._lease, seconds)
+            marker: _Marker | None = connection.markers.get(group)
+            if marker is not None and (value := marker.value_in(received)) is not None and value != reject:
                 connection.in_step = True
                 if self._breakers[server].is_failing:
                     self._answered(server)
                 return value
-            marker, item = connection.receive(2, patience, received)
+            patience = Patience(seconds - connection.waited())
+            marker_reply, item = connection.receive(2, patience, received)
             self._answered(server)
-            return self._answers(connection, group, [key], marker, [item], reject, patience)[0]
+            return self._answers(connection, group, [key], marker_reply, [item], reject, patience)[0]
         except CacheUnavailableError as exc:
             self._failed(server, exc)
             return UNREACHABLE
 
     def fetch_many(self, group: str, keys: Sequence[str]) -> list[Fetched]:
-        found: dict[str, Fetched] = dict.fromkeys(keys, UNREACHABLE)
         patience = Patience(self.settings.timeout)
         work = self._on_servers(keys, patience)
-        self._get_values(group, work, found, patience)
-        work = {
-            connection: left
-            for connection, names in work.items()
-            if connection.in_step and (left := [name for name in names if found[name] is UNREACHABLE])
-        }
-        request = self._marker_request(group)
-        for connection, names, (marker, *items) in self._converse(work, self._fetch_request, 1, patience, request):
-            try:
-                answers = self._answers(connection, group, names, marker, items, None, patience)
-                found.update(zip(names, answers, strict=True))
-            except CacheUnavailableError as exc:
-                self._failed(connection.server, exc)
-        return [found[key] for key in keys]
+        found: dict[str, Fetched | None] = {}
+        for _, names, values in self._values_of(group, work, patience):
+            found.update(zip(names, values, strict=True))
+        if len(found) < len(keys) or None in found.values():
+            self._fetch_leased(group, work, found, patience)
+        return [UNREACHABLE if (item := found.get(key)) is None else item for key in keys]
 
-    def _get_values(
-        self, group: str, work: Mapping[Connection, Sequence[str]], found: dict[str, Fetched], patience: Patience
-    ) -> None:
-        """Puts the values of the group's epoch into ``found``.
+    def _values_of(
+        self, group: str, work: Mapping[Connection, Sequence[str]], patience: Patience
+    ) -> Iterator[tuple[Connection, list[str], list[bytes | None]]]:
+        """The values of the group's epoch; None for what is no such value.
 
         A ``get`` of a hundred keys costs a server less than half of what a hundred ``mg`` do, and is answered in one
         piece. It takes no leases: what is no value is fetched after it, for one exchange more.
@@ -213,10 +253,28 @@ class MemcachedBackend(LeaseBackend):
             asked = " ".join([marker, *names]).encode().split(b" ")
             return connection.receive_values(asked, BASE, _EPOCH, patience)
 
-        for _, names, values in self._in_turns(parts, receive, patience):
-            for name, value in zip(names, values, strict=True):
-                if value is not None:
-                    found[name] = value
+        return self._in_turns(parts, receive, patience)
+
+    def _fetch_leased(
+        self,
+        group: str,
+        work: Mapping[Connection, Sequence[str]],
+        found: dict[str, Fetched | None],
+        patience: Patience,
+    ) -> None:
+        """Fetches what no value was found for, where its server has answered so far."""
+        left = {
+            connection: missing
+            for connection, names in work.items()
+            if connection.in_step and (missing := [name for name in names if found.get(name) is None])
+        }
+        request = self._marker_request(group)
+        for connection, names, (marker, *items) in self._converse(left, self._fetch_request, 1, patience, request):
+            try:
+                answers = self._answers(connection, group, names, marker, items, None, patience)
+                found.update(zip(names, answers, strict=True))
+            except CacheUnavailableError as exc:
+                self._failed(connection.server, exc)
 
     def _answers(
         self,
@@ -236,7 +294,7 @@ class MemcachedBackend(LeaseBackend):
         """
         epoch = _epoch_in(marker)
         if epoch:
-            connection.markers[group] = b"%b\r\n%b\r\n" % (b" ".join(marker[0]), epoch), epoch
+            connection.markers[group] = _Marker(b" ".join(marker[0]), epoch)
         found: list[Fetched] = []
         usurped: dict[int, bytes] = {}
         for at, (key, (words, body)) in enumerate(zip(keys, items, strict=True)):
@@ -338,7 +396,7 @@ class MemcachedBackend(LeaseBackend):
         """The leases by their connections, without those taken on another: there the CAS id may be somebody else's, for
         the server may have restarted."""
         held: dict[Connection, list[_Held]] = defaultdict(list)
-        mine = self._connections()
+        mine = self._local.connections
         for lease in leases:
             if isinstance(lease, _Held):
                 connection = lease.connection
@@ -479,7 +537,7 @@ class MemcachedBackend(LeaseBackend):
         """The tombstones that a CAS id alone tells for ours: nobody else's was there, and the connection is the one
         they were placed on. On a new one the server may be a new one, and the id somebody else's.
         """
-        mine = self._connections()
+        mine = self._local.connections
         untouched: dict[Connection, list[Place]] = defaultdict(list)
         for place, stone in stones.items():
             if stone.alone and mine.get(place[0]) is stone.connection and stone.connection.in_step:
@@ -556,26 +614,24 @@ class MemcachedBackend(LeaseBackend):
         digest = int.from_bytes(blake2b(key.encode(errors="surrogatepass"), digest_size=8).digest())
         return max([(_mix(digest ^ seed), name) for seed, name in self._seeds])[1]
 
-    def _connections(self) -> dict[str, Connection]:
-        try:
-            found: dict[str, Connection] = self._local.connections
-        except AttributeError:
-            found = self._local.connections = {}
-        return found
+    def _ready(self, server: str) -> Connection | None:
+        """This thread's connection to a server, where there is one and nothing is against its use."""
+        connection = self._local.connections.get(server)
+        if connection is None or not connection.in_step or self._breakers[server].is_failing:
+            return None
+        return connection
 
     def _connection(self, server: str, patience: Patience) -> Connection:
         """This thread's connection to a server. Raises ``CacheUnavailableError`` where there can be none, or where the
         server's circuit is open and this is not the probe.
         """
-        try:
-            connections: dict[str, Connection] = self._local.connections
-        except AttributeError:
-            connections = self._connections()
-        connection = connections.get(server)
-        if connection is not None and connection.in_step and not self._breakers[server].is_failing:
-            return connection
+        ready = self._ready(server)
+        if ready is not None:
+            return ready
         if not self._breakers[server].allows():
             raise _OpenCircuitError(f"memcached {server}: left alone after failures")
+        connections = self._local.connections
+        connection = connections.get(server)
         if connection is None or not connection.in_step:
             if connection is not None:
                 connections.pop(server).close()
@@ -682,7 +738,7 @@ class MemcachedBackend(LeaseBackend):
             self.counters.circuit_open += 1
             return
         self.counters.errors += 1
-        used = self._connections().get(server)
+        used = self._local.connections.get(server)
         if used is not None:
             used.close()  # what it says next may be the answer to this
             if used.was_served:
@@ -709,9 +765,9 @@ class MemcachedBackend(LeaseBackend):
         return _Held(key, connection, cas, epoch)
 
     def close(self) -> None:
-        for connection in self._connections().values():
+        for connection in self._local.connections.values():
             connection.close()
-        self._connections().clear()
+        self._local.connections.clear()
 
     # dogpile's face
 
@@ -746,31 +802,6 @@ class MemcachedBackend(LeaseBackend):
         """See ``LeaseBackend``."""
         server = self._server_of(key)
         return (server, key), (server, marker_of(group))
-
-
-def _hit(received: bytes, marker: bytes, epoch: bytes) -> bytes | None:
-    """The value, where what was received is the marker's reply as it was before, then a value of its epoch, and nothing
-    else. None says nothing: only whoever reads it word by word can tell what it is.
-    """
-    at = len(marker)
-    start = received.find(b"\r\n", at, at + _LONGEST_HEAD) + 2
-    stop = len(received) - 2
-    if (
-        start > at
-        and received.startswith(marker)
-        and received.startswith(_head_of(stop - start), at)
-        and received.startswith(epoch, start)
-        and received.endswith(b"\r\n")
-        and received[start - 3] != _WON
-    ):
-        return received[start + _EPOCH : stop]
-    return None
-
-
-@functools.lru_cache(maxsize=1024)
-def _head_of(size: int) -> bytes:
-    """How the line of an item begins that is a value, of so many bytes."""
-    return b"VA %d f%d c" % (size, BASE + size)
 
 
 def _renewable(key: str, connection: Connection, words: list[bytes], value: bytes) -> bytes | Expiring:
