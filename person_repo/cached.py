@@ -21,8 +21,8 @@ from __future__ import annotations
 import builtins
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
@@ -209,24 +209,33 @@ class CachedRepository(Generic[E]):
         return row
 
     def _load(self, identity: Identity, keys: tuple[str, str], found: Fetched) -> Row | None:
+        bulkhead = self.backend.bulkhead
         try:
-            with self._turn() as waited:
+            if bulkhead is None:
+                return self._loaded(identity, keys[1], found)
+            with bulkhead.entered() as waited:
                 if waited and found is BUSY:  # others have been loading meanwhile
                     wanted = _Wanted([None], [identity], [keys[0]], [keys[1]])
                     left = self._fetched(wanted, [0])
                     if 0 not in left:
                         return wanted.rows[0]
                     found = left[0]
-                self._count_load(found)
-                rows, committed = self.database.loader.one(identity)
-                row = rows.get(identity)
-                if isinstance(found, Lease):  # whose turn comes next is to find it
-                    self._fill([(found, keys[1], row)], committed)
-                return row
+                return self._loaded(identity, keys[1], found)  # whose turn comes next is to find it
         except BaseException:
             if isinstance(found, Lease):
                 self.backend.abandon([found])
             raise
+
+    def _loaded(self, identity: Identity, full: str, found: Fetched) -> Row | None:
+        self.counters.loads += 1
+        self._count_outcome(found)
+        began = self._clock()
+        rows, committed = self.database.loader.one(identity)
+        row = rows.get(identity)
+        if isinstance(found, Lease):
+            self._fill([(found, full, row)], committed)
+        self._note_load(began)
+        return row
 
     # Many entities: ``left`` tells by their places among those wanted what is left to load, and why
 
@@ -318,6 +327,7 @@ class CachedRepository(Generic[E]):
                     left = self._fetched_again(left, wanted)
                 if not left:
                     return
+                began = self._clock()
                 self.counters.loads += 1
                 for found in left.values():
                     self._count_outcome(found)
@@ -326,6 +336,7 @@ class CachedRepository(Generic[E]):
                     rows[at] = loaded.get(identities[at])
                 fills = [(found, wanted.fulls[at], rows[at]) for at, found in left.items() if isinstance(found, Lease)]
                 self._fill(fills, committed)
+                self._note_load(began)
         except BaseException as exc:
             self.backend.abandon([found for found in left.values() if isinstance(found, Lease)])
             if isinstance(exc, (sa.exc.SQLAlchemyError, OverloadError)) and left.keys() <= wanted.current.keys():
@@ -334,16 +345,16 @@ class CachedRepository(Generic[E]):
                 return
             raise
 
-    @contextmanager
-    def _turn(self) -> Iterator[bool]:
+    def _turn(self) -> AbstractContextManager[bool]:
         """A load's turn at the database, and whether it had to be waited for, which it has where there is a bound on
-        their number. Notes how long loads take.
+        their number.
         """
         bulkhead = self.backend.bulkhead
-        with nullcontext(False) if bulkhead is None else bulkhead.entered() as waited:
-            began = self._clock()
-            yield waited
-            self._load_time += (self._clock() - began - self._load_time) / 8
+        return nullcontext(False) if bulkhead is None else bulkhead.entered()
+
+    def _note_load(self, began: float) -> None:
+        """Notes how long loads take."""
+        self._load_time += (self._clock() - began - self._load_time) / 8
 
     def _longest_wait(self) -> float:
         """As long as a load takes, by a small factor, but no longer than the other reader's lease lives."""
@@ -385,10 +396,6 @@ class CachedRepository(Generic[E]):
         self.counters.hits.value += 1
         if row is None:
             self.counters.negative_hits.value += 1
-
-    def _count_load(self, found: Fetched) -> None:
-        self.counters.loads += 1
-        self._count_outcome(found)
 
     def _count_outcome(self, found: Fetched) -> None:
         if isinstance(found, Lease):

@@ -29,6 +29,10 @@ FORMAT = 1
 """The version of the layout above; part of each item's fingerprint."""
 
 
+_PLAIN = frozenset({str, int, bool, bytes, type(None)})
+"""The types whose values are the same where they are equal."""
+
+
 class RejectedItemError(ValueError):
     """Bytes from the cache are no item of this key and this schema."""
 
@@ -92,6 +96,9 @@ class Codec(Generic[E]):
     def _changed(self, row: Row | None, decoded: Row | None) -> str | None:
         """The first column that would come back as something else."""
         if row is None or decoded is None:
+            return None
+        kinds = [*map(type, row)]
+        if row == decoded and kinds == [*map(type, decoded)] and _PLAIN.issuperset(kinds):
             return None
         pairs = zip(self._names, row, decoded, strict=True)
         return next((name for name, value, back in pairs if not _same(value, back)), None)

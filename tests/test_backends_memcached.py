@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
+from unittest import mock
 
 import pytest
 from certificates import Certificates
@@ -27,7 +28,7 @@ from unruly import Answer, Door
 
 from person_repo.backends import BLOCKED, BUSY, UNREACHABLE, Expiring, Lease, Outcome, Tombstones
 from person_repo.backends import memcached as module
-from person_repo.backends._meta import Patience
+from person_repo.backends._meta import Connection, Patience
 from person_repo.backends.memcached import BASE, MemcachedBackend
 from person_repo.exceptions import CacheUnavailableError, ConfigurationError
 from person_repo.testing import (
@@ -1610,6 +1611,22 @@ class TestOutage:
         assert sum(waited) < 0.2 + 3 * 0.1, "what the sockets were told to wait"
         for key, value in found.items():
             assert value == key.encode() or backend._server_of(key) in {server.url for server in hanging}
+
+    def test_where_connecting_has_used_up_the_patience_a_moment_is_left_to_ask(
+        self, connect: Connect, server: Memcached
+    ) -> None:
+        backend = connect(server)
+        store(backend, KEY, OLD)
+        opened = MemcachedBackend._connection
+
+        def slow(self: MemcachedBackend, server: str, patience: Patience) -> Connection:
+            connection = opened(self, server, patience)
+            patience.left = -1.0
+            return connection
+
+        backend.close()
+        with mock.patch.object(MemcachedBackend, "_connection", slow):
+            assert backend.fetch(GROUP, KEY) == OLD
 
     def test_a_retired_item_is_gone_with_its_lease_and_others_tombstones_stay(
         self, connect: Connect, server: Memcached

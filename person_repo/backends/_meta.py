@@ -164,7 +164,8 @@ class Connection:
             raise self._broken(exc) from exc
 
     def ask(self, request: bytes, seconds: float) -> bytes:
-        """Sends a small request and returns what comes first of the replies, within so many seconds.
+        """Sends a small request and returns what comes first of the replies, within so many seconds, or a moment where
+        none are left.
 
         The caller who knows them for whole sets ``in_step``; to any other, ``receive`` tells what they are, with a
         patience that ``waited`` has been taken off.
@@ -175,7 +176,7 @@ class Connection:
         try:
             # To send lets nobody wait: what was sent before was answered, so the socket's buffer is empty.
             if not seconds <= self._limit <= seconds + _TOLERANCE:  # as ``_wait_at_most`` does, without a call
-                self._wait_at_most(seconds)
+                self._wait_at_most(max(seconds, _MOMENT))
             self._asked = time.monotonic()
             self._socket.sendall(request)
             return self._socket.recv(_RECEIVE)

@@ -74,6 +74,9 @@ _PLACES: Final = 16 * 1024
 _LONGEST_HEAD: Final = 64
 _HEADS: Final = 1024
 _WON: Final = ord("W")
+# A lease as the server makes and tells it: to the one who has won it.
+_LEASE: Final = b"VA 0 f0 c"
+_WON_LEASE: Final = b" W\r\n\r\n"
 _NOBODY: Final = bytes(_TOKEN)
 _APPENDS: Final = 3
 _WITHDRAWALS: Final = 8
@@ -118,10 +121,10 @@ class _Local(threading.local):
 class _Marker:
     """How a server tells of a group's marker: its reply, line and epoch."""
 
-    __slots__ = ("_epoch", "_heads", "_reply", "_size")
+    __slots__ = ("_heads", "_reply", "_size", "epoch")
 
     def __init__(self, line: bytes, epoch: bytes) -> None:
-        self._epoch = epoch
+        self.epoch = epoch
         self._reply = b"%b\r\n%b\r\n" % (line, epoch)
         self._size = len(self._reply)
         self._heads: dict[int, bytes] = {}
@@ -135,13 +138,22 @@ class _Marker:
         head = self._heads.get(size) or self._head(size)
         if (
             received.startswith(head)
-            and received.startswith(self._epoch, start)
+            and received.startswith(self.epoch, start)
             and received.endswith(b"\r\n")
             and received[start - 3] != _WON
             and start > self._size
         ):
             return received[start + _EPOCH : start + size]
         return None
+
+    def lease_in(self, received: bytes) -> bytes | None:
+        """The CAS id, where what was received is this reply, then that of a lease which was won; else None."""
+        if not received.startswith(self._reply):
+            return None
+        head, stop = self._size + len(_LEASE), len(received) - len(_WON_LEASE)
+        cas = received[head:stop]
+        is_lease = received.startswith(_LEASE, self._size) and received.startswith(_WON_LEASE, stop)
+        return cas if is_lease and cas.isdigit() else None
 
     def _head(self, size: int) -> bytes:
         """The reply, and how the line after it begins for a value of so many bytes."""
@@ -210,16 +222,20 @@ class MemcachedBackend(LeaseBackend):
             if connection is None:
                 patience = Patience(seconds)
                 connection = self._connection(server, patience)
-                seconds = patience.moment()
+                seconds = patience.left
             self.counters.round_trips.value += 1
             head = self._heads.get(group) or self._head(group)
             received = connection.ask(head + key.encode() + self._lease, seconds)
             marker: _Marker | None = connection.markers.get(group)
-            if marker is not None and (value := marker.value_in(received)) is not None and value != reject:
-                connection.in_step = True
-                if self._breakers[server].is_failing:
-                    self._answered(server)
-                return value
+            if marker is not None:
+                told: Fetched | None = marker.value_in(received)
+                if told is None and (cas := marker.lease_in(received)) is not None:
+                    told = self._won(key, connection, cas, marker.epoch)
+                if told is not None and told != reject:
+                    connection.in_step = True
+                    if self._breakers[server].is_failing:
+                        self._answered(server)
+                    return told
             patience = Patience(seconds - connection.waited())
             marker_reply, item = connection.receive(2, patience, received)
             self._answered(server)
@@ -372,9 +388,20 @@ class MemcachedBackend(LeaseBackend):
             found[at] = _Held(keys[at], connection, _cas(words), epoch) if words[0] == b"HD" else BUSY
 
     def fill(self, lease: Lease, value: bytes) -> bool:
-        return self.fill_many([(lease, value)])[0]
+        if not isinstance(lease, _Held) or not self._is_here(lease):
+            return False
+        connection = lease.connection
+        patience = Patience(self.settings.timeout)
+        try:
+            ((words, _),) = self._exchange(connection, self._fill_request(lease, value), 1, patience)
+        except CacheUnavailableError as exc:
+            self._failed(connection.server, exc)
+            return False
+        return words[0] == b"HD" and _fits(lease, value)
 
     def fill_many(self, fills: Sequence[tuple[Lease, bytes]]) -> list[bool]:
+        if len(fills) == 1:
+            return [self.fill(*fills[0])]
         stored: set[Lease] = set()
         values = dict(fills)
         work = self._held_here(values)
@@ -396,13 +423,14 @@ class MemcachedBackend(LeaseBackend):
         """The leases by their connections, without those taken on another: there the CAS id may be somebody else's, for
         the server may have restarted."""
         held: dict[Connection, list[_Held]] = defaultdict(list)
-        mine = self._local.connections
         for lease in leases:
-            if isinstance(lease, _Held):
-                connection = lease.connection
-                if connection.in_step and mine.get(connection.server) is connection:
-                    held[connection].append(lease)
+            if isinstance(lease, _Held) and self._is_here(lease):
+                held[lease.connection].append(lease)
         return held
+
+    def _is_here(self, lease: _Held) -> bool:
+        connection = lease.connection
+        return connection.in_step and self._local.connections.get(connection.server) is connection
 
     # The lease contract: writing
 
