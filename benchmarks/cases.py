@@ -13,7 +13,18 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from benchmarks import bulk, contestants, herd, parallel
-from benchmarks.contestants import DOGPILE, DRIVER, OURS, PYMEMCACHE, RAW, RAW_OURS, SESSION, Recipe, batches_of
+from benchmarks.contestants import (
+    DOGPILE,
+    DRIVER,
+    OURS,
+    PYMEMCACHE,
+    PYMEMCACHE_TIMED,
+    RAW,
+    RAW_OURS,
+    SESSION,
+    Recipe,
+    batches_of,
+)
 from benchmarks.method import Clocked, Contestant, Items, Pace, Result, Spread, Target, measure, ratios_of
 from benchmarks.world import CHECKOUT, NAMESPACE, World
 from person_repo import Person, PersonService
@@ -92,6 +103,7 @@ def _hit(world: World, _: Pace) -> list[Contestant]:
         contestants.raw_socket(world, world.hot),
         contestants.raw_socket_ours(world, service, "get", world.hot),
         contestants.pymemcache(world),
+        contestants.pymemcache(world, PYMEMCACHE_TIMED, timeout=0.25),
         contestants.dogpile_recipe(Recipe.over(world, engine).warm(world.hot)),
         *contestants.advanced_alchemy(world, engine),
         contestants.ours(service(world.cache_url())),
@@ -296,7 +308,7 @@ def _layers(world: World, pace: Pace) -> list[Contestant]:
         Contestant(f"{layer}: {one.name}", one.call, one.prepare, one.expect)
         for layer, field in named.items()
         for one in field
-        if one.name != RAW_OURS
+        if one.name not in (RAW_OURS, PYMEMCACHE_TIMED)
     ]
 
 
@@ -336,6 +348,7 @@ CASES = [
         [
             _ours_to(RAW, "one round trip", 1.20),
             _ours_to(PYMEMCACHE, "pymemcache's bytes", 1.0),
+            _ours_to(PYMEMCACHE_TIMED, "pymemcache's bytes, with a timeout like ours"),
             _ours_to(RAW_OURS, "a round trip of what we send"),
         ],
         operations=10,

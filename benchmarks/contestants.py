@@ -24,6 +24,7 @@ __all__ = [
     "DRIVER",
     "OURS",
     "PYMEMCACHE",
+    "PYMEMCACHE_TIMED",
     "RAW",
     "RAW_OURS",
     "SESSION",
@@ -48,6 +49,7 @@ OURS = "ours"
 RAW = "raw socket"
 RAW_OURS = "raw socket, our request"
 PYMEMCACHE = "pymemcache, bytes"
+PYMEMCACHE_TIMED = "pymemcache, bytes, with a timeout"
 DOGPILE = "dogpile get_or_create"
 DRIVER = "driver, open cursor"
 SESSION = "Session.get, new session"
@@ -194,18 +196,18 @@ def fill(world: World) -> None:
     assert not refused, refused
 
 
-def pymemcache_client(world: World) -> Client:
-    """A client as one makes it without reading on: no timeout, no serializer."""
-    client = Client(world.memcached[0].url)
+def pymemcache_client(world: World, timeout: float | None = None) -> Client:
+    """A client without a serializer; as one makes it without reading on, without a timeout either."""
+    client = Client(world.memcached[0].url, timeout=timeout)
     world.close_later(client.close)
     return client
 
 
-def pymemcache(world: World, name: str = PYMEMCACHE) -> Contestant:
+def pymemcache(world: World, name: str = PYMEMCACHE, timeout: float | None = None) -> Contestant:
     """``Client.get``: bytes."""
     fill(world)
     keys = {id: key_of(id) for id in world.hot}
-    get = pymemcache_client(world).get
+    get = pymemcache_client(world, timeout).get
     return Contestant(name, lambda id: get(keys[id]), expect=lambda id, answer: answer == item_of(id))
 
 

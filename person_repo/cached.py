@@ -111,7 +111,12 @@ class CachedRepository(Generic[E]):
         if self.database.joined:
             return self.database.get(id)
         row = self._row(id)
-        return None if row is None else self.mapping.hydrate(row)
+        if row is None:
+            return None
+        try:
+            return self.mapping.hydrate(row)
+        except Exception as exc:
+            return self._doubted(id, row, exc)
 
     def get_one(self, id: Any) -> E:
         """See ``Repository``."""
@@ -124,13 +129,43 @@ class CachedRepository(Generic[E]):
         if self.database.joined:
             return self.database.get_many(ids)
         wanted = self._wanted(listed(ids))
-        return self.mapping.hydrate_all(zip(wanted.ids, self._rows(wanted), strict=True))
+        rows = dict(zip(wanted.ids, self._rows(wanted), strict=True))
+        try:
+            return self.mapping.hydrate_all(rows)
+        except Exception:  # of one: which it is, is found one by one
+            found = {id: self._hydrated(id, row) for id, row in rows.items()}
+            return {id: entity for id, entity in found.items() if entity is not None}
 
     def exists(self, id: Any) -> bool:
         """See ``Repository``."""
         if self.database.joined:
             return self.database.exists(id)
         return self._row(id) is not None
+
+    def _hydrated(self, id: Any, row: Row | None) -> E | None:
+        try:
+            return None if row is None else self.mapping.hydrate(row)
+        except Exception as exc:
+            return self._doubted(id, row, exc)
+
+    def _doubted(self, id: Any, row: Row | None, exc: Exception) -> E | None:
+        """The object of the database's row, where a ``load`` listener of the host's raised for the row that was read.
+
+        Only the cache may have had that: such an item is of no use. What the listener raises for the database's row is
+        the host's to see, from here as from there.
+        """
+        identity = self.mapping.identity(id)
+        assert identity is not None, id
+        key, full = self.keys.of(identity)
+        current = self._load(identity, (key, full), BLOCKED)
+        if current == row:
+            raise exc
+        found = self.backend.fetch(self.keys.group, key)
+        if isinstance(found, bytes):
+            found = self._reject(key, found, RejectedItemError(f"{full}: no object can be made of it: {exc}"))
+        if isinstance(found, (Lease, Expiring)):  # the next reader's to fill
+            self.backend.abandon([found if isinstance(found, Lease) else found.lease])
+        return None if current is None else self.mapping.hydrate(current)
 
     # One entity
 

@@ -250,12 +250,12 @@ class EntityMapping(Generic[E]):
         instance: E = (self._shape_of(row) if self._shapes else self._shape).make(row)
         return instance
 
-    def hydrate_all(self, rows: Iterable[tuple[Any, Row | None]]) -> dict[Any, E]:
-        """``hydrate`` for each row that there is, by what stands beside it."""
+    def hydrate_all(self, rows: Mapping[Any, Row | None]) -> dict[Any, E]:
+        """``hydrate`` for each row that there is."""
         if self._shapes:
-            return {id: self.hydrate(row) for id, row in rows if row is not None}
+            return {id: self.hydrate(row) for id, row in rows.items() if row is not None}
         shape = self._shape  # a call less for each
-        return {id: shape.make(row) for id, row in rows if row is not None}
+        return {id: shape.make(row) for id, row in rows.items() if row is not None}
 
     def has_class(self, row: Sequence[Any]) -> bool:
         """Whether some class of the hierarchy is mapped to the row's discriminator: what a cache holds may have any."""

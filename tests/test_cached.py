@@ -537,6 +537,69 @@ def test_an_item_of_no_use_is_not_replaced_where_a_better_one_has_come(quick: Be
     assert (quick.people.stats().fills, quick.people.stats().bypasses) == (0, 1)
 
 
+# An item of the right key, schema and types, of which a listener of the host's lets no object be made
+
+
+@pytest.fixture
+def refuses_mallory() -> Iterator[None]:
+    """A ``load`` listener, as a ``@reconstructor`` or a composite is one, that raises for a value."""
+
+    def refuse(loaded: Person, _: object) -> None:
+        if loaded.first_name == "Mallory":
+            raise ValueError(f"{loaded.id} is Mallory")
+
+    sa.event.listen(Person, "load", refuse)
+    yield
+    sa.event.remove(Person, "load", refuse)
+
+
+def forge(bench: Bench, id: str) -> bytes:
+    """Puts an item of Mallory where that of a person belongs."""
+    item = Codec(bench.mapping).encode(bench.people.keys.of((id,))[1], (id, "Mallory", "Lovelace", 1))
+    bench.put(item, id)
+    return item
+
+
+READS = {"get": lambda people: people.get("ada"), "get_many": lambda people: people.get_many(["ada", "bob"]).get("ada")}
+
+
+@pytest.mark.usefixtures("refuses_mallory")
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+def test_an_item_that_a_listener_refuses_is_counted_and_replaced(quick: Bench, read: Callable[[Any], Any]) -> None:
+    quick.people.add_many([person(), person("bob")])
+    forge(quick, "ada")
+
+    assert read(quick.people) == person()
+    assert quick.people.stats().rejected == 1
+    assert read(quick.people) == person()
+    did = quick.did(lambda: read(quick.people))
+    assert (did.rejected, did.loads) == (0, 0)
+
+
+@pytest.mark.usefixtures("refuses_mallory")
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+def test_an_item_of_nobody_that_a_listener_refuses_is_nobody(quick: Bench, read: Callable[[Any], Any]) -> None:
+    forge(quick, "ada")
+
+    assert read(quick.people) is None
+
+
+@pytest.mark.usefixtures("refuses_mallory")
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+def test_what_a_listener_refuses_of_the_database_too_is_its_own_error(quick: Bench, read: Callable[[Any], Any]) -> None:
+    """The item is right, and stays; whichever way the toggle stands the host sees one error, at a hit and at a miss."""
+    quick.database.add(person(first_name="Mallory"))
+
+    for people in (quick.database, quick.people, quick.people):
+        with pytest.raises(ValueError, match=r"^ada is Mallory$"):
+            read(people)
+    item = quick.item("ada")
+    with pytest.raises(ValueError, match=r"^ada is Mallory$"):
+        read(quick.people)
+    assert quick.item("ada") == item
+    assert quick.people.stats().rejected == 0
+
+
 # Two versions of a model
 
 

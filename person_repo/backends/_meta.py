@@ -318,13 +318,12 @@ class Connection:
 
 
 def _size(words: list[bytes]) -> int:
-    try:
-        size = int(words[1])
-    except (IndexError, ValueError):
-        raise _ProtocolError(f"a value without a size: {b' '.join(words)[:80]!r}") from None
-    if not 0 <= size <= _LARGEST_VALUE:
-        raise _ProtocolError(f"a value of {size} bytes")
-    return size
+    told = words[1] if len(words) > 1 else b""
+    if not told.isdigit():
+        raise _ProtocolError(f"a value without a size: {b' '.join(words)[:80]!r}")
+    if len(told) > len(str(_LARGEST_VALUE)) or int(told) > _LARGEST_VALUE:
+        raise _ProtocolError(f"a value of {told[:20].decode()} bytes")
+    return int(told)
 
 
 def _all_values(received: bytes, names: Sequence[bytes], base: int, size: int) -> list[bytes | None] | None:

@@ -447,7 +447,8 @@ class MemcachedBackend(LeaseBackend):
             work = self._left(work, stones, patience)
             if not work:
                 break
-        self._overwrite(work, token, stones, patience)
+        else:
+            self._overwrite(work, token, stones, patience)
         wanted = {(self._server_of(key), key): key for key in keys}
         markers = {(server, marker_of(group)): group for group in groups for server in self.servers}
         missing = frozenset({**wanted, **markers}.keys() - stones.keys())

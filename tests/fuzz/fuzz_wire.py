@@ -140,12 +140,9 @@ def _read(answer: bytes, replies: int) -> tuple[list[Reply], bytes] | None:
             return None
         body = b""
         if words[0] == b"VA":
-            try:
-                size = int(words[1])  # takes more spellings than a memcached writes; the end must be there all the same
-            except (IndexError, ValueError):
+            if len(words) < 2 or not words[1].isdigit() or len(words[1]) > 20:
                 return None
-            if size < 0:
-                return None
+            size = int(words[1])
             body, end, answer = answer[:size], answer[size : size + 2], answer[size + 2 :]
             if len(body) != size or end != b"\r\n":
                 return None
