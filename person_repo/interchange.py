@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import functools
-import heapq
 import io
 import itertools
 import json
@@ -16,7 +15,7 @@ import secrets
 import sys
 import tempfile
 from array import array
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,8 +63,10 @@ _CHUNK = 1000
 # never closed fills the memory.
 _LONGEST_ROW = 2**20
 
-# Hashes of ids: so many are sorted at once, and read at once where what is sorted is merged; some 3 MB.
-_RUN = 2**16
+# So many hashes of ids, eight bytes each, wait to be written, in so many parts. Each part is compared by itself: of a
+# hundred million ids that is a hundred thousand at once.
+_RUN = 2**18
+_PARTS = 2**10
 
 # What surrogateescape makes of a byte that is not UTF-8; valid UTF-8 never decodes to these.
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
@@ -549,37 +550,44 @@ class _Spool:
 
 
 class _Ids:
-    """Finds out which ids may stand in a file twice, in the same memory however many there are: their hashes are sorted
-    a run at a time, and the runs merged from a temporary file.
+    """Finds out which ids may stand in a file twice, in the same memory however many there are: their hashes are parted
+    by their last bits, in a temporary file, and compared part by part.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self._hashes = array("q")
-        self._runs: list[tuple[int, int]] = []
+        self._parts = [array("q") for _ in range(_PARTS)]
+        self._noted = 0
+        self._runs: list[array[int]] = []  # where the parts of each begin, and the last one ends
 
-    def note(self, ids: Iterable[str]) -> None:
-        self._hashes.extend(map(hash, ids))
-        if len(self._hashes) >= _RUN:
+    def note(self, ids: Collection[str]) -> None:
+        parts = self._parts
+        for hashed in map(hash, ids):
+            parts[hashed % _PARTS].append(hashed)
+        self._noted += len(ids)
+        if self._noted >= _RUN:
             self._write()
 
     def repeated(self) -> set[int]:
         """The hashes that were noted more than once. Two ids that differ may share one; which do, their rows tell."""
         self._write()
-        size = max(1, _RUN // len(self._runs)) * self._hashes.itemsize
-        merged = heapq.merge(*(self._read(start, end, size) for start, end in self._runs))
-        return {one for one, other in itertools.pairwise(merged) if one == other}
+        found: set[int] = set()
+        for at in range(_PARTS):
+            hashes = array("q", b"".join(self._read(run[at], run[at + 1]) for run in self._runs))
+            found.update(hashed for hashed, times in Counter(hashes).items() if times > 1)
+        return found
 
     def _write(self) -> None:
-        start = self._file.tell()
-        self._file.write(array("q", sorted(self._hashes)))
-        self._runs.append((start, self._file.tell()))
-        del self._hashes[:]
+        sizes = (len(part) * part.itemsize for part in self._parts)
+        self._runs.append(array("q", itertools.accumulate(sizes, initial=self._file.tell())))
+        for part in self._parts:
+            self._file.write(part)
+            del part[:]
+        self._noted = 0
 
-    def _read(self, start: int, end: int, size: int) -> Iterator[int]:
-        for at in range(start, end, size):
-            self._file.seek(at)
-            yield from array("q", self._file.read(min(size, end - at)))
+    def _read(self, start: int, end: int) -> bytes:
+        self._file.seek(start)
+        return self._file.read(end - start)
 
 
 def _keep(checked: Iterable[_Good | _Bad], spool: _Spool, ids: _Ids, report: Progress) -> None:
