@@ -5,20 +5,21 @@ from __future__ import annotations
 import contextlib
 import csv
 import functools
-import hashlib
 import io
 import itertools
 import json
+import operator
 import os
 import re
 import secrets
 import sys
 import tempfile
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, BinaryIO, Literal, TextIO, cast
+from typing import IO, TYPE_CHECKING, BinaryIO, Literal, Self, TextIO
 
 import msgspec
 
@@ -62,11 +63,15 @@ _CHUNK = 1000
 # never closed fills the memory.
 _LONGEST_ROW = 2**20
 
-# An id that is not longer stands for itself where ids are compared, any other by a digest that is one longer.
-_SHORT = 15
+# So many hashes of ids, eight bytes each, wait to be written, in so many parts. Each part is compared by itself: of a
+# hundred million ids that is a hundred thousand at once.
+_RUN = 2**18
+_PARTS = 2**10
 
 # What surrogateescape makes of a byte that is not UTF-8; valid UTF-8 never decodes to these.
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
+
+_EMPTY = f"the file is empty; its first line must be {','.join(COLUMNS)}"
 
 _MAPPING = EntityMapping(Person)
 _LIMITS = [_MAPPING.by_name[name].length or sys.maxsize for name in COLUMNS]
@@ -82,27 +87,78 @@ class ImportReport:
     bad_rows: Path | None = None
 
 
+_Problem = tuple[int, str]
+"""The line and the reason."""
+
+_Places = Mapping[str, int]
+"""Where each known column stands in a row."""
+
+
 @dataclass(slots=True)
 class _Row:
-    """A row as it stands in the file: the line it begins on, its fields, and what is wrong with it (line, reason)."""
+    """A row as it stands in the file: the line it begins on, its fields, and what is wrong with it."""
 
     line: int
     fields: list[str]
-    problems: list[tuple[int, str]] = field(default_factory=list)
+    problems: list[_Problem] = field(default_factory=list)
     broken: bool = False  # no CSV: ``fields`` is the text of the line
-    values: dict[str, str] = field(default_factory=dict)
-    id: str | None = None
+    id: str | None = None  # where nothing is wrong with it
 
 
-_Fields = tuple[str, str, str]
-"""The values of ``COLUMNS``, in their order."""
+class _Good(msgspec.Struct, tag=True):
+    """Rows in which nothing is wrong, on lines that follow each other; the first is ``line``."""
+
+    line: int
+    rows: list[tuple[str, ...]]
+    id_at: int | None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def ids(self) -> list[str]:
+        return [] if self.id_at is None else [row[self.id_at] for row in self.rows]
+
+    def refusing(self, reasons: Mapping[int, str]) -> Iterator[_Good | _Bad]:
+        """These rows, those as bad ones whose line has a reason."""
+        if not reasons:
+            yield self
+            return
+        for line, (row, id) in enumerate(zip(self.rows, self.ids(), strict=True), self.line):
+            if line in reasons:
+                yield _Bad.of(line, row, [(line, reasons[line])], id)
+            else:
+                yield _Good(line, [row], self.id_at)
 
 
-@dataclass(slots=True)
-class _Good:
-    """Rows in which nothing is wrong."""
+class _Bad(msgspec.Struct, tag=True):
+    """A row that is not imported: the line it begins on, its fields as the bytes they were, and why not."""
 
-    rows: list[_Fields]
+    line: int
+    fields: list[bytes]
+    problems: list[_Problem]
+    id: str | None
+
+    @classmethod
+    def of(cls, line: int, fields: Iterable[str], problems: list[_Problem], id: str | None) -> Self:
+        return cls(line, [field.encode(errors="surrogateescape") for field in fields], problems, id)
+
+    def __len__(self) -> int:
+        return 1
+
+    def ids(self) -> list[str]:
+        return [] if self.id is None else [self.id]
+
+    def refusing(self, reasons: Mapping[int, str]) -> Iterator[_Good | _Bad]:
+        """This row, for the reason that its line has, too; that stands for being in the database as well."""
+        if reasons:
+            others = [(line, reason) for line, reason in self.problems if reason != _is_there(str(self.id))]
+            self.problems = [*others, *reasons.items()]
+        yield self
+
+    def as_csv(self) -> bytes:
+        """The line and the reasons, then the fields as they were."""
+        fields = [field.decode(errors="surrogateescape") for field in self.fields]
+        return _as_csv([(str(self.line), "; ".join(reason for _, reason in self.problems), *fields)])
 
 
 def import_people(
@@ -116,9 +172,9 @@ def import_people(
 
     ``file`` is a path or a binary stream. The whole file is checked before the first row is written: the header, the
     width of each row, UTF-8, NUL characters, quotes, empty or too long values, and ids that occur twice or are in the
-    database already, compared as the database compares them: exactly. Blank lines are passed over. The good
-    rows wait in a temporary file, so that a pipe can be read and a file that changes meanwhile does no harm;
-    in memory stay a line number and at most 16 bytes for each id (about 130 bytes a row) and the problems found.
+    database already, compared as the database compares them: exactly. Blank lines are passed over. The rows wait in a
+    temporary file, so that a pipe can be read and a file that changes meanwhile does no harm, and a hash of each id in
+    another; in memory stay the problems found and the ids that occur twice, however many rows there are.
 
     ``skip_bad`` names a file that must not exist: the good rows are imported, still in one transaction, and the bad
     ones written there, with ``line`` and ``reason`` before their own fields. It appears, whole, once the import is
@@ -133,9 +189,19 @@ def import_people(
     with contextlib.ExitStack() as stack:
         name, text = stack.enter_context(_opened(file))
         bad = stack.enter_context(replacing(bad_path)) if bad_path else None
-        good = _Spool(stack.enter_context(tempfile.TemporaryFile()))
-        kept, skipped = _sort(_checked(text, service), name, good, bad, report)
-        imported = service.database.add_rows(COLUMNS, _spooled(good, kept, report))
+        spool = _Spool(stack.enter_context(tempfile.TemporaryFile()))
+        ids = _Ids(stack.enter_context(tempfile.TemporaryFile()))
+        lines = _Lines(text)
+        header = next(_rows(lines), None) or _Row(1, [], [(1, _EMPTY)])
+        places = _places(header)
+        if bad:
+            _refuse(_problems(name, header))
+            bad.write(_as_csv([("line", "reason", *header.fields)]))
+        _keep(_checked(lines, places, len(header.fields), service), spool, ids, report)
+        judged = functools.partial(_judged, spool, ids.repeated())
+        kept, skipped = _counted(judged(), _problems(name, header), name, bad)
+        report("check", kept + skipped, None)
+        imported = service.database.add_rows(COLUMNS, _in_chunks(judged(), places, kept, report))
     return ImportReport(file=name, imported=imported, skipped=skipped, bad_rows=bad_path)
 
 
@@ -309,7 +375,7 @@ class _Lines:
         text = self._row[0].rstrip("\r\n")
         return _Row(self.first, [text], [*self.problems(), (self.first, reason)], broken=True)
 
-    def problems(self) -> list[tuple[int, str]]:
+    def problems(self) -> list[_Problem]:
         """The bytes in the lines of this row that are not UTF-8, the first of each line."""
         found = ((at, _NOT_UTF8.search(line)) for at, line in enumerate(self._row, self.first) if not line.isascii())
         return [
@@ -344,35 +410,34 @@ def _rows(lines: _Lines) -> Iterator[_Row]:
             yield _Row(lines.first, fields, lines.problems())
 
 
-def _checked(text: TextIO, service: PersonService) -> Iterator[_Row | _Good]:
-    """The header, then every row, with all their problems; nothing after a header that names no known column.
+def _checked(lines: _Lines, places: _Places, width: int, service: PersonService) -> Iterator[_Good | _Bad]:
+    """Every row, with all its problems but that its id stands in an earlier one.
 
     Many lines at once where nothing is wrong with any, as in most files; else one after the other.
     """
-    lines = _Lines(text)
-    rows = _rows(lines)
-    header = next(rows, None) or _Row(1, [], [(1, f"the file is empty; its first line must be {','.join(COLUMNS)}")])
-    places = _places(header)
-    yield header
     if not places:
         return
+    rows = _rows(lines)
     is_empty = _is_empty(service)
-    seen: dict[bytes, int] = {}
     while True:
         lines.begin_row()
         first, ahead = lines.first, lines.ahead()
-        good = _good(ahead, first, places, len(header.fields), seen)
+        good = _good(ahead, first, places, width)
         if good:
             lines.skip(len(ahead))
-            yield from _absent(good, first, service, is_empty)
+            yield from [good] if is_empty else _absent(good, service)
             continue
         lines.again(ahead)
         chunk = [*_slowly(rows, lines)]
         for row in chunk:
-            _check(row, places, len(header.fields), seen)
+            _check(row, places, width)
         if not is_empty:
             _check_absent(chunk, service)
-        yield from chunk
+        for row in chunk:
+            if row.problems:
+                yield _Bad.of(row.line, row.fields, row.problems, row.id)
+            else:
+                yield _Good(row.line, [tuple(row.fields)], places.get("id"))
         if not chunk and not lines.given_back:
             return
 
@@ -392,11 +457,9 @@ def _is_empty(service: PersonService) -> bool:
         return not service.list(limit=1)
 
 
-def _good(
-    lines: Sequence[str], first: int, places: Mapping[str, int], width: int, seen: dict[bytes, int]
-) -> list[_Fields] | None:
-    """The rows of these lines where each line is a row in which the file alone shows nothing wrong, all of them added
-    to ``seen``; None where one of them must be looked at by itself.
+def _good(lines: Sequence[str], first: int, places: _Places, width: int) -> _Good | None:
+    """The rows of these lines where each line is a row in which there is nothing wrong; None where one of them must be
+    looked at by itself.
 
     The same as ``_check`` finds, by column instead of by value: this is most of what an import's check takes.
     """
@@ -404,33 +467,25 @@ def _good(
     if len(places) < len(COLUMNS) or "\0" in text or not (text.isascii() or _NOT_UTF8.search(text) is None):
         return None
     try:
-        rows = list(csv.reader(lines, strict=True))
+        rows = [*map(tuple, csv.reader(lines, strict=True))]
     except csv.Error:
         return None
     if len(rows) != len(lines) or {*map(len, rows)} != {width}:
         return None
     columns = [*zip(*rows, strict=True)]
-    known = [columns[places[name]] for name in COLUMNS]
-    for column, limit in zip(known, _LIMITS, strict=True):
+    for name, limit in zip(COLUMNS, _LIMITS, strict=True):
+        column = columns[places[name]]
         if not all(map(str.strip, column)) or max(map(len, column)) > limit:
             return None
-    marks = dict(zip(_marks(known[0]), itertools.count(first), strict=False))
-    if len(marks) < len(rows) or not seen.keys().isdisjoint(marks):
-        return None
-    seen.update(marks)
-    return [*zip(*known, strict=True)]
+    return _Good(first, rows, places["id"])
 
 
-def _absent(rows: list[_Fields], first: int, service: PersonService, is_empty: bool) -> Iterator[_Row | _Good]:
-    """These rows at once where nobody of them is in the database, else each with its problems."""
+def _absent(good: _Good, service: PersonService) -> Iterator[_Good | _Bad]:
+    """These rows, those that are in the database as bad ones."""
+    ids = good.ids()
     with service.using(use_db=True):
-        found = {} if is_empty else service.get_many([row[0] for row in rows])
-    if not found:
-        yield _Good(rows)
-        return
-    for line, row in enumerate(rows, first):
-        problems = [(line, _is_there(row[0]))] if row[0] in found else []
-        yield _Row(line, [*row], problems, values=dict(zip(COLUMNS, row, strict=True)), id=row[0])
+        found = service.get_many(ids)
+    return good.refusing({line: _is_there(id) for line, id in enumerate(ids, good.line) if id in found})
 
 
 def _places(header: _Row) -> dict[str, int]:
@@ -448,38 +503,19 @@ def _places(header: _Row) -> dict[str, int]:
     return {name: names.index(name) for name in COLUMNS if name in names}
 
 
-def _check(row: _Row, places: Mapping[str, int], width: int, seen: dict[bytes, int]) -> None:
-    """Adds to a row what can be told from the file alone; ``seen`` has the line of every id so far."""
+def _check(row: _Row, places: _Places, width: int) -> None:
+    """Adds to a row what can be told from itself alone."""
     if row.broken:
         return
     if len(row.fields) != width:
         row.problems.append((row.line, f"{len(row.fields)} fields where the header has {width}"))
         return
-    row.values = {name: row.fields[at] for name, at in places.items()}
-    readable = {name: value for name, value in row.values.items() if value.isascii() or not _NOT_UTF8.search(value)}
+    values = {name: row.fields[at] for name, at in places.items()}
+    readable = {name: value for name, value in values.items() if value.isascii() or not _NOT_UTF8.search(value)}
     reasons = check_fields(readable)
     row.problems += [(row.line, reason) for reason in reasons]
     if "id" in readable and not (reasons and check_fields({"id": readable["id"]})):
-        _check_first(row, readable["id"], seen)
-
-
-def _check_first(row: _Row, id: str, seen: dict[bytes, int]) -> None:
-    first = seen.setdefault(_mark(id), row.line)
-    if first == row.line:
-        row.id = id
-    else:
-        row.problems.append((row.line, f"id {id!r} stands in line {first} already"))
-
-
-def _marks(ids: Sequence[str]) -> Iterable[bytes]:
-    """What stands for each id where ids are compared."""
-    encoded = [*map(str.encode, ids)]
-    return encoded if max(map(len, encoded)) <= _SHORT else map(_mark, ids)
-
-
-def _mark(id: str) -> bytes:
-    encoded = id.encode()
-    return encoded if len(encoded) <= _SHORT else hashlib.blake2b(encoded, digest_size=_SHORT + 1).digest()
+        row.id = readable["id"]
 
 
 def _is_there(id: str) -> str:
@@ -496,67 +532,112 @@ def _check_absent(rows: Sequence[_Row], service: PersonService) -> None:
 
 
 class _Spool:
-    """Rows kept in a temporary file, to come back in the order they went in."""
+    """Rows kept in a temporary file, to come back in the order they went in, as often as they are asked for."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self._rows: list[_Fields] = []
 
-    def keep(self, rows: Iterable[_Fields]) -> None:
-        self._rows += rows
-        while len(self._rows) >= _CHUNK:
-            self._write(self._rows[:_CHUNK])
-            del self._rows[:_CHUNK]
-
-    def _write(self, rows: list[_Fields]) -> None:
+    def keep(self, rows: _Good | _Bad) -> None:
         encoded = msgspec.msgpack.encode(rows)
         self._file.write(len(encoded).to_bytes(8))
         self._file.write(encoded)
 
-    def chunks(self) -> Iterator[list[_Fields]]:
-        """All rows, a thousand at a time."""
-        self._write(self._rows)
+    def __iter__(self) -> Iterator[_Good | _Bad]:
+        decode = msgspec.msgpack.Decoder(_Good | _Bad).decode
         self._file.seek(0)
-        decode = msgspec.msgpack.Decoder(list[_Fields]).decode
         while size := int.from_bytes(self._file.read(8)):
             yield decode(self._file.read(size))
 
 
-def _sort(
-    rows: Iterator[_Row | _Good], name: str, good: _Spool, bad: BinaryIO | None, report: Progress
+class _Ids:
+    """Finds out which ids may stand in a file twice, in the same memory however many there are: their hashes are parted
+    by their last bits, in a temporary file, and compared part by part.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._parts = [array("q") for _ in range(_PARTS)]
+        self._noted = 0
+        self._runs: list[array[int]] = []  # where the parts of each begin, and the last one ends
+
+    def note(self, ids: Collection[str]) -> None:
+        parts = self._parts
+        for hashed in map(hash, ids):
+            parts[hashed % _PARTS].append(hashed)
+        self._noted += len(ids)
+        if self._noted >= _RUN:
+            self._write()
+
+    def repeated(self) -> set[int]:
+        """The hashes that were noted more than once. Two ids that differ may share one; which do, their rows tell."""
+        self._write()
+        found: set[int] = set()
+        for at in range(_PARTS):
+            hashes = array("q", b"".join(self._read(run[at], run[at + 1]) for run in self._runs))
+            found.update(hashed for hashed, times in Counter(hashes).items() if times > 1)
+        return found
+
+    def _write(self) -> None:
+        sizes = (len(part) * part.itemsize for part in self._parts)
+        self._runs.append(array("q", itertools.accumulate(sizes, initial=self._file.tell())))
+        for part in self._parts:
+            self._file.write(part)
+            del part[:]
+        self._noted = 0
+
+    def _read(self, start: int, end: int) -> bytes:
+        self._file.seek(start)
+        return self._file.read(end - start)
+
+
+def _keep(checked: Iterable[_Good | _Bad], spool: _Spool, ids: _Ids, report: Progress) -> None:
+    """Puts rows where they wait, and notes their ids."""
+    done = reported = 0
+    for rows in checked:
+        spool.keep(rows)
+        ids.note(rows.ids())
+        done += len(rows)
+        if done // _CHUNK > reported:
+            reported = done // _CHUNK
+            report("check", done, None)
+
+
+def _judged(spool: _Spool, repeated: Collection[int]) -> Iterator[_Good | _Bad]:
+    """The rows that wait, those whose id stands in an earlier line as bad ones."""
+    if not repeated:
+        yield from spool
+        return
+    seen: dict[str, int] = {}
+    for rows in spool:
+        reasons = {}
+        for line, id in enumerate(rows.ids(), rows.line):
+            if hash(id) in repeated and (first := seen.setdefault(id, line)) < line:
+                reasons[line] = f"id {id!r} stands in line {first} already"
+        yield from rows.refusing(reasons)
+
+
+def _counted(
+    judged: Iterable[_Good | _Bad], problems: list[RowProblem], name: str, bad: BinaryIO | None
 ) -> tuple[int, int]:
-    """How many rows were good, and kept in ``good``, and how many bad: written to ``bad``, or else raised."""
-    header = cast("_Row", next(rows))
-    problems = _problems(name, header)
-    if bad:
-        _refuse(problems)
-        bad.write(_as_csv([("line", "reason", *header.fields)]))
-    kept = skipped = reported = 0
-    for row in rows:
-        if isinstance(row, _Good):
-            kept += len(row.rows)
-            good.keep(row.rows if not problems else [])
-        elif row.problems:
-            skipped += 1
-            if bad:
-                bad.write(_as_csv([(str(row.line), "; ".join(reason for _, reason in row.problems), *row.fields)]))
-            else:
-                problems += _problems(name, row)
+    """How many rows are good, and how many bad: written to ``bad``, or else raised with the problems of the header."""
+    kept = skipped = 0
+    for rows in judged:
+        if isinstance(rows, _Good):
+            kept += len(rows.rows)
+            continue
+        skipped += 1
+        if bad:
+            bad.write(rows.as_csv())
         else:
-            kept += 1
-            good.keep([cast("_Fields", tuple(row.values[column] for column in COLUMNS))] if not problems else [])
-        if (kept + skipped) // _CHUNK > reported:
-            reported = (kept + skipped) // _CHUNK
-            report("check", kept + skipped, None)
+            problems += _problems(name, rows)
     _refuse(problems)
-    report("check", kept + skipped, None)
     if bad:
         bad.flush()  # a full disk is found now, before anything is imported
     return kept, skipped
 
 
-def _problems(name: str, *rows: _Row) -> list[RowProblem]:
-    return [RowProblem(name, line, reason) for row in rows for line, reason in row.problems]
+def _problems(name: str, row: _Row | _Bad) -> list[RowProblem]:
+    return [RowProblem(name, line, reason) for line, reason in row.problems]
 
 
 def _refuse(problems: Sequence[RowProblem]) -> None:
@@ -564,9 +645,14 @@ def _refuse(problems: Sequence[RowProblem]) -> None:
         raise ImportFailedError(problems)
 
 
-def _spooled(good: _Spool, total: int, report: Progress) -> Iterator[list[_Fields]]:
+def _in_chunks(
+    judged: Iterable[_Good | _Bad], places: _Places, total: int, report: Progress
+) -> Iterator[list[tuple[str, ...]]]:
+    """The good rows with their columns in the order of ``COLUMNS``, a thousand at a time."""
+    ordered = operator.itemgetter(*(places[name] for name in COLUMNS))
+    good = itertools.chain.from_iterable(map(ordered, rows.rows) for rows in judged if isinstance(rows, _Good))
     done = 0
-    for chunk in good.chunks():
+    while chunk := [*itertools.islice(good, _CHUNK)]:
         yield chunk
         done += len(chunk)
         if len(chunk) == _CHUNK:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
 import stat
+import tempfile
 import threading
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -118,21 +120,81 @@ def somebody() -> Iterator[PersonService]:
         yield people
 
 
-def judged(people: PersonService, text: str) -> object:
-    """The rows of a file that are found good, and those found bad with their reasons."""
-    bad, good = io.BytesIO(), interchange._Spool(io.BytesIO())
-    lines = io.StringIO(text, newline="")
-    counts = interchange._sort(interchange._checked(lines, people), "file", good, bad, lambda *_: None)
-    return counts, bad.getvalue(), [*good.chunks()]
+def judged(people: PersonService, content: bytes) -> tuple[list[tuple[str, ...]], bytes]:
+    """The rows of a file that would be imported, and what is written of the others."""
+    good: list[tuple[str, ...]] = []
+
+    def add_rows(_names: object, chunks: Iterable[Iterable[tuple[str, ...]]]) -> int:
+        good.extend(itertools.chain.from_iterable(chunks))
+        return len(good)
+
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(people.database, "add_rows", add_rows)
+        report = take(people, content, skip_bad=Path(folder, "bad.csv"))
+        bad = Path(folder, "bad.csv").read_bytes()
+    assert report.imported == len(good)
+    assert report.skipped == len([*csv.reader(io.StringIO(bad.decode(errors="replace"), newline=""))]) - 1
+    return good, bad
 
 
 @settings(max_examples=100)
 @given(st.lists(PIECES, max_size=12).map("".join))
 def test_lines_looked_at_together_are_judged_as_each_by_itself(somebody: PersonService, rest: str) -> None:
-    together = judged(somebody, HEADER.decode() + rest)
+    content = HEADER + rest.encode(errors="surrogateescape")
+    together = judged(somebody, content)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(interchange, "_good", lambda *_: None)
-        assert judged(somebody, HEADER.decode() + rest) == together
+        assert judged(somebody, content) == together
+
+
+@pytest.mark.parametrize("hashed", [hash, len, lambda _: 0], ids=["apart", "some alike", "all alike"])
+@settings(max_examples=50)
+@given(ids=st.lists(st.sampled_from([*"abcdefgh", "aa", "ä", "i" * 90, "i" * 91]), max_size=40))
+def test_of_the_rows_with_one_id_all_but_the_first_are_bad(
+    somebody: PersonService, hashed: Callable[[str], int], ids: list[str]
+) -> None:
+    """Whether they are written together or apart, and whatever else has their hash."""
+    content = HEADER + "".join(f"{id},First,Last{'s' * (line % 3)}\n" for line, id in enumerate(ids)).encode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interchange, "hash", hashed, raising=False)
+        patch.setattr(interchange, "_RUN", 5)
+        patch.setattr(interchange, "_PARTS", 3)
+        patch.setattr(interchange, "_CHUNK", 3)
+        good, bad = judged(somebody, content)
+
+    reasons: dict[int, str] = {}
+    for line, id in enumerate(ids, 2):
+        if (first := ids.index(id) + 2) < line:
+            reasons[line] = f"id {id!r} stands in line {first} already"
+        elif id == "d":
+            reasons[line] = "id 'd' is in the database already"
+    assert [id for id, *_ in good] == [id for id in dict.fromkeys(ids) if id != "d"]
+    assert {int(line): reason for line, reason, *_ in [*csv.reader(io.StringIO(bad.decode()))][1:]} == reasons
+
+
+@sqlite_only
+def test_an_id_is_found_again_at_any_distance(people: PersonService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interchange, "_RUN", 2000)
+    number = 9000
+    content = rows(number) + b"id-000000,a,b\nid-%06d,c,d\nid-000000,e,f\n" % (number - 1)
+
+    assert problems(people, content) == [
+        (number + 2, "id 'id-000000' stands in line 2 already"),
+        (number + 3, f"id 'id-{number - 1:06}' stands in line {number + 1} already"),
+        (number + 4, "id 'id-000000' stands in line 2 already"),
+    ]
+
+
+@sqlite_only
+def test_an_id_in_an_earlier_line_is_not_said_to_be_in_the_database_as_well(people: PersonService) -> None:
+    people.add(Person(id="there", first_name="Al", last_name="Ready"))
+
+    assert problems(people, HEADER + b"there,b,c\nthere,d,e\nthere,,f\n") == [
+        (2, "id 'there' is in the database already"),
+        (3, "id 'there' stands in line 2 already"),
+        (4, "first_name is empty"),
+        (4, "id 'there' stands in line 2 already"),
+    ]
 
 
 @sqlite_only
@@ -373,20 +435,44 @@ def test_a_pipe_can_be_imported(people: PersonService) -> None:
     feeder.join()
 
 
+def peak_of(call: Callable[[], object]) -> int:
+    """The most bytes that Python had allocated meanwhile, beyond what it had before."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
 @sqlite_only
 def test_the_memory_of_an_import_does_not_grow_with_the_width_of_the_file(people: PersonService) -> None:
     name = b"n" * LIMITS["first_name"]
     content = HEADER + b"".join(b"%d,%s,%s\n" % (i, name, name) for i in range(30_000)) + b"bad\n"
     stream = io.BytesIO(content)
-    tracemalloc.start()
-    try:
+
+    def refused() -> None:
         with pytest.raises(ImportFailedError):
             import_people(people, stream)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
 
-    assert peak < len(content) / 1.5
+    assert peak_of(refused) < len(content) / 1.5
+
+
+@sqlite_only
+def test_the_memory_of_an_import_does_not_grow_with_its_rows(
+    people: PersonService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A set of the ids would take a hundred bytes a row, and an array of their hashes eight."""
+    monkeypatch.setattr(interchange, "_RUN", 2**12)
+    monkeypatch.setattr(interchange, "_PARTS", 2**7)
+
+    def peak(count: int) -> int:
+        file = tmp_path / f"{count}.csv"
+        file.write_bytes(rows(count).replace(b"id-", b"of-%d-" % count) + b"bad\n")
+        return peak_of(lambda: import_people(people, file, skip_bad=tmp_path / f"{count}.bad"))
+
+    few, many = peak(20_000), peak(120_000)
+    assert many - few < 4 * 100_000
 
 
 @sqlite_only
@@ -433,6 +519,24 @@ class TestSkipBad:
             b"9,id 'two' stands in line 8 already,Again,two,Row\n"
             b"10,id 'three' stands in line 3 already,Mended,three,Row\n"
         )
+
+    @sqlite_only
+    @pytest.mark.parametrize(
+        ("row", "reason"),
+        [
+            (b"Ready,there,Al\n", b"id 'there' is in the database already"),
+            (b"Again,one,Row\n", b"id 'one' stands in line 2 already"),
+        ],
+    )
+    def test_the_fields_of_a_bad_row_stand_in_the_order_of_its_file(
+        self, people: PersonService, tmp_path: Path, row: bytes, reason: bytes
+    ) -> None:
+        people.add(Person(id="there", first_name="Al", last_name="Ready"))
+        bad = tmp_path / "bad.csv"
+
+        take(people, b"last_name,id,first_name\nGood,one,Row\n" + row, skip_bad=bad)
+
+        assert bad.read_bytes() == b"line,reason,last_name,id,first_name\n3," + reason + b"," + row
 
     @sqlite_only
     def test_without_bad_rows_the_file_has_its_header_alone(self, people: PersonService, tmp_path: Path) -> None:
