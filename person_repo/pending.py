@@ -72,6 +72,7 @@ class Pending:
     _changed: dict[LeaseBackend, _Changed] = field(default_factory=dict)
     _placed: list[tuple[LeaseBackend, Tombstones]] = field(default_factory=list)
     _recorded: dict[LeaseBackend, set[Place]] = field(default_factory=dict)
+    _doubts: list[tuple[LeaseBackend, str]] = field(default_factory=list)
 
     def add(self, backend: LeaseBackend, group: str, keys: Iterable[str]) -> None:
         """Notes changed items of a group."""
@@ -80,6 +81,14 @@ class Pending:
     def add_group(self, backend: LeaseBackend, group: str) -> None:
         """Notes that any item of a group may have changed."""
         self._changed.setdefault(backend, _Changed()).add_group(group)
+
+    def doubt(self, backend: LeaseBackend, group: str) -> None:
+        """Notes items of a group that are not known yet: as long as they are not, they are the whole group."""
+        self._doubts.append((backend, group))
+
+    def settle(self, backend: LeaseBackend, group: str) -> None:
+        """Takes back one ``doubt``: the items are known, and noted, or none has changed."""
+        self._doubts.remove((backend, group))
 
     def drops(self, backend: LeaseBackend, group: str) -> bool:
         """Whether a whole group is noted already, so that no item of it need be."""
@@ -93,6 +102,8 @@ class Pending:
         another statement. Raises ``CacheUnavailableError`` under ``refuse``, and under ``strict`` where readers cannot
         be told; what the driver raises for an insert.
         """
+        for backend, group in self._doubts:
+            self.add_group(backend, group)
         try:
             for backend, changed in self._changed.items():
                 keys = [key for keys in changed.keys.values() for key in keys]
