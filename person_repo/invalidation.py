@@ -104,31 +104,22 @@ class _Sent:
     """What is still to do for a statement once it has run.
 
     Each has its own, kept with its execution context: a listener of the host's may send others in the middle of it.
-    ``ends``: no transaction is open after it. ``due``: what it changes is yet to be announced. ``counted``: how many
-    rows of a model it must turn out to have matched.
+    ``driver``: the driver's connection. ``ends``: no transaction is open after it. ``due``: what it changes is yet to
+    be announced. ``counted``: how many rows of a model it must turn out to have matched.
     """
 
     pending: Pending
+    driver: Any
     ends: bool
     begins: bool
     due: bool
     generating: list[CoveredModel] = field(default_factory=list)
     counted: list[tuple[CoveredModel, int]] = field(default_factory=list)
 
-    def doubt(self) -> None:
-        """Notes as a whole what only the result tells, until it does."""
-        for model in self._untold():
-            self.pending.doubt(model.backend, model.keys.group)
-
-    def settle(self) -> bool:
-        """Takes that back; whether there was any of it."""
-        untold = self._untold()
-        for model in untold:
+    def settle(self) -> None:
+        """Takes back the doubts of what only the result tells."""
+        for model in [*self.generating, *[model for model, _ in self.counted]]:
             self.pending.settle(model.backend, model.keys.group)
-        return bool(untold)
-
-    def _untold(self) -> list[CoveredModel]:
-        return [*self.generating, *[model for model, _ in self.counted]] if self.generating or self.counted else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +232,8 @@ class _Coverage:
         """
         form: _Form | None = context.compiled.__dict__.get(_FORM)
         if form is not None and form.cascades is self._cascades and form.tables == self._cascades.tables:
+            if not form.by_key:
+                return form.cascading
             found = _changed_by_form(connection, form, context.compiled_parameters)
             if found is not None:
                 return found
@@ -277,7 +270,7 @@ class _Coverage:
             parameters,
             self._by_table,
             most=max(model.backend.settings.max_keys for model in self._models),
-            may_ask=lambda: not self._commits_itself(connection, _is_open(connection)),
+            may_ask=lambda: not self._commits_itself(connection, driver := _driver_of(connection), _is_open(driver)),
         )
 
     def _of_told(self, connection: sa.Connection, told: changes.Told) -> list[Change]:
@@ -285,7 +278,8 @@ class _Coverage:
         found = []
         for model in self._by_table.get(told.table.name.lower(), ()):
             same = model.source is told.table and model.key_names == told.key_names and not model.converts_keys()
-            found.append(Change(model, told.identities() if same and not _drops(pending, model) else None))
+            dropped = pending is not None and _drops(pending, model)
+            found.append(Change(model, told.identities() if same and not dropped else None))
         return found
 
     def _of_text(self, statement: str, kind: str) -> list[Change]:
@@ -308,7 +302,8 @@ class _Coverage:
         info = _info_of(connection.connection)
         if info is None:
             return
-        is_open = _is_open(connection)
+        driver = _driver_of(connection)
+        is_open = _is_open(driver)
         if kind == TextKind.BEGIN and is_open is False:  # by a host's listener, before SQLAlchemy's own beginning
             info[_SINCE] = len(self._models)
         pending = self._changed_on(info)
@@ -319,34 +314,33 @@ class _Coverage:
             pending = self._pending_of(info)
             pending.begun_by_savepoint = True
         pending = pending or self._pending_of(info)
-        ends = kind in _ENDS or (not is_open and self._commits_itself(connection, is_open))
+        ends = kind in _ENDS or (not is_open and self._commits_itself(connection, driver, is_open))
         begins = kind == TextKind.BEGIN or (kind in (TextKind.COMMIT, TextKind.ROLLBACK) and changes.chains(statement))
-        sent = _Sent(pending, ends, begins, due=kind != TextKind.ROLLBACK)
+        sent = _Sent(pending, driver, ends, begins, due=kind != TextKind.ROLLBACK)
         for change in found:
             _note(sent, change)
         if sent.due and (ends or commits or (is_open is False and _is_outside(connection, statement))):
             pending.put(_taking_more(connection, kind, is_open))
             sent.due = False
-        sent.doubt()
         context.__dict__[_SENT] = sent
 
     def after(self, context: Any, sent: _Sent, result: sa.CursorResult[Any]) -> None:
         """Cases: a statement that leaves its transaction open; one that is not done yet, whose tombstones stay to the
         transaction's end; a transaction that is over; one that was ended on the way, maybe in part.
         """
-        connection: sa.Connection = context.root_connection
-        pending = sent.pending
-        due = _learn(sent, result) or sent.due
-        over = _is_open(connection) is False
+        learned = _learn(sent, result) if sent.generating or sent.counted else False
+        over = _is_open(sent.driver) is False
         if not (over or sent.ends):
             return
-        if due:
+        sqlite = context.dialect.name == "sqlite"
+        pending = sent.pending
+        if learned or sent.due:
             pending.put_afterwards()
-        if _is_running(connection, result):
+        if _is_unfetched(result) if sqlite else _has_more(sent.driver):
             return
         if sent.ends:
             pending.begun_by_text = sent.begins
-        if sent.ends or connection.dialect.name == "sqlite":
+        if sent.ends or sqlite:
             pending.end()
         else:
             pending.withdraw()
@@ -379,15 +373,15 @@ class _Coverage:
         return None if engine is None else fence_of(engine, backend)
 
     @staticmethod
-    def _commits_itself(connection: sa.Connection, is_open: bool | None) -> bool:
+    def _commits_itself(connection: sa.Connection, driver: Any, is_open: bool | None) -> bool:
         """Whether each statement is a transaction of its own now. ``is_open``: what the driver says of one."""
         if is_open:
             return False
-        pending: Pending | None = connection.connection.info.get(_PENDING)
+        fairy: Any = connection.connection
+        pending: Pending | None = fairy.info.get(_PENDING)
         if is_open is None and pending is not None and pending.begun_by_text:
             return False
-        fairy: Any = connection.connection
-        if getattr(_driver_of(connection), "autocommit", None) is True:  # sqlite3 from Python 3.12 on
+        if getattr(driver, "autocommit", None) is True:  # sqlite3 from Python 3.12 on
             return True
         try:
             return connection.dialect.detect_autocommit_setting(fairy.dbapi_connection)
@@ -397,17 +391,12 @@ class _Coverage:
     # Transactions
 
     def _do_begin(self, begin: Callable[[Any], None], dbapi_connection: Any) -> None:
-        self._begins_on(dbapi_connection)
+        dbapi_connection.info[_SINCE] = len(self._models)
         begin(dbapi_connection)
 
     def _do_begin_twophase(self, begin: Callable[..., None], connection: sa.Connection, xid: Any) -> None:
-        self._begins_on(connection.connection)
+        connection.connection.info[_SINCE] = len(self._models)
         begin(connection, xid)
-
-    def _begins_on(self, dbapi_connection: Any) -> None:
-        info = _info_of(dbapi_connection)
-        if info is not None:
-            info[_SINCE] = len(self._models)
 
     def _changed_on(self, info: dict[Any, Any] | None) -> Pending | None:
         """What a connection's transaction has changed, None where it is nothing.
@@ -557,16 +546,17 @@ def _note(sent: _Sent, change: Change) -> None:
         _drop(sent.pending, model)
     elif change.generated:
         sent.generating.append(model)
+        sent.pending.doubt(model.backend, model.keys.group)
     if change.counted and change.identities is not None:
         sent.counted.append((model, len(change.identities)))
+        sent.pending.doubt(model.backend, model.keys.group)
 
 
 def _learn(sent: _Sent, result: sa.CursorResult[Any]) -> bool:
     """What only the result of a statement tells: how many rows it matched, and which keys the database made.
     Whether any of it is new.
     """
-    if not sent.settle():
-        return False
+    sent.settle()
     news = [model for model, asked in sent.counted if result.rowcount != asked]
     for model in news:
         _drop(sent.pending, model)
@@ -617,9 +607,8 @@ def _driver_of(connection: sa.Connection) -> Any:
     return connection.dialect.get_driver_connection(fairy.dbapi_connection)
 
 
-def _is_open(connection: sa.Connection) -> bool | None:
-    """Whether a transaction is open on the DBAPI's connection; None where its driver does not tell."""
-    driver = _driver_of(connection)
+def _is_open(driver: Any) -> bool | None:
+    """Whether a transaction is open on a driver's connection; None where it does not tell."""
     is_open = getattr(driver, "in_transaction", None)
     if isinstance(is_open, bool):
         return is_open
@@ -638,23 +627,22 @@ def _is_outside(connection: sa.Connection, statement: str) -> bool:
 
 
 def _changed_by_form(connection: sa.Connection, form: _Form, parameters: changes.Parameters) -> list[Change] | None:
-    if not form.by_key:
-        return form.cascading
     found = [*form.cascading]
     pending: Pending | None = connection.connection.info.get(_PENDING)
     for rows in form.by_key:
         # Of what is dropped as a whole no key need be known, as in a long import.
-        change = Change(rows.watched, None) if _drops(pending, rows.watched) else rows.change(parameters)
+        dropped = pending is not None and _drops(pending, rows.watched)
+        change = Change(rows.watched, None) if dropped else rows.change(parameters)
         if change is None:
             return None
         found.append(change)
     return found
 
 
-def _drops(pending: Pending | None, model: Watched) -> bool:
+def _drops(pending: Pending, model: Watched) -> bool:
     """Whether a transaction drops a whole model already."""
     assert isinstance(model, CoveredModel)
-    return pending is not None and pending.drops(model.backend, model.keys.group)
+    return pending.drops(model.backend, model.keys.group)
 
 
 def _parameters_of(context: Any) -> changes.Parameters:
@@ -679,14 +667,14 @@ def _changed_by_ctes(compiled: Any) -> list[str]:
     return [name for element in elements if isinstance(element, dml.UpdateBase) for name in changes.targets_of(element)]
 
 
-def _is_running(connection: sa.Connection, result: sa.CursorResult[Any]) -> bool:
-    """Whether a statement goes on although its result is here: SQLite commits with the last row that is fetched, MySQL
-    is at the next of several statements by then.
-    """
-    if connection.dialect.name != "sqlite":
-        last = getattr(_driver_of(connection), "_result", None)
-        return bool(getattr(last, "has_next", False))
+def _is_unfetched(result: sa.CursorResult[Any]) -> bool:
+    """Whether a statement goes on although its result is here: SQLite commits with the last row that is fetched."""
     return result.returns_rows and not result.closed
+
+
+def _has_more(driver: Any) -> bool:
+    """The same of several statements in one, on MySQL: it is at the next by then."""
+    return bool(getattr(getattr(driver, "_result", None), "has_next", False))
 
 
 def _made_keys(result: Any, model: CoveredModel) -> list[Any] | None:
