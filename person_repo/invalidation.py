@@ -163,11 +163,11 @@ class _Coverage:
         # Not the engine: its dialect, which has this, would keep it for ever.
         self._engine = weakref.ref(root)
         dialect: Any = engine.dialect
+        dialect.execution_ctx_cls = _watched(dialect.execution_ctx_cls, self)
         for name in _WRAPPED:
             around = getattr(self, f"_{name}")
             setattr(dialect, name, functools.partial(around, getattr(dialect, name)))
         dialect.do_executemany = functools.partial(self._do_execute, dialect.do_executemany)
-        dialect.execution_ctx_cls = _watched(dialect.execution_ctx_cls, self)
 
     def add(self, model: CoveredModel) -> None:
         if model in self._models:
@@ -429,10 +429,7 @@ class _Coverage:
     def _do_rollback(self, rollback: Callable[[Any], None], dbapi_connection: Any) -> None:
         rollback(dbapi_connection)
         info = _info_of(dbapi_connection)
-        if info is None:
-            return
-        info[_SINCE] = len(self._models)
-        pending: Pending | None = info.pop(_PENDING, None)
+        pending: Pending | None = info.pop(_PENDING, None) if info is not None else None
         if pending is not None:
             pending.end(committed=False)
 
