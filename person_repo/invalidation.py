@@ -270,7 +270,7 @@ class _Coverage:
             parameters,
             self._by_table,
             most=max(model.backend.settings.max_keys for model in self._models),
-            may_ask=lambda: not self._commits_itself(connection, driver := _driver_of(connection), _is_open(driver)),
+            may_ask=lambda: not self._commits_itself(connection, _driver_of(connection)),
         )
 
     def _of_told(self, connection: sa.Connection, told: changes.Told) -> list[Change]:
@@ -314,7 +314,7 @@ class _Coverage:
             pending = self._pending_of(info)
             pending.begun_by_savepoint = True
         pending = pending or self._pending_of(info)
-        ends = kind in _ENDS or (not is_open and self._commits_itself(connection, driver, is_open))
+        ends = kind in _ENDS or (not is_open and self._commits_itself(connection, driver))
         begins = kind == TextKind.BEGIN or (kind in (TextKind.COMMIT, TextKind.ROLLBACK) and changes.chains(statement))
         sent = _Sent(pending, driver, ends, begins, due=kind != TextKind.ROLLBACK)
         for change in found:
@@ -354,6 +354,9 @@ class _Coverage:
         Where nobody knows what it did (the connection is gone), the tombstones stay to their ttl. Else they go; but
         what was changed before is kept: MySQL commits before some statements that then fail, and not before others.
         Of several executions in one the first may have been done, with keys that nobody tells now.
+
+        What else fails (a listener of the host's, an interrupt) is not told here: then the statement stays in doubt,
+        and its tombstones stand until the next one or the transaction is over.
         """
         if context.root_connection._is_disconnect:
             return
@@ -373,8 +376,9 @@ class _Coverage:
         return None if engine is None else fence_of(engine, backend)
 
     @staticmethod
-    def _commits_itself(connection: sa.Connection, driver: Any, is_open: bool | None) -> bool:
-        """Whether each statement is a transaction of its own now. ``is_open``: what the driver says of one."""
+    def _commits_itself(connection: sa.Connection, driver: Any) -> bool:
+        """Whether each statement is a transaction of its own now."""
+        is_open = _is_open(driver)
         if is_open:
             return False
         fairy: Any = connection.connection
