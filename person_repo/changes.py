@@ -214,8 +214,8 @@ class ByKey:
         identities: list[Identity] = []
         generated = False
         for given in parameters:
-            key = [given.get(name) for name in self.names]
-            if self.inserts and any(value is None for value in key):
+            key = [*map(given.get, self.names)]
+            if self.inserts and None in key:
                 generated = True
                 continue
             identity = self.watched.mapping.stored_identity(key)

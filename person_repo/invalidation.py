@@ -2,16 +2,21 @@
 
 ``cover(engine, ...)`` is all there is to call. From then on, for every connection of that engine, whoever uses it:
 
-1. each statement is looked at before it is sent, and the keys of the rows it changes (``changes``) are kept with the
-   DBAPI connection. Savepoints change nothing: what was rolled back to one is dropped once too often.
+1. each statement is looked at right before it is sent, and the keys of the rows it changes (``changes``) are kept with
+   the DBAPI connection. Savepoints change nothing: what was rolled back to one is dropped once too often.
 2. right before the DBAPI's COMMIT the tombstones are put: the row locks are held, the outcome is open.
 3. once the outcome is known they are released: after COMMIT returned, or after a ROLLBACK did. An unknown
    outcome (the connection died in COMMIT) leaves them to their ttl.
 
-Step 2 and 3 wrap the functions of the engine's dialect, the one place that every path to a COMMIT passes; SQLAlchemy
-has no event after it. Statements that commit by themselves (AUTOCOMMIT, COMMIT as text) have both steps around them.
-Those that may (DDL on MySQL, a procedure, whatever SQLite runs outside a transaction) have step 2 before them, and step
-3 after them where the driver says that no transaction is open any more, else at the transaction's end.
+All three wrap what belongs to the engine's dialect: its functions, the one place that every path to a statement and to
+a COMMIT passes, and its execution contexts, which learn what a statement did. Nothing here is a listener: SQLAlchemy
+has no event after a COMMIT, and an engine with a listener takes a longer way through each statement of its application.
+How many rows a statement matched, and which keys the database made, is known with its result. Where none comes (it
+failed halfway, or a listener of the host's did) the whole model is dropped.
+
+Statements that commit by themselves (AUTOCOMMIT, COMMIT as text) have both steps around them. Those that may (DDL on
+MySQL, a procedure, whatever SQLite runs outside a transaction) have step 2 before them, and step 3 after them where the
+driver says that no transaction is open any more, else at the transaction's end.
 
 What was changed, the tombstones and what becomes of those that cannot be placed are in ``pending``. After an
 acknowledged commit nothing here raises; before it a failing cache does only where ``on_unreachable`` wants it.
@@ -24,14 +29,13 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import event
 from sqlalchemy.engine.base import OptionEngine
-from sqlalchemy.engine.interfaces import CacheStats, DBAPICursor, ExceptionContext, ExecutionContext
+from sqlalchemy.engine.interfaces import CacheStats, ExecutionContext
 from sqlalchemy.sql import dml
 
 from person_repo import changes
@@ -41,7 +45,7 @@ from person_repo.changes import ByKey, Change, TextKind, Watched
 from person_repo.exceptions import ConfigurationError, InvalidIdError
 from person_repo.fence import Fence, fence_of
 from person_repo.keys import Keyspace
-from person_repo.mapping import EntityMapping
+from person_repo.mapping import EntityMapping, Identity
 from person_repo.pending import OpenTransaction, Pending
 
 __all__ = ["cover"]
@@ -49,7 +53,10 @@ __all__ = ["cover"]
 logger = logging.getLogger(__name__)
 
 _PENDING = "person_repo"
-"""Where a DBAPI connection's ``info`` keeps what its transaction has changed, and an execution context its part."""
+"""Where a DBAPI connection's ``info`` keeps what its transaction has changed."""
+
+_SENT = "person_repo_sent"
+"""Where an execution context keeps what is still to do for its statement."""
 
 _SINCE = "person_repo_since"
 """Where a DBAPI connection's ``info`` keeps how many models were covered when its transaction began."""
@@ -59,6 +66,14 @@ _FORM = "person_repo_form"
 
 _IN_TRANSACTION = 1
 """The flag of MySQL's protocol: SERVER_STATUS_IN_TRANS."""
+
+_WRAPPED = (
+    "do_begin", "do_begin_twophase", "do_commit", "do_commit_twophase", "do_execute", "do_execute_no_params",
+    "do_prepare_twophase", "do_rollback", "do_rollback_twophase",
+)  # fmt: skip
+"""The functions of a dialect that are wrapped, each by the one of its name; ``do_executemany`` as ``do_execute`` is."""
+
+_ENDS = (TextKind.BEGIN, TextKind.COMMIT, TextKind.ROLLBACK)
 
 # What Python's sqlite3 begins a transaction for; before 3.12 it always does, unless it is told to leave that alone.
 _BEGUN_FOR = ("INSERT", "UPDATE", "DELETE", "REPLAC")
@@ -84,23 +99,27 @@ class CoveredModel(Watched):
     __hash__ = None  # type: ignore[assignment]
 
 
-@dataclass
+@dataclass(slots=True)
 class _Sent:
     """What is still to do for a statement once it has run.
 
     Each has its own, kept with its execution context: a listener of the host's may send others in the middle of it.
-    ``ends``: no transaction is open after it. ``due``: what it changes is yet to be announced.
+    ``driver``: the driver's connection. ``ends``: no transaction is open after it. ``due``: what it changes is yet to
+    be announced. ``counted``: how many rows of a model it must turn out to have matched.
     """
 
     pending: Pending
+    driver: Any
     ends: bool
     begins: bool
     due: bool
     generating: list[CoveredModel] = field(default_factory=list)
     counted: list[tuple[CoveredModel, int]] = field(default_factory=list)
 
-    def unsettled(self) -> list[CoveredModel]:
-        return [*self.generating, *[model for model, _ in self.counted]]
+    def settle(self) -> None:
+        """Takes back the doubts of what only the result tells."""
+        for model in [*self.generating, *[model for model, _ in self.counted]]:
+            self.pending.settle(model.backend, model.keys.group)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +131,7 @@ class _Form:
     cascades: Cascades[CoveredModel]
     tables: int
     by_key: list[ByKey]
-    cascading: list[CoveredModel]
+    cascading: list[Change]
 
 
 def cover(engine: sa.Engine, mapping: EntityMapping[Any], keys: Keyspace, backend: LeaseBackend) -> None:
@@ -144,16 +163,11 @@ class _Coverage:
         # Not the engine: its dialect, which has this, would keep it for ever.
         self._engine = weakref.ref(root)
         dialect: Any = engine.dialect
-        for name in ("do_commit", "do_rollback", "do_prepare_twophase", "do_commit_twophase", "do_rollback_twophase"):
+        dialect.execution_ctx_cls = _watched(dialect.execution_ctx_cls, self)
+        for name in _WRAPPED:
             around = getattr(self, f"_{name}")
             setattr(dialect, name, functools.partial(around, getattr(dialect, name)))
-        # An engine made by execution_options() has listeners of its own besides those of the one it was made from.
-        event.listen(root, "begin", self._begin)
-        event.listen(root, "begin_twophase", self._begin)
-        event.listen(root, "before_cursor_execute", self._before_statement)
-        event.listen(root, "after_cursor_execute", self._after_driver_statement)
-        event.listen(root, "after_execute", self._after_statement)
-        event.listen(root, "handle_error", self._after_error)
+        dialect.do_executemany = functools.partial(self._do_execute, dialect.do_executemany)
 
     def add(self, model: CoveredModel) -> None:
         if model in self._models:
@@ -164,27 +178,40 @@ class _Coverage:
 
     # Statements
 
-    def _before_statement(
-        self,
-        connection: sa.Connection,
-        cursor: DBAPICursor,
-        statement: str,
-        parameters: Any,
-        context: Any,
-        executemany: bool,
+    def _do_execute(
+        self, execute: Callable[..., None], cursor: Any, statement: str, parameters: Any, context: Any = None
     ) -> None:
+        if context is not None:
+            self._look_at(context, statement)
+        execute(cursor, statement, parameters, context)
+
+    def _do_execute_no_params(
+        self, execute: Callable[..., None], cursor: Any, statement: str, context: Any = None
+    ) -> None:
+        if context is not None:
+            self._look_at(context, statement)
+        execute(cursor, statement, context)
+
+    def before(self, context: Any) -> None:
+        """Where a host's own functions may send a statement in the place of the dialect's, it is looked at now."""
+        handlers = context.dialect.dispatch
+        if handlers.do_execute or handlers.do_executemany or handlers.do_execute_no_params:
+            self._look_at(context, context.statement)
+
+    def _look_at(self, context: Any, statement: str) -> None:
         """Cases: a query, which passes at once; an insert, update or delete that SQLAlchemy made; any other text.
 
         An insert in several batches is looked at before the first, and so is one whose defaults are asked for.
         """
-        writes = context is not None and (context.isinsert or context.isupdate or context.isdelete)
+        writes = context.isinsert or context.isupdate or context.isdelete
         if not writes and ";" not in statement and (statement[:6] in ("SELECT", "select") or _is_query(context)):
             return
-        if context is not None and (_PENDING in context.__dict__ or context.execution_options.get(changes.OWN)):
+        if _SENT in context.__dict__ or context.execution_options.get(changes.OWN):
             return
+        connection = context.root_connection
         kind, commits = (TextKind.WRITE, False) if writes else changes.kind_of_text(statement, connection.dialect.name)
         try:
-            told = context.execution_options.get(changes.TOLD) if context is not None else None
+            told = context.execution_options.get(changes.TOLD)
             if told is not None:
                 found = self._of_told(connection, told)
             else:
@@ -197,7 +224,7 @@ class _Coverage:
             )
             found = [Change(model, None) for model in self._models]
         if found or commits or kind not in (TextKind.READ, TextKind.WRITE):
-            self._keep(connection, context, statement, kind, commits, found)
+            self._keep(context, statement, kind, commits, found)
 
     def _of_dml(self, connection: sa.Connection, context: Any) -> list[Change]:
         """Cases: a statement of a form that was looked at before, which is told by its parameters, or known to change
@@ -205,6 +232,8 @@ class _Coverage:
         """
         form: _Form | None = context.compiled.__dict__.get(_FORM)
         if form is not None and form.cascades is self._cascades and form.tables == self._cascades.tables:
+            if not form.by_key:
+                return form.cascading
             found = _changed_by_form(connection, form, context.compiled_parameters)
             if found is not None:
                 return found
@@ -223,8 +252,8 @@ class _Coverage:
         by_ctes = _changed_by_ctes(context.compiled)
         for name in by_ctes:
             found += [Change(model, None) for model in self._by_table.get(name, ())]
-        cascading = self._cascades.of_statement(statement, parameters)
-        found += [Change(model, None) for model in cascading]
+        cascading = [Change(model, None) for model in self._cascades.of_statement(statement, parameters)]
+        found += cascading
         if context.cache_hit is CacheStats.CACHE_HIT and not by_ctes:  # it comes again
             named = changes.by_key(statement, parameters, self._by_table, connection.dialect)
             if named is not None:
@@ -241,7 +270,7 @@ class _Coverage:
             parameters,
             self._by_table,
             most=max(model.backend.settings.max_keys for model in self._models),
-            may_ask=lambda: not self._commits_itself(connection),
+            may_ask=lambda: not self._commits_itself(connection, _driver_of(connection)),
         )
 
     def _of_told(self, connection: sa.Connection, told: changes.Told) -> list[Change]:
@@ -249,7 +278,8 @@ class _Coverage:
         found = []
         for model in self._by_table.get(told.table.name.lower(), ()):
             same = model.source is told.table and model.key_names == told.key_names and not model.converts_keys()
-            found.append(Change(model, told.identities() if same and not _drops(pending, model) else None))
+            dropped = pending is not None and _drops(pending, model)
+            found.append(Change(model, told.identities() if same and not dropped else None))
         return found
 
     def _of_text(self, statement: str, kind: str) -> list[Change]:
@@ -262,125 +292,76 @@ class _Coverage:
         named += [model for model in self._cascades.of_text(statement) if model not in named]
         return [Change(model, None) for model in named]
 
-    def _keep(
-        self,
-        connection: sa.Connection,
-        context: Any,
-        statement: str,
-        kind: str,
-        commits: bool,
-        found: Sequence[Change],
-    ) -> None:
+    def _keep(self, context: Any, statement: str, kind: str, commits: bool, found: Sequence[Change]) -> None:
         """Adds to what the transaction has changed; announces all of it where the statement may commit.
 
         Cases: SQLite's savepoints, which are transactions of their own where none is open; the ends and beginnings of
         transactions; a statement that commits itself; one that may; one that leaves the transaction open.
         """
-        pending = self._changed_on(connection.connection.info)
+        connection: sa.Connection = context.root_connection
+        info = _info_of(connection.connection)
+        if info is None:
+            return
+        driver = _driver_of(connection)
+        is_open = _is_open(driver)
+        if kind == TextKind.BEGIN and is_open is False:  # by a host's listener, before SQLAlchemy's own beginning
+            info[_SINCE] = len(self._models)
+        pending = self._changed_on(info)
         if kind in (TextKind.SAVEPOINT, TextKind.RELEASE):
-            begins = kind == TextKind.SAVEPOINT and _is_open(connection) is False
+            begins = kind == TextKind.SAVEPOINT and is_open is False
             if not begins and (pending is None or not pending.begun_by_savepoint):
                 return
-            pending = self._pending_of(connection.connection.info)
+            pending = self._pending_of(info)
             pending.begun_by_savepoint = True
-        pending = pending or self._pending_of(connection.connection.info)
-        ends = kind in (TextKind.BEGIN, TextKind.COMMIT, TextKind.ROLLBACK) or self._commits_itself(connection)
+        pending = pending or self._pending_of(info)
+        ends = kind in _ENDS or (not is_open and self._commits_itself(connection, driver))
         begins = kind == TextKind.BEGIN or (kind in (TextKind.COMMIT, TextKind.ROLLBACK) and changes.chains(statement))
-        sent = _Sent(pending, ends=ends, begins=begins, due=kind != TextKind.ROLLBACK)
+        sent = _Sent(pending, driver, ends, begins, due=kind != TextKind.ROLLBACK)
         for change in found:
-            assert isinstance(change.watched, CoveredModel)
-            try:
-                _add(pending, change)
-            except InvalidIdError:  # a row whose key no reader can ask for, and what else was found with it
-                _drop(pending, change.watched)
-            if change.generated and ends:  # committed before anybody learns the keys, which may be known to be absent
-                _drop(pending, change.watched)
-            elif change.generated:
-                sent.generating.append(change.watched)
-            if change.counted and change.identities is not None:
-                sent.counted.append((change.watched, len(change.identities)))
-        if sent.due and (ends or commits or _is_outside(connection, statement)):
-            pending.put(_taking_more(connection, kind))
+            _note(sent, change)
+        if sent.due and (ends or commits or (is_open is False and _is_outside(connection, statement))):
+            pending.put(_taking_more(connection, kind, is_open))
             sent.due = False
-        if context is not None:
-            context.__dict__[_PENDING] = sent
+        context.__dict__[_SENT] = sent
 
-    def _after_statement(
-        self,
-        connection: sa.Connection,
-        clauseelement: Any,
-        multiparams: Any,
-        params: Any,
-        execution_options: Any,
-        result: sa.CursorResult[Any],
-    ) -> None:
-        self._after(connection, getattr(result, "context", None), result)
-
-    def _after_driver_statement(
-        self,
-        connection: sa.Connection,
-        cursor: DBAPICursor,
-        statement: str,
-        parameters: Any,
-        context: ExecutionContext | None,
-        executemany: bool,
-    ) -> None:
-        """``exec_driver_sql`` ends here; everything else in ``_after_statement``."""
-        if getattr(context, "compiled", None) is None:
-            self._after(connection, context, None)
-
-    def _after(self, connection: sa.Connection, context: Any, result: sa.CursorResult[Any] | None) -> None:
-        """Cases: a statement that is not done yet, whose tombstones stay to the transaction's end; a transaction that
-        is over; one that was ended on the way, maybe in part; one that goes on.
+    def after(self, context: Any, sent: _Sent, result: sa.CursorResult[Any]) -> None:
+        """Cases: a statement that leaves its transaction open; one that is not done yet, whose tombstones stay to the
+        transaction's end; a transaction that is over; one that was ended on the way, maybe in part.
         """
-        sent: _Sent | None = context.__dict__.pop(_PENDING, None) if context is not None else None
-        if sent is None:
+        learned = _learn(sent, result) if sent.generating or sent.counted else False
+        over = _is_open(sent.driver) is False
+        if not (over or sent.ends):
             return
+        sqlite = context.dialect.name == "sqlite"
         pending = sent.pending
-        due = self._settle(sent, result) or sent.due
-        sqlite = connection.dialect.name == "sqlite"
-        over = _is_open(connection) is False
-        if due and (sent.ends or over):
+        if learned or sent.due:
             pending.put_afterwards()
-        if _is_running(connection, context, result):
+        if _is_unfetched(result) if sqlite else _has_more(sent.driver):
             return
         if sent.ends:
             pending.begun_by_text = sent.begins
-        if sent.ends or (over and sqlite):
+        if sent.ends or sqlite:
             pending.end()
-        elif over:
+        else:
             pending.withdraw()
         if over:
             pending.begun_by_savepoint = False
 
     @staticmethod
-    def _settle(sent: _Sent, result: Any) -> bool:
-        """What only the outcome of a statement tells: how many rows it matched, and which keys the database made.
-        Whether any of it is new.
-        """
-        news = [model for model, asked in sent.counted if result is None or result.rowcount != asked]
-        for model in news:
-            _drop(sent.pending, model)
-        for model in sent.generating:
-            _add(sent.pending, Change(model, _made_keys(result, model)))
-        return bool(news or sent.generating)
-
-    def _after_error(self, context: ExceptionContext) -> None:
-        """A statement failed, or a listener after it.
+    def after_error(context: Any, sent: _Sent) -> None:
+        """The driver refused a statement.
 
         Where nobody knows what it did (the connection is gone), the tombstones stay to their ttl. Else they go; but
         what was changed before is kept: MySQL commits before some statements that then fail, and not before others.
         Of several executions in one the first may have been done, with keys that nobody tells now.
+
+        What else fails (a listener of the host's, an interrupt) is not told here: then the statement stays in doubt,
+        and its tombstones stand until the next one or the transaction is over.
         """
-        sent: _Sent | None = getattr(context.execution_context, "__dict__", {}).pop(_PENDING, None)
-        if sent is None or context.is_disconnect:
+        if context.root_connection._is_disconnect:
             return
-        refused = isinstance(context.sqlalchemy_exception, sa.exc.DBAPIError)
-        if not refused or getattr(context.execution_context, "executemany", True):
-            for model in sent.unsettled():
-                _drop(sent.pending, model)
-            if sent.ends and sent.unsettled():
-                sent.pending.put_afterwards()
+        if not context.executemany:
+            sent.settle()
         if not sent.due:
             sent.pending.withdraw()
 
@@ -395,16 +376,16 @@ class _Coverage:
         return None if engine is None else fence_of(engine, backend)
 
     @staticmethod
-    def _commits_itself(connection: sa.Connection) -> bool:
+    def _commits_itself(connection: sa.Connection, driver: Any) -> bool:
         """Whether each statement is a transaction of its own now."""
-        is_open = _is_open(connection)
+        is_open = _is_open(driver)
         if is_open:
             return False
-        pending: Pending | None = connection.connection.info.get(_PENDING)
+        fairy: Any = connection.connection
+        pending: Pending | None = fairy.info.get(_PENDING)
         if is_open is None and pending is not None and pending.begun_by_text:
             return False
-        fairy: Any = connection.connection
-        if getattr(_driver_of(connection), "autocommit", None) is True:  # sqlite3 from Python 3.12 on
+        if getattr(driver, "autocommit", None) is True:  # sqlite3 from Python 3.12 on
             return True
         try:
             return connection.dialect.detect_autocommit_setting(fairy.dbapi_connection)
@@ -413,8 +394,13 @@ class _Coverage:
 
     # Transactions
 
-    def _begin(self, connection: sa.Connection, xid: Any = None) -> None:
+    def _do_begin(self, begin: Callable[[Any], None], dbapi_connection: Any) -> None:
+        dbapi_connection.info[_SINCE] = len(self._models)
+        begin(dbapi_connection)
+
+    def _do_begin_twophase(self, begin: Callable[..., None], connection: sa.Connection, xid: Any) -> None:
         connection.connection.info[_SINCE] = len(self._models)
+        begin(connection, xid)
 
     def _changed_on(self, info: dict[Any, Any] | None) -> Pending | None:
         """What a connection's transaction has changed, None where it is nothing.
@@ -447,10 +433,7 @@ class _Coverage:
     def _do_rollback(self, rollback: Callable[[Any], None], dbapi_connection: Any) -> None:
         rollback(dbapi_connection)
         info = _info_of(dbapi_connection)
-        if info is None:
-            return
-        info[_SINCE] = len(self._models)
-        pending: Pending | None = info.pop(_PENDING, None)
+        pending: Pending | None = info.pop(_PENDING, None) if info is not None else None
         if pending is not None:
             pending.end(committed=False)
 
@@ -529,27 +512,80 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def _add(pending: Pending, change: Change) -> None:
+def _watched(contexts: type[ExecutionContext], coverage: _Coverage) -> type[ExecutionContext]:
+    """The execution contexts of a dialect, which tell what becomes of a statement."""
+
+    class Watched(contexts):  # type: ignore[misc, valid-type]
+        def pre_exec(self) -> None:
+            super().pre_exec()
+            if self.dialect._has_events:
+                coverage.before(self)
+
+        def _setup_result_proxy(self) -> Any:
+            result = super()._setup_result_proxy()
+            if (sent := self.__dict__.pop(_SENT, None)) is not None:
+                coverage.after(self, sent, result)
+            return result
+
+        def handle_dbapi_exception(self, e: BaseException) -> None:
+            super().handle_dbapi_exception(e)
+            if (sent := self.__dict__.pop(_SENT, None)) is not None:
+                coverage.after_error(self, sent)
+
+    return Watched
+
+
+def _note(sent: _Sent, change: Change) -> None:
+    """Adds to what the transaction of a statement has changed, and to what its result will tell."""
     model = change.watched
     assert isinstance(model, CoveredModel)
-    if change.identities is None:
-        pending.add_group(model.backend, model.keys.group)
+    try:
+        _add(sent.pending, model, change.identities)
+    except InvalidIdError:  # a row whose key no reader can ask for, and what else was found with it
+        _drop(sent.pending, model)
+    if change.generated and sent.ends:  # committed before anybody learns the keys, which may be known to be absent
+        _drop(sent.pending, model)
+    elif change.generated:
+        sent.generating.append(model)
+        sent.pending.doubt(model.backend, model.keys.group)
+    if change.counted and change.identities is not None:
+        sent.counted.append((model, len(change.identities)))
+        sent.pending.doubt(model.backend, model.keys.group)
+
+
+def _learn(sent: _Sent, result: sa.CursorResult[Any]) -> bool:
+    """What only the result of a statement tells: how many rows it matched, and which keys the database made.
+    Whether any of it is new.
+    """
+    sent.settle()
+    news = [model for model, asked in sent.counted if result.rowcount != asked]
+    for model in news:
+        _drop(sent.pending, model)
+    for model in sent.generating:
+        _add(sent.pending, model, _made_keys(result, model))
+    return bool(news or sent.generating)
+
+
+def _add(pending: Pending, model: CoveredModel, identities: Iterable[Identity] | None) -> None:
+    if identities is None:
+        _drop(pending, model)
     else:
-        pending.add(model.backend, model.keys.group, [model.keys.of(identity)[0] for identity in change.identities])
+        key_of = model.keys.of
+        pending.add(model.backend, model.keys.group, [key_of(identity)[0] for identity in identities])
 
 
 def _drop(pending: Pending, model: CoveredModel) -> None:
     pending.add_group(model.backend, model.keys.group)
 
 
-def _taking_more(connection: sa.Connection, kind: str) -> OpenTransaction | None:
+def _taking_more(connection: sa.Connection, kind: str, is_open: bool | None) -> OpenTransaction | None:
     """The transaction of a connection whose next statement ends it, where another statement can be sent before; None
     where the next statement commits by itself.
 
     On SQLite an open transaction has the one lock for writing, so nothing can be written beside it.
     """
     ends = kind in (TextKind.BEGIN, TextKind.COMMIT, TextKind.RELEASE)
-    if _is_open(connection) and (ends or connection.dialect.name == "sqlite"):
+    if is_open and (ends or connection.dialect.name == "sqlite"):
         return OpenTransaction(connection.connection, connection.dialect)
     return None
 
@@ -569,13 +605,11 @@ def _info_of(dbapi_connection: Any) -> dict[Any, Any] | None:
 
 def _driver_of(connection: sa.Connection) -> Any:
     fairy: Any = connection.connection
-    # A detached connection has no record that could tell.
-    return fairy.driver_connection or connection.dialect.get_driver_connection(fairy.dbapi_connection)
+    return connection.dialect.get_driver_connection(fairy.dbapi_connection)
 
 
-def _is_open(connection: sa.Connection) -> bool | None:
-    """Whether a transaction is open on the DBAPI's connection; None where its driver does not tell."""
-    driver = _driver_of(connection)
+def _is_open(driver: Any) -> bool | None:
+    """Whether a transaction is open on a driver's connection; None where it does not tell."""
     is_open = getattr(driver, "in_transaction", None)
     if isinstance(is_open, bool):
         return is_open
@@ -587,32 +621,29 @@ def _is_open(connection: sa.Connection) -> bool | None:
 
 
 def _is_outside(connection: sa.Connection, statement: str) -> bool:
-    """Whether SQLite may run a statement outside any transaction, and so commit it: its driver begins one for some
-    words only, and sees none of them in ``WITH ... UPDATE``.
+    """Whether SQLite runs a statement outside any transaction where none is open, and so commits it: its driver begins
+    one for some words only, and sees none of them in ``WITH ... UPDATE``.
     """
-    if connection.dialect.name != "sqlite" or _is_open(connection) is not False:
-        return False
-    return statement[:6].upper() not in _BEGUN_FOR
+    return connection.dialect.name == "sqlite" and statement[:6].upper() not in _BEGUN_FOR
 
 
 def _changed_by_form(connection: sa.Connection, form: _Form, parameters: changes.Parameters) -> list[Change] | None:
-    found = [Change(model, None) for model in form.cascading]
-    if not form.by_key:
-        return found
+    found = [*form.cascading]
     pending: Pending | None = connection.connection.info.get(_PENDING)
     for rows in form.by_key:
         # Of what is dropped as a whole no key need be known, as in a long import.
-        change = Change(rows.watched, None) if _drops(pending, rows.watched) else rows.change(parameters)
+        dropped = pending is not None and _drops(pending, rows.watched)
+        change = Change(rows.watched, None) if dropped else rows.change(parameters)
         if change is None:
             return None
         found.append(change)
     return found
 
 
-def _drops(pending: Pending | None, model: Watched) -> bool:
+def _drops(pending: Pending, model: Watched) -> bool:
     """Whether a transaction drops a whole model already."""
     assert isinstance(model, CoveredModel)
-    return pending is not None and pending.drops(model.backend, model.keys.group)
+    return pending.drops(model.backend, model.keys.group)
 
 
 def _parameters_of(context: Any) -> changes.Parameters:
@@ -637,16 +668,14 @@ def _changed_by_ctes(compiled: Any) -> list[str]:
     return [name for element in elements if isinstance(element, dml.UpdateBase) for name in changes.targets_of(element)]
 
 
-def _is_running(connection: sa.Connection, context: Any, result: sa.CursorResult[Any] | None) -> bool:
-    """Whether a statement goes on although its result is here: SQLite commits with the last row that is fetched, MySQL
-    is at the next of several statements by then.
-    """
-    if connection.dialect.name != "sqlite":
-        last = getattr(_driver_of(connection), "_result", None)
-        return bool(getattr(last, "has_next", False))
-    if result is not None:
-        return result.returns_rows and not result.closed
-    return context.cursor.description is not None
+def _is_unfetched(result: sa.CursorResult[Any]) -> bool:
+    """Whether a statement goes on although its result is here: SQLite commits with the last row that is fetched."""
+    return result.returns_rows and not result.closed
+
+
+def _has_more(driver: Any) -> bool:
+    """The same of several statements in one, on MySQL: it is at the next by then."""
+    return bool(getattr(getattr(driver, "_result", None), "has_next", False))
 
 
 def _made_keys(result: Any, model: CoveredModel) -> list[Any] | None:

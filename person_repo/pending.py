@@ -15,7 +15,8 @@ import logging
 import weakref
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from itertools import chain
+from typing import Any, NamedTuple, Protocol
 
 import sqlalchemy as sa
 
@@ -34,35 +35,29 @@ class Fences(Protocol):
     def __call__(self, backend: LeaseBackend) -> Fence | None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class OpenTransaction:
+class OpenTransaction(NamedTuple):
     """A DBAPI connection in whose transaction something can still be written, and its dialect."""
 
     dbapi_connection: Any
     dialect: sa.Dialect
 
 
-@dataclass
+@dataclass(slots=True)
 class _Changed:
-    """What a transaction changed of the items of one cache."""
+    """What a transaction changed of the items of one cache: these keys, by group, and these whole groups."""
 
     keys: dict[str, set[str]] = field(default_factory=dict)
     groups: set[str] = field(default_factory=set)
 
-    def add(self, group: str, keys: Iterable[str], most: int) -> None:
-        if group in self.groups:
-            return
-        known = self.keys.setdefault(group, set())
-        known.update(keys)
-        if len(known) > most:
-            self.add_group(group)
+    def every_key(self) -> list[str]:
+        return [*chain.from_iterable(self.keys.values())]
 
     def add_group(self, group: str) -> None:
         self.groups.add(group)
         self.keys.pop(group, None)
 
 
-@dataclass
+@dataclass(slots=True)
 class Pending:
     """What one DBAPI connection's transaction changed, and the tombstones that it has placed so far."""
 
@@ -72,14 +67,35 @@ class Pending:
     _changed: dict[LeaseBackend, _Changed] = field(default_factory=dict)
     _placed: list[tuple[LeaseBackend, Tombstones]] = field(default_factory=list)
     _recorded: dict[LeaseBackend, set[Place]] = field(default_factory=dict)
+    _doubts: list[tuple[LeaseBackend, str]] = field(default_factory=list)
 
     def add(self, backend: LeaseBackend, group: str, keys: Iterable[str]) -> None:
         """Notes changed items of a group."""
-        self._changed.setdefault(backend, _Changed()).add(group, keys, backend.settings.max_keys)
+        changed = self._changed_in(backend)
+        if group in changed.groups:
+            return
+        known = changed.keys.setdefault(group, set())
+        known.update(keys)
+        if len(known) > backend.settings.max_keys:
+            changed.add_group(group)
 
     def add_group(self, backend: LeaseBackend, group: str) -> None:
         """Notes that any item of a group may have changed."""
-        self._changed.setdefault(backend, _Changed()).add_group(group)
+        self._changed_in(backend).add_group(group)
+
+    def _changed_in(self, backend: LeaseBackend) -> _Changed:
+        found = self._changed.get(backend)
+        if found is None:
+            found = self._changed[backend] = _Changed()
+        return found
+
+    def doubt(self, backend: LeaseBackend, group: str) -> None:
+        """Notes items of a group that are not known yet: as long as they are not, they are the whole group."""
+        self._doubts.append((backend, group))
+
+    def settle(self, backend: LeaseBackend, group: str) -> None:
+        """Takes back one ``doubt``: the items are known, and noted, or none has changed."""
+        self._doubts.remove((backend, group))
 
     def drops(self, backend: LeaseBackend, group: str) -> bool:
         """Whether a whole group is noted already, so that no item of it need be."""
@@ -93,13 +109,16 @@ class Pending:
         another statement. Raises ``CacheUnavailableError`` under ``refuse``, and under ``strict`` where readers cannot
         be told; what the driver raises for an insert.
         """
+        for backend, group in self._doubts:
+            self.add_group(backend, group)
         try:
             for backend, changed in self._changed.items():
-                keys = [key for keys in changed.keys.values() for key in keys]
+                keys = changed.every_key()
                 if keys or changed.groups:
                     placed = announce(backend, keys, changed.groups)
                     self._placed += placed
-                    self._tell(backend, placed, transaction)
+                    if missing := _missing(placed):
+                        self._tell(backend, missing, transaction)
         except BaseException:
             self.withdraw()
             raise
@@ -107,20 +126,13 @@ class Pending:
     def put_afterwards(self) -> None:
         """``put`` for what a statement turned out to have changed once it had run: too late to refuse it."""
         for backend, changed in self._changed.items():
-            keys = [key for keys in changed.keys.values() for key in keys]
-            placed = announce(backend, keys, changed.groups)
+            placed = announce(backend, changed.every_key(), changed.groups)
             self._placed += placed
             fence = self.fences(backend)
             if fence is not None:
-                _tell_afterwards(fence, {place for _, tombstones in placed for place in tombstones.missing})
+                _tell_afterwards(fence, _missing(placed))
 
-    def _tell(
-        self,
-        backend: LeaseBackend,
-        placed: Sequence[tuple[LeaseBackend, Tombstones]],
-        transaction: OpenTransaction | None,
-    ) -> None:
-        missing = {place for _, tombstones in placed for place in tombstones.missing}
+    def _tell(self, backend: LeaseBackend, missing: set[Place], transaction: OpenTransaction | None) -> None:
         if transaction is not None or backend.settings.on_unreachable == "proceed":
             # Else what readers were told when this was prepared may have been delivered since.
             missing -= self._recorded.get(backend, set())
@@ -173,12 +185,17 @@ def announce(
     return [(backend, tombstones)]
 
 
+def _missing(placed: Iterable[tuple[LeaseBackend, Tombstones]]) -> set[Place]:
+    """Where tombstones could not be placed."""
+    return set().union(*[tombstones.missing for _, tombstones in placed])
+
+
 def announced_apart(
     fence: Fence | None, backend: LeaseBackend, keys: Sequence[str], groups: Iterable[str] = ()
 ) -> list[tuple[LeaseBackend, Tombstones]]:
     """``announce`` for a change that was made already, and by nobody who is covered. Raises as ``Pending.put`` does."""
     placed = announce(backend, keys, groups)
-    missing = {place for _, tombstones in placed for place in tombstones.missing}
+    missing = _missing(placed)
     if fence is None or not missing:
         return placed
     try:
@@ -273,6 +290,8 @@ _untold: weakref.WeakKeyDictionary[LeaseBackend, set[str]] = weakref.WeakKeyDict
 def _count_unplaced(backend: LeaseBackend, tombstones: Tombstones) -> None:
     """Counts what could not be placed; logs for each server that it began, and that it is over."""
     backend.counters.unplaced += len(tombstones.failed_keys) + len(tombstones.failed_groups)
+    if not (tombstones.missing or _untold):
+        return
     untold = _untold.setdefault(backend, set())
     for server in sorted(untold & tombstones.reached):
         untold.discard(server)

@@ -315,16 +315,16 @@ def test_a_transaction_that_is_rolled_back_costs_nothing(people: Witness) -> Non
             rename(session, "ada")
 
 
-def test_keys_that_are_not_told_are_asked_for_once_under_a_lock(
-    people: Witness, statements: Callable[..., contextlib.AbstractContextManager[list[str]]]
-) -> None:
-    with people.blind(), people.sessions() as session, statements(people.engine) as seen:
+def test_keys_that_are_not_told_are_asked_for_once_under_a_lock(people: Witness) -> None:
+    done: list[str] = []
+    sa.event.listen(people.engine, "after_cursor_execute", lambda *args: done.append(args[2]))
+    with people.blind(), people.sessions() as session:
         session.execute(sa.update(TABLE).where(TABLE.c.last_name == "of ada").values(first_name="changed"))
         session.commit()
 
     sqlite = people.engine.dialect.name == "sqlite"
-    assert [statement.split()[0] for statement in seen] == ["DELETE"] * sqlite + ["SELECT", "UPDATE"]
-    assert sqlite or seen[0].endswith("FOR UPDATE")
+    assert [statement.split()[0] for statement in done] == ["DELETE"] * sqlite + ["SELECT", "UPDATE"]
+    assert sqlite or done[0].endswith("FOR UPDATE")
 
 
 # Transactions
@@ -1726,20 +1726,118 @@ def test_a_hosts_listener_that_writes_in_the_middle_of_a_statement(
         sa.event.remove(people_engine, moment, note)
 
 
-def test_a_hosts_listener_that_fails_after_a_statement_that_did_not(witness_of: Callable[..., Witness]) -> None:
+def test_a_hosts_listener_that_writes_before_a_statement_that_commits_itself(
+    people: Witness, automatic: sa.Connection
+) -> None:
+    """What it commits meanwhile takes away nothing that announces the statement to come."""
+
+    def write(connection: sa.Connection, _cursor: Any, _statement: str, parameters: Any, *_rest: Any) -> None:
+        if "ada" in str(parameters):
+            rename(connection, "barbara")
+            people.look("in the middle")
+
+    sa.event.listen(people.engine, "before_cursor_execute", write)
+    with people.invalidates("ada", "barbara"):
+        rename(automatic, "ada")
+
+
+@pytest.mark.parametrize("isolation_level", [None, "AUTOCOMMIT"])
+def test_a_hosts_listener_that_fails_after_a_statement_that_did_not(
+    witness_of: Callable[..., Witness], isolation_level: str | None
+) -> None:
     tickets = witness_of(Ticket, [Ticket(id=1, title="first")], ids=range(1, 5))
+    engine = tickets.engine.execution_options(**({"isolation_level": isolation_level} if isolation_level else {}))
 
     def fail(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
         if statement.startswith("INSERT"):
             raise ZeroDivisionError
 
     sa.event.listen(tickets.engine, "after_cursor_execute", fail)
-    with tickets.right(), tickets.engine.connect() as connection:
-        with pytest.raises(ZeroDivisionError):
-            connection.execute(sa.insert(TICKETS).values(title="second"))
-        connection.commit()
+    with tickets.right():
+        with engine.connect() as connection:
+            with pytest.raises(ZeroDivisionError):
+                connection.execute(sa.insert(TICKETS).values(title="second"))
+            connection.execute(sa.update(TICKETS).where(TICKETS.c.id == 1).values(title="changed"))
+            connection.commit()
+        assert not is_unsure(tickets, 2)
 
     assert 2 in tickets.committed()
+
+
+@on_sqlite
+def test_a_statement_that_fails_by_no_error_of_the_drivers(people: Witness, automatic: sa.Connection) -> None:
+    """Its tombstones go with the next statement, or with the connection."""
+    too_large = sa.literal(2**70, sa.Integer)
+    with people.right():
+        with pytest.raises(OverflowError):
+            rename(automatic, "ada", too_large)  # type: ignore[arg-type]
+        assert is_unsure(people, "ada")
+        rename(automatic, "barbara")
+        assert not is_unsure(people, "ada")
+        with pytest.raises(OverflowError):
+            rename(automatic, "ada", too_large)  # type: ignore[arg-type]
+        automatic.close()
+        assert not is_unsure(people, "ada")
+
+
+def test_a_hosts_listener_that_writes_the_text_of_a_statement_anew(people: Witness) -> None:
+    """What is looked at is what is sent."""
+
+    def rewrite(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> tuple[str, Any]:
+        return statement.replace("%TABLE%", "person").replace("SELECT nothing", "DELETE FROM person"), parameters
+
+    sa.event.listen(people.engine, "before_cursor_execute", rewrite, retval=True)
+    for statement in ("UPDATE %TABLE% SET first_name = 'changed'", "SELECT nothing"):
+        with people.drops(), people.engine.begin() as connection:
+            connection.exec_driver_sql(statement)
+
+    assert people.committed() == {}
+
+
+@pytest.mark.parametrize("isolation_level", [None, "AUTOCOMMIT"])
+def test_a_host_that_sends_statements_itself(
+    people: Witness, isolation_level: str | None, subtests: pytest.Subtests
+) -> None:
+    """By the events that take the place of the dialect's functions, from the middle of a transaction on."""
+    sent: list[str] = []
+
+    def send(cursor: Any, statement: str, parameters: Any, _context: Any) -> bool:
+        sent.append(statement)
+        cursor.execute(statement, parameters)
+        return True
+
+    def send_bare(cursor: Any, statement: str, _context: Any) -> bool:
+        return send(cursor, statement, (), None)
+
+    def send_each(cursor: Any, statement: str, parameters: Any, _context: Any) -> bool:
+        sent.append(statement)
+        cursor.executemany(statement, parameters)
+        return True
+
+    engine = people.engine.execution_options(**({"isolation_level": isolation_level} if isolation_level else {}))
+    which = sa.update(TABLE).where(TABLE.c.id == sa.bindparam("which")).values(first_name="changed")
+    ways: dict[str, tuple[Any, Callable[[sa.Connection], Any]]] = {
+        "do_execute": (send, lambda connection: rename(connection, "ada")),
+        "do_executemany": (send_each, lambda connection: connection.execute(which, [{"which": "ada"}] * 2)),
+        "do_execute_no_params": (
+            send_bare,
+            lambda connection: connection.exec_driver_sql(
+                "UPDATE person SET first_name = 'changed'", execution_options={"no_parameters": True}
+            ),
+        ),
+    }
+    for name, (handler, write) in ways.items():
+        begin_again(people)
+        expected = people.drops() if write is ways["do_execute_no_params"][1] else people.invalidates("ada")
+        with subtests.test(name), engine.connect() as connection:
+            connection.execute(sa.select(1))
+            sent.clear()
+            with expected:
+                sa.event.listen(people.engine, name, handler)
+                write(connection)
+                sa.event.remove(people.engine, name, handler)
+                connection.commit()
+            assert [statement for statement in sent if statement.startswith("UPDATE")]
 
 
 # Two phases

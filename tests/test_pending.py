@@ -55,3 +55,19 @@ def test_a_group_that_is_dropped_takes_no_more_keys() -> None:
 
     spent = backend.counters.snapshot()
     assert (spent.tombstones, spent.model_drops) == (0, 1)
+
+
+def test_what_is_in_doubt_is_the_whole_group_until_it_is_settled() -> None:
+    backend = MemoryBackend({})
+    pending = Pending(lambda backend: None)
+    pending.doubt(backend, GROUP)
+    pending.doubt(backend, GROUP)
+    pending.settle(backend, GROUP)
+    pending.put(None)
+    assert pending.drops(backend, GROUP)
+    pending.end()
+
+    pending.settle(backend, GROUP)
+    pending.add(backend, GROUP, KEYS[:1])
+    pending.put(None)
+    assert not pending.drops(backend, GROUP)

@@ -17,7 +17,6 @@ from person_repo.backends._meta import Patience
 from person_repo.backends.memcached import MemcachedBackend
 from person_repo.backends.memory import MemoryBackend
 from person_repo.cached import CachedRepository
-from person_repo.changes import Change
 from person_repo.exceptions import CacheUnavailableError
 from person_repo.fence import Fence, _State
 from person_repo.keys import Keyspace
@@ -436,14 +435,14 @@ class _Writer(_Player):
         return run
 
     def _transaction(self, actor: Actor, write: Write, number: int) -> None:
-        """One transaction as SQLAlchemy makes it: its beginning, what the listener before the statement keeps, the
-        statement, the wrapped functions of the dialect. In AUTOCOMMIT the listeners around the statement do both steps.
+        """One transaction as SQLAlchemy makes it: its beginning, what is kept of the statement before it is sent, the
+        statement, the wrapped functions of the dialect. In AUTOCOMMIT both steps are around the statement.
         """
         dialect, kind = self._engine.dialect, write.kind
         connection: Any = FakeConnection(actor, actor.world.database, dialect, refuses=kind == "refused")
-        self._engine.dispatch.begin(connection)
+        dialect.do_begin(connection)
         pending = self._coverage._pending_of(connection.info)
-        invalidation._add(pending, Change(self._model, None if write.whole else [(id,) for id in write.changes]))
+        invalidation._add(pending, self._model, None if write.whole else [(id,) for id in write.changes])
         try:
             if kind == "autocommit":
                 pending.put(None)
