@@ -215,7 +215,7 @@ class ByKey:
         generated = False
         for given in parameters:
             key = [*map(given.get, self.names)]
-            if self.inserts and None in key:
+            if self.inserts and any(value is None for value in key):
                 generated = True
                 continue
             identity = self.watched.mapping.stored_identity(key)
