@@ -150,8 +150,18 @@ class Connection:
 
     def exchange(self, request: bytes, replies: int, patience: Patience) -> list[Reply]:
         """Sends a request of at most ``LARGEST_REQUEST`` bytes (or one item) and returns its replies, in order."""
-        self.send(request, patience)
-        return self.receive(replies, patience)
+        if len(request) > LARGEST_REQUEST:  # the server may have to read some of it before the rest can be sent
+            self.send(request, patience)
+            return self.receive(replies, patience)
+        try:
+            seconds = patience.moment()
+        except TimeoutError as exc:
+            raise self._broken(exc) from exc
+        try:
+            begun = self.ask(request, seconds)
+        finally:
+            patience.left -= self.waited()
+        return self.receive(replies, patience, begun)
 
     def send(self, request: bytes, patience: Patience) -> None:
         """Sends a request whose replies are received later."""
@@ -170,6 +180,7 @@ class Connection:
         The caller who knows them for whole sets ``in_step``; to any other, ``receive`` tells what they are, with a
         patience that ``waited`` has been taken off.
         """
+        self._asked = time.monotonic()
         if not self.in_step:
             raise self._unused()
         self.in_step = False
@@ -177,7 +188,6 @@ class Connection:
             # To send lets nobody wait: what was sent before was answered, so the socket's buffer is empty.
             if not seconds <= self._limit <= seconds + _TOLERANCE:  # as ``_wait_at_most`` does, without a call
                 self._wait_at_most(max(seconds, _MOMENT))
-            self._asked = time.monotonic()
             self._socket.sendall(request)
             return self._socket.recv(_RECEIVE)
         except OSError as exc:

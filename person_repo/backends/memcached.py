@@ -449,17 +449,21 @@ class MemcachedBackend(LeaseBackend):
                 break
         else:
             self._overwrite(work, token, stones, patience)
-        wanted = {(self._server_of(key), key): key for key in keys}
-        markers = {(server, marker_of(group)): group for group in groups for server in self.servers}
+        asked, asked_groups = frozenset(keys), frozenset(groups)
+        placed = _Placed(token, stones)
+        if len(stones) == len(asked) + len(asked_groups) * len(self.servers):
+            return Tombstones(asked, asked_groups, reached=frozenset([server for server, _ in stones]), placed=placed)
+        wanted = {(self._server_of(key), key): key for key in asked}
+        markers = {(server, marker_of(group)): group for group in asked_groups for server in self.servers}
         missing = frozenset({**wanted, **markers}.keys() - stones.keys())
         return Tombstones(
-            frozenset(keys),
-            frozenset(groups),
+            asked,
+            asked_groups,
             failed_keys=frozenset(key for place, key in wanted.items() if place in missing),
             failed_groups=frozenset(group for place, group in markers.items() if place in missing),
             missing=missing,
             reached=frozenset(server for server, _ in stones).difference(server for server, _ in missing),
-            placed=_Placed(token, stones),
+            placed=placed,
         )
 
     def _left(
@@ -523,6 +527,8 @@ class MemcachedBackend(LeaseBackend):
             for place, (words, _) in zip(names, replies, strict=True):
                 if words[0] in _GONE:
                     del left[place]
+        if not left and not tombstones.missing:
+            return frozenset()
         # Where no tombstone could be placed a reader may hold a lease from before the commit, on a server that is
         # there again: its lease goes too, or it would fill the old row.
         return self._withdrawn([*left, *tombstones.missing], placed.token, patience)
@@ -701,6 +707,12 @@ class MemcachedBackend(LeaseBackend):
         Yields, batch by batch, what was asked and the ``replies`` replies to each, after one to the ``head``. A
         server that fails is left out from there on.
         """
+        if len(work) == 1:
+            ((connection, items),) = work.items()
+            if len(items) == 1:  # as most transactions have it
+                return self._converse_about_one(
+                    connection, items[0], head + request(items[0]), replies + bool(head), patience
+                )
         batches = {
             connection: ((part, head + requests) for part, requests in _batches(items, request))
             for connection, items in work.items()
@@ -710,6 +722,16 @@ class MemcachedBackend(LeaseBackend):
             lambda connection, items: connection.receive(len(items) * replies + bool(head), patience),
             patience,
         )
+
+    def _converse_about_one(
+        self, connection: Connection, item: T, request: bytes, replies: int, patience: Patience
+    ) -> Iterator[tuple[Connection, list[T], list[Reply]]]:
+        try:
+            received = self._exchange(connection, request, replies, patience)
+        except CacheUnavailableError as exc:
+            self._failed(connection.server, exc)
+        else:
+            yield connection, [item], received
 
     def _in_turns(
         self,
