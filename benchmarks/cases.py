@@ -20,6 +20,7 @@ from benchmarks.contestants import (
     PYMEMCACHE,
     PYMEMCACHE_TIMED,
     RAW,
+    RAW_MISS,
     RAW_OURS,
     SESSION,
     Recipe,
@@ -176,6 +177,7 @@ def _miss(world: World, _: Pace) -> list[Contestant]:
 
     return [
         contestants.ours(world.service(engine, world.cache_url(), use_db=True, warm=False), "ours, use_db"),
+        contestants.raw_miss(world, world.mariadb),
         contestants.session_get(engine),
         contestants.dogpile_recipe(recipe, prepare=recipe.forget),
         contestants.ours(service, prepare=expire),
@@ -185,6 +187,7 @@ def _miss(world: World, _: Pace) -> list[Contestant]:
 # Commits
 
 UNCOVERED = "uncovered"
+EXCHANGES = "uncovered, two raw exchanges around COMMIT"
 COVERED = "covered by ours"
 PREPARED_UNCOVERED = "uncovered, COMMIT alone"
 PREPARED_COVERED = "covered by ours, COMMIT alone"
@@ -231,16 +234,19 @@ class _Changes:
 def _commit(world: World, *, flushed: bool) -> list[Contestant]:
     world.flush_at_commit(flushed)
     url = world.empty_mariadb(f"commit_{flushed}".lower())
-    plain, covered = (world.engine(url, pool_size=20) for _ in range(2))
+    plain, covered, around = (world.engine(url, pool_size=20) for _ in range(3))
     with plain.begin() as connection:
         connection.execute(sa.insert(Person), [
             {"id": id, "first_name": "Ada", "last_name": "Lovelace", "version": 1} for id in world.hot
         ])  # fmt: skip
     # Names of its own in the cache: other benchmarks' people stay as they are.
     service = world.service(covered, world.cache_url(), warm=False, namespace=f"{NAMESPACE}-commit")
-    ours, theirs = _Changes(covered, service.get_many), _Changes(plain, lambda ids: None)
+    # Everybody begins alike, the cache awake: how soon it answers depends on what it did just before.
+    ours, theirs = _Changes(covered, service.get_many), _Changes(plain, service.get_many)
+    raw = _Changes(contestants.around_commit(world, around), service.get_many)
     return [
         theirs.all_of_it(UNCOVERED),
+        raw.all_of_it(EXCHANGES),
         ours.all_of_it(COVERED),
         theirs.commit_alone(PREPARED_UNCOVERED),
         ours.commit_alone(PREPARED_COVERED),
@@ -395,7 +401,11 @@ CASES = [
         "miss",
         "miss: load and fill, MariaDB",
         _miss,
-        [_ours_to("ours, use_db", "our own use_db get", 1.4)],
+        [
+            _ours_to("ours, use_db", "our own use_db get", 1.4),
+            _ours_to(RAW_MISS, "the floor: the same exchanges and query, raw"),
+            Target(what="use_db get, of the floor: raw", of=RAW_MISS, to="ours, use_db"),
+        ],
         operations=2,
         rounds=1000,
     ),
@@ -405,6 +415,7 @@ CASES = [
         lambda world, _: _commit(world, flushed=True),
         [
             _ours_to(UNCOVERED, "the same, uncovered", 1.10, of=COVERED),
+            Target(what="uncovered, of the floor: two raw exchanges", of=EXCHANGES, to=UNCOVERED),
             _ours_to(PREPARED_UNCOVERED, "COMMIT alone, uncovered", of=PREPARED_COVERED),
         ],
         operations=1,
@@ -417,6 +428,7 @@ CASES = [
         lambda world, _: _commit(world, flushed=False),
         [
             _ours_to(UNCOVERED, "the same, uncovered", 1.10, of=COVERED),
+            Target(what="uncovered, of the floor: two raw exchanges", of=EXCHANGES, to=UNCOVERED),
             _ours_to(PREPARED_UNCOVERED, "COMMIT alone, uncovered", of=PREPARED_COVERED),
         ],
         operations=1,

@@ -26,10 +26,12 @@ __all__ = [
     "PYMEMCACHE",
     "PYMEMCACHE_TIMED",
     "RAW",
+    "RAW_MISS",
     "RAW_OURS",
     "SESSION",
     "Recipe",
     "advanced_alchemy",
+    "around_commit",
     "batches_of",
     "dogpile_get_multi",
     "dogpile_recipe",
@@ -40,6 +42,7 @@ __all__ = [
     "pymemcache",
     "pymemcache_many",
     "raw_exchange",
+    "raw_miss",
     "raw_socket",
     "raw_socket_ours",
     "session_get",
@@ -52,6 +55,7 @@ PYMEMCACHE = "pymemcache, bytes"
 PYMEMCACHE_TIMED = "pymemcache, bytes, with a timeout"
 DOGPILE = "dogpile get_or_create"
 DRIVER = "driver, open cursor"
+RAW_MISS = "raw socket and driver"
 SESSION = "Session.get, new session"
 
 _RECEIVE = 65536
@@ -359,6 +363,53 @@ def _sqlite_cursor(world: World, url: str) -> tuple[Any, str]:
     connection = sqlite3.connect(str(sa.make_url(url).database), isolation_level=None)
     world.close_later(connection.close)
     return connection.cursor(), "?"
+
+
+def raw_miss(world: World, url: str) -> Contestant:
+    """What no miss can do without: an exchange for a lease, the driver's statement on an open cursor, one to fill."""
+    connection = _connected(world)
+    cursor, mark = _mysql_cursor(world, url)
+    query = f"SELECT id, first_name, last_name, version FROM person WHERE id = {mark}"
+
+    def call(id: str) -> Any:
+        key, item = key_of(id).encode(), item_of(id)
+        connection.sendall(b"mg %b f c v N10\r\n" % key)
+        connection.recv(_RECEIVE)
+        cursor.execute(query, (id,))
+        found = cursor.fetchone()
+        connection.sendall(b"ms %b %d T60\r\n%b\r\n" % (key, len(item), item))
+        connection.recv(_RECEIVE)
+        return found
+
+    def forget(ids: Sequence[str]) -> None:
+        for id in ids:
+            connection.sendall(b"md %b\r\n" % key_of(id).encode())
+            connection.recv(_RECEIVE)
+
+    return Contestant(RAW_MISS, call, forget, lambda id, answer: answer[0] == id)
+
+
+def around_commit(world: World, engine: sa.Engine) -> sa.Engine:
+    """The engine, with what a covered commit cannot do without: one exchange with the cache before COMMIT, of as many
+    commands as ours, and one after it.
+    """
+    connection = _connected(world)
+    dialect: Any = engine.dialect
+    commit = dialect.do_commit
+    key = key_of("commit").encode()
+    before = b"mg %b N30\r\nms %b 16 MA c\r\n%b\r\nmg %b T30 f s c\r\n" % (key, key, bytes(16), key)
+
+    def do_commit(dbapi_connection: Any) -> None:
+        connection.sendall(before)
+        reply = connection.recv(_RECEIVE)
+        while reply.count(b"\r\n") < 3:
+            reply += connection.recv(_RECEIVE)
+        commit(dbapi_connection)
+        connection.sendall(b"md %b\r\n" % key)
+        connection.recv(_RECEIVE)
+
+    dialect.do_commit = do_commit
+    return engine
 
 
 def batches_of(ids: Sequence[str], size: int, count: int) -> Iterator[tuple[str, ...]]:
