@@ -129,11 +129,11 @@ class CachedRepository(Generic[E]):
         if self.database.joined:
             return self.database.get_many(ids)
         wanted = self._wanted(listed(ids))
-        rows = dict(zip(wanted.ids, self._rows(wanted), strict=True))
+        rows = self._rows(wanted)
         try:
-            return self.mapping.hydrate_all(rows)
+            return self.mapping.hydrate_all(zip(wanted.ids, rows, strict=True))
         except Exception:  # of one: which it is, is found one by one
-            found = {id: self._hydrated(id, row) for id, row in rows.items()}
+            found = {id: self._hydrated(id, row) for id, row in zip(wanted.ids, rows, strict=True)}
             return {id: entity for id, entity in found.items() if entity is not None}
 
     def exists(self, id: Any) -> bool:
@@ -312,9 +312,10 @@ class CachedRepository(Generic[E]):
         if left:
             places = [at for at in places if at not in left]
         keys, fulls, rows = wanted.keys, wanted.fulls, wanted.rows
+        asked = keys if len(places) == len(keys) else [keys[at] for at in places]
         decode = self._codec.decode
         hits = negative = 0
-        items = self.backend.fetch_many(self.keys.group, [keys[at] for at in places])
+        items = self.backend.fetch_many(self.keys.group, asked)
         for at, item in zip(places, items, strict=True):
             if isinstance(item, bytes):
                 try:

@@ -133,6 +133,11 @@ class _Form:
     by_key: list[ByKey]
     cascading: list[Change]
 
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether nothing that is covered changes."""
+        return not self.by_key and not self.cascading
+
 
 def cover(engine: sa.Engine, mapping: EntityMapping[Any], keys: Keyspace, backend: LeaseBackend) -> None:
     """Keeps the cached entities of one class coherent with every write through an engine. May be called again.
@@ -199,11 +204,14 @@ class _Coverage:
             self._look_at(context, context.statement)
 
     def _look_at(self, context: Any, statement: str) -> None:
-        """Cases: a query, which passes at once; an insert, update or delete that SQLAlchemy made; any other text.
+        """Cases: a query, or a form that is known to change nothing covered, which pass at once; an insert, update or
+        delete that SQLAlchemy made; any other text.
 
         An insert in several batches is looked at before the first, and so is one whose defaults are asked for.
         """
         writes = context.isinsert or context.isupdate or context.isdelete
+        if writes and (form := self._form_of(context)) is not None and form.changes_nothing:
+            return
         if not writes and ";" not in statement and (statement[:6] in ("SELECT", "select") or _is_query(context)):
             return
         if _SENT in context.__dict__ or context.execution_options.get(changes.OWN):
@@ -227,17 +235,16 @@ class _Coverage:
             self._keep(context, statement, kind, commits, found)
 
     def _of_dml(self, connection: sa.Connection, context: Any) -> list[Change]:
-        """Cases: a statement of a form that was looked at before, which is told by its parameters, or known to change
-        nothing that is covered; any other.
-        """
+        """Cases: a statement of a form that was looked at before, which is told by its parameters; any other."""
+        form = self._form_of(context)
+        found = None if form is None else _changed_by_form(connection, form, context.compiled_parameters)
+        return self._looked_at(connection, context) if found is None else found
+
+    def _form_of(self, context: Any) -> _Form | None:
+        """What is known of all statements of this form, where it was looked at before and that holds yet."""
         form: _Form | None = context.compiled.__dict__.get(_FORM)
-        if form is not None and form.cascades is self._cascades and form.tables == self._cascades.tables:
-            if not form.by_key:
-                return form.cascading
-            found = _changed_by_form(connection, form, context.compiled_parameters)
-            if found is not None:
-                return found
-        return self._looked_at(connection, context)
+        holds = form is not None and form.cascades is self._cascades and form.tables == self._cascades.tables
+        return form if holds else None
 
     def _looked_at(self, connection: sa.Connection, context: Any) -> list[Change]:
         statement = getattr(context.invoked_statement, "_resolved", context.invoked_statement)
@@ -409,10 +416,10 @@ class _Coverage:
         """
         if info is None:
             return None
-        unseen = self._models[info.get(_SINCE, 0) :]
-        info[_SINCE] = len(self._models)
-        for model in unseen:
-            _drop(self._pending_of(info), model)
+        seen, info[_SINCE] = info.get(_SINCE, 0), len(self._models)
+        if seen < len(self._models):
+            for model in self._models[seen:]:
+                _drop(self._pending_of(info), model)
         found: Pending | None = info.get(_PENDING)
         return found
 
@@ -514,21 +521,22 @@ if hasattr(os, "register_at_fork"):
 
 def _watched(contexts: type[ExecutionContext], coverage: _Coverage) -> type[ExecutionContext]:
     """The execution contexts of a dialect, which tell what becomes of a statement."""
+    base: Any = contexts  # called by its name: super() costs as much as all the rest, at each statement
 
     class Watched(contexts):  # type: ignore[misc, valid-type]
         def pre_exec(self) -> None:
-            super().pre_exec()
+            base.pre_exec(self)
             if self.dialect._has_events:
                 coverage.before(self)
 
         def _setup_result_proxy(self) -> Any:
-            result = super()._setup_result_proxy()
+            result = base._setup_result_proxy(self)
             if (sent := self.__dict__.pop(_SENT, None)) is not None:
                 coverage.after(self, sent, result)
             return result
 
         def handle_dbapi_exception(self, e: BaseException) -> None:
-            super().handle_dbapi_exception(e)
+            base.handle_dbapi_exception(self, e)
             if (sent := self.__dict__.pop(_SENT, None)) is not None:
                 coverage.after_error(self, sent)
 

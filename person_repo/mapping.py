@@ -10,7 +10,8 @@ import operator
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+from textwrap import indent
+from typing import Any, Generic, NamedTuple, Self, TypeVar, cast
 
 import sqlalchemy as sa
 from sqlalchemy import exc, orm
@@ -250,12 +251,11 @@ class EntityMapping(Generic[E]):
         instance: E = (self._shape_of(row) if self._shapes else self._shape).make(row)
         return instance
 
-    def hydrate_all(self, rows: Mapping[Any, Row | None]) -> dict[Any, E]:
-        """``hydrate`` for each row that there is."""
+    def hydrate_all(self, rows: Iterable[tuple[Any, Row | None]]) -> dict[Any, E]:
+        """``hydrate`` for each row that there is, by what stands beside it."""
         if self._shapes:
-            return {id: self.hydrate(row) for id, row in rows.items() if row is not None}
-        shape = self._shape  # a call less for each
-        return {id: shape.make(row) for id, row in rows.items() if row is not None}
+            return {id: self.hydrate(row) for id, row in rows if row is not None}
+        return self._shape.make_all(rows)
 
     def has_class(self, row: Sequence[Any]) -> bool:
         """Whether some class of the hierarchy is mapped to the row's discriminator: what a cache holds may have any."""
@@ -395,12 +395,13 @@ def _decorated(type_: sa.TypeDecorator[Any], column: sa.Column[Any]) -> _Travel:
 
 
 class _Shape:
-    """How a row becomes an object of one class: ``make`` makes it.
+    """How rows become objects of one class: ``make`` makes one, ``make_all`` one of each row that there is, by what
+    stands beside it.
 
-    The function for that is written at its first call, since it is then that SQLAlchemy configures its mappers.
+    These functions are written at the first call, since it is then that SQLAlchemy configures its mappers.
     """
 
-    __slots__ = ("_key_at", "_mapper", "_places", "_width", "make")
+    __slots__ = ("_key_at", "_mapper", "_places", "_width", "make", "make_all")
 
     def __init__(self, mapper: orm.Mapper[Any], fields: Sequence[Field], key_at: Sequence[int]) -> None:
         at = {field.column: index for index, field in enumerate(fields)}
@@ -408,13 +409,12 @@ class _Shape:
         self._width = len(fields)
         self._key_at = key_at
         self._mapper = mapper
-        self.make: Callable[[Row], Any] = self._make_first
+        self.make: Callable[[Row], Any] = lambda row: self._written().make(row)
+        self.make_all: Callable[[Iterable[tuple[Any, Row | None]]], dict[Any, Any]] = lambda rows: (
+            self._written().make_all(rows)
+        )
 
-    def _make_first(self, row: Row) -> Any:
-        self.make = self._written()
-        return self.make(row)
-
-    def _written(self) -> Callable[[Row], Any]:
+    def _written(self) -> Self:
         manager = self._mapper.class_manager
         instance = manager.new_instance()
         state = attributes.instance_state(instance)
@@ -423,7 +423,7 @@ class _Shape:
         # Expressions that a session would load with the row; without a mark they would read as None in silence.
         unloaded = frozenset(prop.key for prop in self._mapper.column_attrs).difference(self._places)
         places = list(self._places.values())
-        source = _MAKE.format(
+        steps = _STEPS.format(
             begin=_BEGIN if is_usual else _BEGIN_ELSEWHERE,
             attributes=", ".join(f"values[{name!r}]" for name in self._places),
             row="row" if places == list(range(self._width)) else f"({_picked(places)})",
@@ -441,36 +441,52 @@ class _Shape:
             "unloaded": unloaded,
             "dispatch": manager.dispatch,
         }
-        exec(source, names)
-        make: Callable[[Row], Any] = names["make"]
-        return make
+        exec(_MAKE.format(steps=indent(steps, " " * 4), steps_of_each=indent(steps, " " * 8)), names)
+        self.make, self.make_all = names["make"], names["make_all"]
+        return self
 
 
 # A statement for each step, and the attributes by name: loops and calls would take half as long again. Composites,
 # Mutable types and @reconstructor listen to ``load``.
+_STEPS = """
+{begin}
+({attributes},) = {row}
+state.key = (identity_class, ({key}), None)
+{mark}
+if is_heard:
+    load(state, None)
+"""
+
 _MAKE = """
 def make(row):
-    {begin}
-    ({attributes},) = {row}
-    state.key = (identity_class, ({key}), None)
-    {mark}
     load = dispatch.load
-    if load.parent_listeners or load.listeners:
-        load(state, None)
+    is_heard = load.parent_listeners or load.listeners
+    {steps}
     return instance
+
+def make_all(rows):
+    found = {{}}
+    load = dispatch.load
+    is_heard = load.parent_listeners or load.listeners
+    for id, row in rows:
+        if row is None:
+            continue
+        {steps_of_each}
+        found[id] = instance
+    return found
 """
 
 # What ClassManager.new_instance does.
 _BEGIN = """
-    instance = new(class_)
-    values = instance.__dict__
-    state = values[attribute] = state_class(instance, manager)
+instance = new(class_)
+values = instance.__dict__
+state = values[attribute] = state_class(instance, manager)
 """
 
 _BEGIN_ELSEWHERE = """
-    instance = manager.new_instance()
-    values = instance.__dict__
-    state = state_of(instance)
+instance = manager.new_instance()
+values = instance.__dict__
+state = state_of(instance)
 """
 
 
