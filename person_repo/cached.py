@@ -52,23 +52,31 @@ _LONGEST_WAIT = 0.02
 
 
 class _Wanted:
-    """What is read together, by place: the ids, their identities, the keys on the wire and in full, and the ``rows``
-    found.
+    """What is read together, by place: the ids, the keys on the wire and in full, and the ``rows`` found.
 
-    ``current``: what is there yet of what is to be renewed, for the case that it cannot be.
+    ``identities``: None where each id is one by itself. ``current``: what is there yet of what is to be renewed, for
+    the case that it cannot be.
     """
 
-    __slots__ = ("current", "fulls", "identities", "ids", "keys", "rows")
+    __slots__ = ("_identities", "current", "fulls", "ids", "keys", "rows")
 
     def __init__(
-        self, ids: Sequence[Any], identities: Sequence[Identity], keys: Sequence[str], fulls: Sequence[str]
+        self,
+        ids: Sequence[Any],
+        keys: Sequence[str],
+        fulls: Sequence[str],
+        identities: Sequence[Identity] | None = None,
     ) -> None:
         self.ids = ids
-        self.identities = identities
         self.keys = keys
         self.fulls = fulls
         self.rows: list[Row | None] = [None] * len(ids)
         self.current: dict[int, Row | None] = {}
+        self._identities = identities
+
+    def identity(self, at: int) -> Identity:
+        """The identity at a place."""
+        return (self.ids[at],) if self._identities is None else self._identities[at]
 
 
 class CachedRepository(Generic[E]):
@@ -250,7 +258,7 @@ class CachedRepository(Generic[E]):
                 return self._loaded(identity, keys[1], found)
             with bulkhead.entered() as waited:
                 if waited and found is BUSY:  # others have been loading meanwhile
-                    wanted = _Wanted([None], [identity], [keys[0]], [keys[1]])
+                    wanted = _Wanted([None], [keys[0]], [keys[1]])
                     left = self._fetched(wanted, [0])
                     if 0 not in left:
                         return wanted.rows[0]
@@ -277,9 +285,10 @@ class CachedRepository(Generic[E]):
     def _wanted(self, ids: Sequence[Any]) -> _Wanted:
         if (named := self.keys.of_all_plain(ids)) is not None:
             keys = [*named.values()]
-            return _Wanted([*named], [*zip(named, strict=True)], keys, keys)
+            return _Wanted([*named], keys, keys)
         wanted = identities(self.mapping, ids)
-        return _Wanted([*wanted.values()], [*wanted], *self.keys.of_all([*wanted]))
+        keys, fulls = self.keys.of_all([*wanted])
+        return _Wanted([*wanted.values()], keys, fulls, [*wanted])
 
     def _rows(self, wanted: _Wanted) -> builtins.list[Row | None]:
         """The rows of what is wanted, None for what does not exist.
@@ -312,29 +321,44 @@ class CachedRepository(Generic[E]):
         if left:
             places = [at for at in places if at not in left]
         keys, fulls, rows = wanted.keys, wanted.fulls, wanted.rows
-        asked = keys if len(places) == len(keys) else [keys[at] for at in places]
+        if len(places) < len(keys):
+            keys, fulls = [keys[at] for at in places], [fulls[at] for at in places]
+        items = self.backend.fetch_many(self.keys.group, keys)
+        if self._are_hits(items, fulls, places, wanted):
+            return left
         decode = self._codec.decode
-        hits = negative = 0
-        items = self.backend.fetch_many(self.keys.group, asked)
-        for at, item in zip(places, items, strict=True):
+        for at, key, full, item in zip(places, keys, fulls, items, strict=True):
             if isinstance(item, bytes):
                 try:
-                    row = rows[at] = decode(item, fulls[at])
+                    rows[at] = decode(item, full)
                 except RejectedItemError as exc:
-                    left[at] = self._reject(keys[at], item, exc)
+                    left[at] = self._reject(key, item, exc)
                 else:
-                    hits += 1
-                    if row is None:
-                        negative += 1
+                    self._count_hit(rows[at])
             elif isinstance(item, Expiring):
                 left[at] = item.lease
                 with suppress(RejectedItemError):
-                    wanted.current[at] = decode(item.value, fulls[at])
+                    wanted.current[at] = decode(item.value, full)
             else:
                 left[at] = item
-        self.counters.hits += hits
-        self.counters.negative_hits += negative
         return left
+
+    def _are_hits(self, items: Sequence[Any], fulls: Sequence[str], places: Sequence[int], wanted: _Wanted) -> bool:
+        """Whether all items are hits, as they mostly are; then keeps their rows."""
+        if {*map(type, items)} != {bytes}:
+            return False
+        try:
+            found = self._codec.decode_all(items, fulls)
+        except RejectedItemError:
+            return False
+        if len(found) == len(wanted.rows):
+            wanted.rows = found
+        else:
+            for at, row in zip(places, found, strict=True):
+                wanted.rows[at] = row
+        self.counters.hits += len(found)
+        self.counters.negative_hits += found.count(None)
+        return True
 
     def _awaited_many(self, busy: Sequence[int], wanted: _Wanted) -> dict[int, Fetched]:
         self.counters.waits += len(busy)
@@ -356,7 +380,6 @@ class CachedRepository(Generic[E]):
     def _load_many(self, left: dict[int, Fetched], wanted: _Wanted) -> None:
         if not left:
             return
-        rows, identities = wanted.rows, wanted.identities
         try:
             with self._turn() as waited:
                 if waited:
@@ -367,9 +390,11 @@ class CachedRepository(Generic[E]):
                 self.counters.loads += 1
                 for found in left.values():
                     self._count_outcome(found)
-                loaded, committed = self.database.loader.many([identities[at] for at in left])
-                for at in left:
-                    rows[at] = loaded.get(identities[at])
+                missing = {at: wanted.identity(at) for at in left}
+                loaded, committed = self.database.loader.many([*missing.values()])
+                rows = wanted.rows
+                for at, identity in missing.items():
+                    rows[at] = loaded.get(identity)
                 fills = [(found, wanted.fulls[at], rows[at]) for at, found in left.items() if isinstance(found, Lease)]
                 self._fill(fills, committed)
                 self._note_load(began)
@@ -377,7 +402,7 @@ class CachedRepository(Generic[E]):
             self.backend.abandon([found for found in left.values() if isinstance(found, Lease)])
             if isinstance(exc, (sa.exc.SQLAlchemyError, OverloadError)) and left.keys() <= wanted.current.keys():
                 for at in left:  # what could not be renewed is there yet
-                    rows[at] = wanted.current[at]
+                    wanted.rows[at] = wanted.current[at]
                 return
             raise
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import datetime
 import enum
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any, Generic, TypeVar
 
@@ -92,6 +93,24 @@ class Codec(Generic[E]):
         except Exception as exc:  # whatever hostile bytes provoke (depth, range, encoding, names) is one outcome
             raise RejectedItemError(f"{key}: {exc}") from exc
         raise RejectedItemError(f"{key}: the item is of key {named!r:.120} and schema {schema:x}")
+
+    def decode_all(self, items: Sequence[bytes], keys: Sequence[str]) -> list[Row | None]:
+        """``decode`` for each item. Raises ``RejectedItemError`` for the first that is none."""
+        if self._seal is not None or not self._as_it_is:
+            return [self.decode(item, key) for item, key in zip(items, keys, strict=True)]
+        decode, here = self._decode, self.schema
+        rows: list[Row | None] = []
+        try:
+            for item, key in zip(items, keys, strict=True):
+                schema, named, row = decode(item)
+                if named != key or schema != here:
+                    raise RejectedItemError(f"{key}: the item is of key {named!r:.120} and schema {schema:x}")
+                rows.append(row)
+        except RejectedItemError:
+            raise
+        except Exception as exc:
+            raise RejectedItemError(str(exc)) from exc
+        return rows
 
     def _changed(self, row: Row | None, decoded: Row | None) -> str | None:
         """The first column that would come back as something else."""

@@ -132,11 +132,7 @@ class _Form:
     tables: int
     by_key: list[ByKey]
     cascading: list[Change]
-
-    @property
-    def changes_nothing(self) -> bool:
-        """Whether nothing that is covered changes."""
-        return not self.by_key and not self.cascading
+    changes_nothing: bool
 
 
 def cover(engine: sa.Engine, mapping: EntityMapping[Any], keys: Keyspace, backend: LeaseBackend) -> None:
@@ -264,7 +260,7 @@ class _Coverage:
         if context.cache_hit is CacheStats.CACHE_HIT and not by_ctes:  # it comes again
             named = changes.by_key(statement, parameters, self._by_table, connection.dialect)
             if named is not None:
-                form = _Form(self._cascades, self._cascades.tables, named, cascading)
+                form = _Form(self._cascades, self._cascades.tables, named, cascading, not named and not cascading)
                 context.compiled.__dict__[_FORM] = form
         return found
 
