@@ -9,14 +9,14 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from fuzz import fuzz_codec, fuzz_keys, fuzz_wire
+from fuzz import fuzz_codec, fuzz_hits, fuzz_keys, fuzz_wire
 
 from person_repo import keys
-from person_repo.backends import _meta
+from person_repo.backends import _meta, memcached
 from person_repo.codec import Codec
 from person_repo.mapping import Row
 
-TARGETS = [fuzz_codec, fuzz_keys, fuzz_wire]
+TARGETS = [fuzz_codec, fuzz_hits, fuzz_keys, fuzz_wire]
 FOLDER = Path(fuzz_codec.__file__).parent
 
 
@@ -71,6 +71,20 @@ def test_a_connection_that_is_used_again_after_an_error_is_caught(monkeypatch: p
 
     monkeypatch.setattr(_meta.Connection, "ask", whatever_came_before)
     assert caught(fuzz_wire)
+
+
+def test_a_hit_whose_size_is_not_compared_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memcached._Marker, "_head", lambda marker, size: marker._reply + b"VA ")
+    assert caught(fuzz_hits)
+
+
+def test_values_whose_sizes_are_not_compared_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hasty(received: bytes, names: list[bytes], base: int, size: int) -> list[bytes | None] | None:
+        _, *parts = received.split(b"\r\nVALUE ")
+        return [part.partition(b"\r\n")[2][size:] for part in parts] if len(parts) == len(names) - 1 else None
+
+    monkeypatch.setattr(_meta, "_all_values", hasty)
+    assert caught(fuzz_hits)
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.__name__)
