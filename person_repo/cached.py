@@ -414,8 +414,9 @@ class CachedRepository(Generic[E]):
         return nullcontext(False) if bulkhead is None else bulkhead.entered()
 
     def _note_load(self, began: float) -> None:
-        """Notes how long loads take."""
-        self._load_time += (self._clock() - began - self._load_time) / 8
+        """Notes how long loads take: as long as the first did, then some eighths of it and of each later one."""
+        took = self._clock() - began
+        self._load_time += (took - self._load_time) / (8 if self._load_time else 1)
 
     def _longest_wait(self) -> float:
         """As long as a load takes, by a small factor, but no longer than the other reader's lease lives."""

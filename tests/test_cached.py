@@ -333,6 +333,24 @@ def test_a_reader_that_died_with_its_lease_costs_one_bounded_wait(quick: Bench) 
     assert quick.elsewhere.fetch(quick.group, quick.key("ada")) is BUSY  # it is not taken away either
 
 
+def test_a_reader_waits_twice_as_long_as_loads_take_be_it_the_first(quick: Bench) -> None:
+    quick.people.add_many([person(), person("bob")])
+    load = quick.database.loader.one
+
+    def slow(identity: Any) -> Any:
+        quick.time.now += 0.5
+        return load(identity)
+
+    quick.database.loader.one = slow  # type: ignore[method-assign]
+    assert quick.people.get("bob") == person("bob")
+    quick.lease("ada")
+    began = quick.time.now
+
+    assert quick.people.get("ada") == person()
+
+    assert 0.9 < quick.time.now - began - 0.5 <= 1.0
+
+
 def test_who_waits_in_vain_does_not_fill_over_the_one_who_loads(quick: Bench) -> None:
     quick.people.add(person())
     lease = quick.lease("ada")
