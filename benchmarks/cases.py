@@ -20,6 +20,7 @@ from benchmarks.contestants import (
     PYMEMCACHE,
     PYMEMCACHE_TIMED,
     RAW,
+    RAW_HIT,
     RAW_MISS,
     RAW_OURS,
     SESSION,
@@ -103,6 +104,7 @@ def _hit(world: World, _: Pace) -> list[Contestant]:
     return [
         contestants.raw_socket(world, world.hot),
         contestants.raw_socket_ours(world, service, "get", world.hot),
+        contestants.raw_hit(world, service, world.hot),
         contestants.pymemcache(world),
         contestants.pymemcache(world, PYMEMCACHE_TIMED, timeout=0.25),
         contestants.dogpile_recipe(Recipe.over(world, engine).warm(world.hot)),
@@ -314,7 +316,7 @@ def _layers(world: World, pace: Pace) -> list[Contestant]:
         Contestant(f"{layer}: {one.name}", one.call, one.prepare, one.expect)
         for layer, field in named.items()
         for one in field
-        if one.name not in (RAW_OURS, PYMEMCACHE_TIMED)
+        if one.name not in (RAW_OURS, RAW_HIT, PYMEMCACHE_TIMED)
     ]
 
 
@@ -356,6 +358,9 @@ CASES = [
             _ours_to(PYMEMCACHE, "pymemcache's bytes", 1.0),
             _ours_to(PYMEMCACHE_TIMED, "pymemcache's bytes, with a timeout like ours"),
             _ours_to(RAW_OURS, "a round trip of what we send"),
+            _ours_to(RAW_HIT, "the floor: a raw exchange, decoded, an object"),
+            Target(what="one round trip, of the floor", of=RAW_HIT, to=RAW),
+            Target(what="pymemcache's bytes, of the floor", of=RAW_HIT, to=PYMEMCACHE),
         ],
         operations=10,
         rounds=1500,
