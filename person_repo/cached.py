@@ -357,7 +357,7 @@ class CachedRepository(Generic[E]):
             for at, row in zip(places, found, strict=True):
                 wanted.rows[at] = row
         self.counters.hits += len(found)
-        self.counters.negative_hits += found.count(None)
+        self.counters.negative_hits += len(found) - len([*filter(None, found)])  # no row is empty
         return True
 
     def _awaited_many(self, busy: Sequence[int], wanted: _Wanted) -> dict[int, Fetched]:

@@ -249,10 +249,10 @@ class MemcachedBackend(LeaseBackend):
         work = self._on_servers(keys, patience)
         found: dict[str, Fetched | None] = {}
         for _, names, values in self._values_of(group, work, patience):
-            if len(values) == len(keys) and None not in values:  # of the only server, in the order of its keys
+            if len(values) == len(keys) and all(values):  # of the only server, in the order of its keys
                 return cast("list[Fetched]", values)
             found.update(zip(names, values, strict=True))
-        if len(found) < len(keys) or None in found.values():
+        if len(found) < len(keys) or not all(found.values()):
             self._fetch_leased(group, work, found, patience)
         return [UNREACHABLE if (item := found.get(key)) is None else item for key in keys]
 
