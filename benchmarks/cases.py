@@ -255,6 +255,22 @@ def _commit(world: World, *, flushed: bool) -> list[Contestant]:
     ]
 
 
+def _commit_case(name: str, what: str, *, flushed: bool) -> Case:
+    return Case(
+        name,
+        what,
+        lambda world, _: _commit(world, flushed=flushed),
+        [
+            _ours_to(UNCOVERED, "the same, uncovered", 1.10, of=COVERED),
+            Target(what="uncovered, of the floor: two raw exchanges", of=EXCHANGES, to=UNCOVERED),
+            _ours_to(PREPARED_UNCOVERED, "COMMIT alone, uncovered", of=PREPARED_COVERED),
+        ],
+        operations=1,
+        checked=False,
+        rounds=800,
+    )
+
+
 def _commit_elsewhere(world: World, _: Pace) -> list[Contestant]:
     world.flush_at_commit(False)  # harsher, and a hundredth would be lost in what a disk takes
     url = world.empty_mariadb("commit_elsewhere")
@@ -414,32 +430,8 @@ CASES = [
         operations=2,
         rounds=1000,
     ),
-    Case(
-        "commit",
-        "commit of one changed person, MariaDB",
-        lambda world, _: _commit(world, flushed=True),
-        [
-            _ours_to(UNCOVERED, "the same, uncovered", 1.10, of=COVERED),
-            Target(what="uncovered, of the floor: two raw exchanges", of=EXCHANGES, to=UNCOVERED),
-            _ours_to(PREPARED_UNCOVERED, "COMMIT alone, uncovered", of=PREPARED_COVERED),
-        ],
-        operations=1,
-        checked=False,
-        rounds=800,
-    ),
-    Case(
-        "commit-unflushed",
-        "the same, and MariaDB does not wait for its disk",
-        lambda world, _: _commit(world, flushed=False),
-        [
-            _ours_to(UNCOVERED, "the same, uncovered", 1.10, of=COVERED),
-            Target(what="uncovered, of the floor: two raw exchanges", of=EXCHANGES, to=UNCOVERED),
-            _ours_to(PREPARED_UNCOVERED, "COMMIT alone, uncovered", of=PREPARED_COVERED),
-        ],
-        operations=1,
-        checked=False,
-        rounds=800,
-    ),
+    _commit_case("commit", "commit of one changed person, MariaDB", flushed=True),
+    _commit_case("commit-unflushed", "the same, and MariaDB does not wait for its disk", flushed=False),
     Case(
         "commit-elsewhere",
         "commit that touches no covered table",

@@ -252,11 +252,8 @@ class CachedRepository(Generic[E]):
         return row
 
     def _load(self, identity: Identity, keys: tuple[str, str], found: Fetched) -> Row | None:
-        bulkhead = self.backend.bulkhead
         try:
-            if bulkhead is None:
-                return self._loaded(identity, keys[1], found)
-            with bulkhead.entered() as waited:
+            with self._turn() as waited:
                 if waited and found is BUSY:  # others have been loading meanwhile
                     wanted = _Wanted([None], [keys[0]], [keys[1]])
                     left = self._fetched(wanted, [0])
@@ -347,9 +344,8 @@ class CachedRepository(Generic[E]):
         """Whether all items are hits, as they mostly are; then keeps their rows."""
         if {*map(type, items)} != {bytes}:
             return False
-        try:
-            found = self._codec.decode_all(items, fulls)
-        except RejectedItemError:
+        found = self._codec.decode_all(items, fulls)
+        if found is None:
             return False
         if len(found) == len(wanted.rows):
             wanted.rows = found

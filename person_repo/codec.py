@@ -94,22 +94,22 @@ class Codec(Generic[E]):
             raise RejectedItemError(f"{key}: {exc}") from exc
         raise RejectedItemError(f"{key}: the item is of key {named!r:.120} and schema {schema:x}")
 
-    def decode_all(self, items: Sequence[bytes], keys: Sequence[str]) -> list[Row | None]:
-        """``decode`` for each item. Raises ``RejectedItemError`` for the first that is none."""
-        if self._seal is not None or not self._as_it_is:
-            return [self.decode(item, key) for item, key in zip(items, keys, strict=True)]
+    def decode_all(self, items: Sequence[bytes], keys: Sequence[str]) -> list[Row | None] | None:
+        """``decode`` for each item, without a call for each where rows travel as they are; None where one is rejected:
+        ``decode`` tells which, and why.
+        """
         decode, here = self._decode, self.schema
         rows: list[Row | None] = []
         try:
+            if self._seal is not None or not self._as_it_is:
+                return [self.decode(item, key) for item, key in zip(items, keys, strict=True)]
             for item, key in zip(items, keys, strict=True):
                 schema, named, row = decode(item)
                 if named != key or schema != here:
-                    raise RejectedItemError(f"{key}: the item is of key {named!r:.120} and schema {schema:x}")
+                    return None
                 rows.append(row)
-        except RejectedItemError:
-            raise
-        except Exception as exc:
-            raise RejectedItemError(str(exc)) from exc
+        except Exception:  # as in ``decode``
+            return None
         return rows
 
     def _changed(self, row: Row | None, decoded: Row | None) -> str | None:
