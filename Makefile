@@ -41,9 +41,9 @@ bench: .venv/bench.stamp servers
 
 # Each target's corpus grows in .fuzz; a finding lies there as found-..., and ends the run.
 fuzz: .venv/fuzz.stamp
-	@for target in $$(ls tests/fuzz | sed -n 's/^fuzz_\(.*\)\.py$$/\1/p'); do \
+	@for target in $$(ls tests/hostile/fuzz | sed -n 's/^fuzz_\(.*\)\.py$$/\1/p'); do \
 	    mkdir -p .fuzz; \
-	    $(BIN)/python tests/fuzz $$target --runs $(FUZZ_RUNS) --folder .fuzz >.fuzz/$$target.log 2>&1; failed=$$?; \
+	    $(BIN)/python tests/hostile/fuzz $$target --runs $(FUZZ_RUNS) --folder .fuzz >.fuzz/$$target.log 2>&1; failed=$$?; \
 	    grep -E '^fuzz_|DONE|^stat::|Uncaught|found-' .fuzz/$$target.log; \
 	    [ $$failed = 0 ] || { tail -40 .fuzz/$$target.log; exit $$failed; }; \
 	done

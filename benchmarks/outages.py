@@ -37,7 +37,7 @@ from sqlalchemy import orm
 
 from benchmarks.world import World
 from person_repo import Person, PersonService, make_region
-from person_repo.proxy import Proxy
+from person_repo.testing.proxy import Proxy
 
 __all__ = ["main"]
 

@@ -15,9 +15,9 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from person_repo import Person, PersonService, make_region, migrations
-from person_repo.codec import Codec
-from person_repo.keys import Keyspace
-from person_repo.mapping import EntityMapping
+from person_repo.mapped.codec import Codec
+from person_repo.mapped.keys import Keyspace
+from person_repo.mapped.mapping import EntityMapping
 
 __all__ = ["CHECKOUT", "NAMESPACE", "World", "item_of", "key_of", "person", "row"]
 
@@ -175,4 +175,4 @@ def _tests_servers() -> Any:
     place = str(CHECKOUT / "tests")
     if place not in sys.path:
         sys.path.append(place)
-    return importlib.import_module("servers")
+    return importlib.import_module("support.servers")

@@ -6,7 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from person_repo.cached import CachedRepository
+    from person_repo.cache.region import make_region
+    from person_repo.database.repository import BoundRepository, Repository, SQLAlchemyRepository
     from person_repo.exceptions import (
         CacheError,
         CacheUnavailableError,
@@ -24,9 +25,8 @@ if TYPE_CHECKING:
         UnknownFieldError,
     )
     from person_repo.model import Base, ExactString, Person
-    from person_repo.observability import Stats
-    from person_repo.region import make_region
-    from person_repo.repository import BoundRepository, Repository, SQLAlchemyRepository
+    from person_repo.observability.counters import Stats
+    from person_repo.reading.cached import CachedRepository
     from person_repo.service import PersonService, Service, connect
 
 __all__ = [
@@ -60,17 +60,17 @@ __all__ = [
 
 _MODULES = {
     "Base": "model",
-    "BoundRepository": "repository",
-    "CachedRepository": "cached",
+    "BoundRepository": "database.repository",
+    "CachedRepository": "reading.cached",
     "ExactString": "model",
     "Person": "model",
     "PersonService": "service",
-    "Repository": "repository",
-    "SQLAlchemyRepository": "repository",
+    "Repository": "database.repository",
+    "SQLAlchemyRepository": "database.repository",
     "Service": "service",
-    "Stats": "observability",
+    "Stats": "observability.counters",
     "connect": "service",
-    "make_region": "region",
+    "make_region": "cache.region",
 }
 """Where a name comes from; all others of ``__all__`` are exceptions."""
 

@@ -1,6 +1,6 @@
 """``python -m person_repo``: the command line."""
 
-from person_repo.cli import main
+from person_repo.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -20,7 +20,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
-from person_repo.engines import engine_of
+from person_repo.database.engines import engine_of
 from person_repo.exceptions import MigrationError
 from person_repo.settings import redact
 

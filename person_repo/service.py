@@ -13,15 +13,16 @@ import sqlalchemy as sa
 from dogpile.cache import CacheRegion
 from sqlalchemy import orm
 
-from person_repo import invalidation, pending
-from person_repo.backends import Coherence
-from person_repo.cached import CachedRepository
-from person_repo.engines import engine_of, fork_safely
+from person_repo.cache.contract import Coherence
+from person_repo.cache.region import make_region, region_of
+from person_repo.database.engines import engine_of, fork_safely
+from person_repo.database.repository import BoundRepository, Sessions, SQLAlchemyRepository, bind_of
 from person_repo.exceptions import ConfigurationError
 from person_repo.model import Person
-from person_repo.observability import Stats
-from person_repo.region import make_region, region_of
-from person_repo.repository import BoundRepository, Sessions, SQLAlchemyRepository, bind_of
+from person_repo.observability.counters import Stats
+from person_repo.reading.cached import CachedRepository
+from person_repo.writing import coverage as invalidation
+from person_repo.writing import pending
 
 __all__ = ["PersonService", "Service", "connect"]
 

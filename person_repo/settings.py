@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from person_repo.exceptions import ConfigurationError
-from person_repo.sealing import Seal
+from person_repo.mapped.sealing import Seal
 
 __all__ = ["KNOWN_SCHEMES", "ON_UNREACHABLE", "CacheSettings", "CacheUrl", "Settings", "parse_cache_url", "redact"]
 

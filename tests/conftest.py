@@ -13,9 +13,9 @@ from urllib.parse import urlencode
 import hypothesis
 import pytest
 import sqlalchemy as sa
-from schedules.summary import pytest_terminal_summary  # noqa: F401  (a hook)
-from servers import Memcached, mariadb, memcached
+from promise.schedules.summary import pytest_terminal_summary  # noqa: F401  (a hook)
 from sqlalchemy import orm
+from support.servers import Memcached, mariadb, memcached
 
 from person_repo.model import FENCE, Base
 

@@ -25,7 +25,7 @@ from person_repo import migrations
 from person_repo.exceptions import ConfigurationError, MigrationError
 from person_repo.model import Base, Person
 
-CHECKOUT = Path(__file__).resolve().parent.parent
+CHECKOUT = Path(__file__).resolve().parents[1]
 
 EngineOf = Callable[..., sa.Engine]
 

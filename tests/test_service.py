@@ -13,19 +13,19 @@ import dogpile.cache
 import pytest
 import sqlalchemy as sa
 from conftest import patient_url
-from forks import forking, in_child, running_in_child
-from models import HostBase, Parcel, parcel
-from servers import Memcached
 from sqlalchemy import orm
+from support.forks import forking, in_child, running_in_child
+from support.models import HostBase, Parcel, parcel
+from support.servers import Memcached
 
-from person_repo.backends import Lease
-from person_repo.cached import CachedRepository
-from person_repo.codec import Codec
+from person_repo.cache.contract import Lease
+from person_repo.cache.region import make_region
+from person_repo.database.repository import SQLAlchemyRepository
 from person_repo.exceptions import ConfigurationError, InvalidIdError, PersonNotFoundError
+from person_repo.mapped.codec import Codec
 from person_repo.model import Base, Person
-from person_repo.observability import Stats
-from person_repo.region import make_region
-from person_repo.repository import SQLAlchemyRepository
+from person_repo.observability.counters import Stats
+from person_repo.reading.cached import CachedRepository
 from person_repo.service import PersonService, Service, connect
 
 Statements = Callable[..., AbstractContextManager[list[str]]]

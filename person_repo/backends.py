@@ -1,0 +1,41 @@
+"""The contract for authors of cache backends, and the way from a region to the backend behind it.
+
+A backend subclasses ``LeaseBackend`` and is registered with dogpile.cache; ``person_repo.testing.LeaseContract`` is the
+suite that it passes. ``person_repo.cache.contract`` has the meaning of each name.
+"""
+
+from __future__ import annotations
+
+from person_repo.cache.contract import (
+    BLOCKED,
+    BUSY,
+    UNREACHABLE,
+    Coherence,
+    Expiring,
+    Fetched,
+    Lease,
+    LeaseBackend,
+    Outcome,
+    Place,
+    Tombstones,
+    marker_of,
+    well_formed,
+)
+from person_repo.cache.region import lease_backend
+
+__all__ = [
+    "BLOCKED",
+    "BUSY",
+    "UNREACHABLE",
+    "Coherence",
+    "Expiring",
+    "Fetched",
+    "Lease",
+    "LeaseBackend",
+    "Outcome",
+    "Place",
+    "Tombstones",
+    "lease_backend",
+    "marker_of",
+    "well_formed",
+]

@@ -1,0 +1,77 @@
+"""A bulkhead ("Release It!", Nygard, 2007): lets so many threads in at a time."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from person_repo.exceptions import OverloadError
+
+__all__ = ["Bulkhead"]
+
+_MOMENT = 0.05
+
+
+class Bulkhead:
+    """Lets ``limit`` threads in at a time, in the order they came; each waits ``wait`` seconds for its turn at most.
+
+    Each thread has a ticket, and the first ``limit`` tickets are in. A ticket is taken and given back by one step of
+    the interpreter: an exception that another thread sends, or Ctrl-C, comes before it or after it. With a semaphore it
+    may come when the number is taken and nobody knows yet by whom, and that place is lost for good.
+    """
+
+    def __init__(self, limit: int, wait: float) -> None:
+        self._limit = limit
+        self._wait = wait
+        # By process: whoever was in when this one was forked is not here.
+        self._tickets: dict[int, dict[int, threading.Lock]] = {}
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a caller would have to wait now."""
+        return len(self._tickets.get(os.getpid(), ())) >= self._limit
+
+    @contextmanager
+    def entered(self) -> Iterator[bool]:
+        """A block that only so many threads are in; whether this one had to wait. One that is in already stays in.
+
+        Raises ``OverloadError`` where it does not come to this thread's turn in time.
+        """
+        tickets = self._tickets.setdefault(os.getpid(), {})
+        me = threading.get_ident()
+        try:
+            tickets[me] = threading.Lock()
+            yield self._wait_for_turn(tickets, me)
+        finally:
+            tickets.pop(me, None)
+            self._call(tickets)
+
+    def _wait_for_turn(self, tickets: dict[int, threading.Lock], me: int) -> bool:
+        if me in self._first(tickets):
+            return False
+        until = time.monotonic() + self._wait
+        called = tickets[me]
+        called.acquire()
+        while me not in self._first(tickets):
+            left = until - time.monotonic()
+            if left <= 0:
+                raise OverloadError(
+                    f"{self._limit} loads from the database (max_loads) were under way for {self._wait} s "
+                    "(max_load_wait); give either a larger number, or the database more room"
+                )
+            # Whoever leaves calls the next one, and may be interrupted before that.
+            called.acquire(timeout=min(left, _MOMENT))
+        return True
+
+    def _first(self, tickets: dict[int, threading.Lock]) -> list[int]:
+        return list(tickets)[: self._limit]
+
+    def _call(self, tickets: dict[int, threading.Lock]) -> None:
+        for thread in self._first(tickets):
+            ticket = tickets.get(thread)
+            if ticket is not None and ticket.locked():
+                with suppress(RuntimeError):  # somebody else called it just now
+                    ticket.release()

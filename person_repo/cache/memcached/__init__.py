@@ -1,0 +1,1 @@
+"""The lease contract in memcached, on several servers by fixed placement."""

@@ -1,0 +1,1 @@
+"""Rows, sessions and engines: the repository that reads and writes the database."""

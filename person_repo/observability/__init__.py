@@ -1,0 +1,1 @@
+"""What happened, for the one who runs it."""

@@ -1,0 +1,1 @@
+"""Reads that are answered by the cache where it may answer."""

@@ -1,0 +1,31 @@
+"""For tests: the suite that every cache backend passes, and a proxy that fails as networks and servers do."""
+
+from __future__ import annotations
+
+from person_repo.testing.contract import (
+    GROUP,
+    KEY,
+    KEY_OF_OTHER_GROUP,
+    NEW,
+    OLD,
+    OTHER_GROUP,
+    OTHER_KEY,
+    LeaseContract,
+    store,
+    take,
+)
+from person_repo.testing.proxy import Proxy
+
+__all__ = [
+    "GROUP",
+    "KEY",
+    "KEY_OF_OTHER_GROUP",
+    "NEW",
+    "OLD",
+    "OTHER_GROUP",
+    "OTHER_KEY",
+    "LeaseContract",
+    "Proxy",
+    "store",
+    "take",
+]

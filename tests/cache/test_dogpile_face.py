@@ -1,0 +1,340 @@
+"""The backends as plain dogpile backends, used by name and with nothing else of this package."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from hashlib import blake2b
+from typing import Any
+
+import pytest
+from dogpile.cache import CacheRegion, make_region
+from dogpile.cache.api import NO_VALUE
+from dogpile.cache.proxy import ProxyBackend
+from support.servers import Memcached
+
+from person_repo.cache.contract import LeaseBackend
+from person_repo.cache.memcached.backend import MemcachedBackend
+from person_repo.cache.memory import MemoryBackend
+from person_repo.exceptions import CacheUnavailableError
+
+VALUES = [None, False, 0, "", b"", [], {}, 1.5, -(2**63), "Corbató", b"\x00\xff\r\n", [1, ["two", {"three": None}]]]
+
+ODD_KEYS = [
+    "",
+    " ",
+    "a b",
+    "a\r\nflush_all\r\n",
+    "tab\tand\x00nul\x7f",
+    "Corbató",
+    "\U0001f511",
+    "half a character \ud83d",
+    "#",
+    "k" * 246,
+    "k" * 247,
+    "k" * 100_000,
+    "é" * 300,
+    "k" * 99_999 + "!",
+]
+
+
+@pytest.fixture(params=["memory", "memcached"])
+def region(request: pytest.FixtureRequest) -> Iterator[CacheRegion]:
+    """A region over an empty backend, configured by name."""
+    if request.param == "memory":
+        yield make_region().configure("person_repo.memory")
+        return
+    region = over(request.getfixturevalue("memcached_servers"))
+    yield region
+    region.actual_backend.close()
+
+
+def over(servers: list[Memcached], **arguments: Any) -> CacheRegion:
+    arguments = {
+        "servers": [server.url for server in servers],
+        "timeout": 10.0,
+        "connect_timeout": 10.0,
+        "breaker_failures": 99,
+        **arguments,
+    }
+    return make_region().configure("person_repo.memcached", arguments=arguments)
+
+
+class TestRegion:
+    @pytest.mark.parametrize("value", VALUES, ids=repr)
+    def test_what_is_set_is_got(self, region: CacheRegion, value: object) -> None:
+        region.set("key", value)
+
+        found = region.get("key")
+        assert found == value
+        assert type(found) is type(value)
+
+    def test_what_was_never_set_is_no_value(self, region: CacheRegion) -> None:
+        assert region.get("key") is NO_VALUE
+        assert region.get_multi(["key", "other"]) == [NO_VALUE, NO_VALUE]
+
+    def test_what_was_deleted_is_no_value(self, region: CacheRegion) -> None:
+        region.set("key", 1)
+        region.delete("key")
+        region.delete("never there")
+
+        assert region.get("key") is NO_VALUE
+
+    def test_many_are_set_got_and_deleted_at_once(self, region: CacheRegion) -> None:
+        region.set_multi({f"key{number}": number for number in range(50)})
+
+        assert region.get_multi([f"key{number}" for number in range(51)]) == [*range(50), NO_VALUE]
+        region.delete_multi([f"key{number}" for number in range(0, 50, 2)])
+        assert region.get_multi([f"key{number}" for number in range(4)]) == [NO_VALUE, 1, NO_VALUE, 3]
+
+    def test_a_value_is_created_once(self, region: CacheRegion) -> None:
+        made: list[str] = []
+
+        def create() -> str:
+            made.append("made")
+            return f"value {len(made)}"
+
+        assert [region.get_or_create("key", create) for _ in range(3)] == ["value 1"] * 3
+
+    def test_many_values_are_created_once(self, region: CacheRegion) -> None:
+        region.set("b", "there")
+        asked: list[tuple[str, ...]] = []
+
+        def create(*keys: str) -> list[str]:
+            asked.append(keys)
+            return [f"made {key}" for key in keys]
+
+        for _ in range(2):
+            assert region.get_or_create_multi(["a", "b", "c"], create) == ["made a", "there", "made c"]
+        assert [sorted(keys) for keys in asked] == [["a", "c"]]
+
+    def test_a_decorated_function_is_called_once(self, region: CacheRegion) -> None:
+        calls: list[int] = []
+
+        @region.cache_on_arguments()  # type: ignore[untyped-decorator]
+        def double(number: int) -> int:
+            calls.append(number)
+            return 2 * number
+
+        assert [double(2), double(2), double(3)] == [4, 4, 6]
+        double.invalidate(2)
+        assert double(2) == 4
+        assert calls == [2, 3, 2]
+
+    def test_invalidating_the_region_makes_its_values_misses(self, region: CacheRegion) -> None:
+        region.set("key", 1)
+        region.invalidate()
+
+        assert region.get("key") is NO_VALUE
+
+    def test_another_value_replaces_the_first(self, region: CacheRegion) -> None:
+        region.set("key", 1)
+        region.set("key", 2)
+
+        assert region.get("key") == 2
+
+    def test_each_reader_gets_an_object_of_its_own(self, region: CacheRegion) -> None:
+        region.set("key", {"names": ["Ada"]})
+        region.get("key")["names"].append("Grace")
+
+        assert region.get("key") == {"names": ["Ada"]}
+
+    @pytest.mark.parametrize("key", ODD_KEYS, ids=lambda key: repr(key[:20]))
+    def test_any_string_is_a_key(self, region: CacheRegion, key: str) -> None:
+        region.set(key, "value")
+
+        assert region.get(key) == "value"
+        region.delete(key)
+        assert region.get(key) is NO_VALUE
+
+    def test_odd_keys_are_apart(self, region: CacheRegion) -> None:
+        region.set_multi({key: number for number, key in enumerate(ODD_KEYS)})
+
+        assert region.get_multi(ODD_KEYS) == list(range(len(ODD_KEYS)))
+
+    def test_what_msgpack_does_not_carry_is_refused_and_not_stored(self, region: CacheRegion) -> None:
+        with pytest.raises(TypeError):
+            region.set("key", object())
+
+        assert region.get("key") is NO_VALUE
+
+    def test_a_serializer_of_the_regions_own_is_used(self, region: CacheRegion) -> None:
+        own = make_region(serializer=lambda value: repr(value).encode(), deserializer=lambda raw: raw.decode())
+        own.configure("person_repo.memory")
+        own.set("key", {1, 2})
+
+        assert own.get("key") == "{1, 2}"
+
+    def test_a_proxy_may_stand_before_it(self, region: CacheRegion) -> None:
+        class Loud(ProxyBackend):
+            def get_serialized(self, key: str) -> Any:
+                asked.append(key)
+                return self.proxied.get_serialized(key)
+
+        asked: list[str] = []
+        region.wrap(Loud)
+        region.set("key", 1)
+
+        assert region.get("key") == 1
+        assert asked == ["key"]
+        assert isinstance(region.actual_backend, LeaseBackend)
+
+
+GOOD = b'{"ct": 1767225600.5, "v": 2}|'
+
+
+class Exploding:
+    """Pickled, it ends the process of who loads it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return sys.exit, ("unpickled",)
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        b"",
+        b"|",
+        b"garbage",
+        b"\xff\xfe|\x01",
+        b"{}|\x01",
+        b"null|\x01",
+        b"17|\x01",
+        b'"ctv"|\x01',
+        b'["ct", "v"]|\x01',
+        b'{"ct": 1.5}|\x01',
+        b'{"v": 2}|\x01',
+        b'{"ct": null, "v": 2}|\x01',
+        b'{"ct": "yesterday", "v": 2}|\x01',
+        b'{"ct": [], "v": 2}|\x01',
+        b'{"ct": 1.5, "v": 2',
+        b"[" * 50_000 + b"|\x01",
+        GOOD,
+        GOOD + b"\xc1",
+        GOOD + b"\x01\x02",
+        GOOD + b"\xdd\xff\xff\xff\xff",
+        GOOD + b"\x91" * 50_000,
+        GOOD + pickle.dumps(Exploding()),
+        pickle.dumps(Exploding()),
+    ],
+    ids=lambda item: repr(item[:40]),
+)
+class TestMalformedItems:
+    """Whatever stands in the cache, a read is a value or a miss."""
+
+    def test_it_is_a_miss(self, region: CacheRegion, item: bytes) -> None:
+        region.set("sound", 7)
+        region.backend.set_serialized("key", item)
+
+        assert region.get("key") is NO_VALUE
+        assert region.get("key", expiration_time=3600, ignore_expiration=False) is NO_VALUE
+        assert region.get_multi(["key", "sound"]) == [NO_VALUE, 7]
+
+    def test_it_is_made_anew(self, region: CacheRegion, item: bytes) -> None:
+        region.backend.set_serialized("key", item)
+
+        assert region.get_or_create("key", lambda: "made") == "made"
+        assert region.get("key") == "made"
+
+
+class TestMemcached:
+    def test_a_server_that_is_down_is_an_error_of_ours(self, memcached_servers: list[Memcached]) -> None:
+        region = over(memcached_servers[:1])
+        region.set("key", 1)
+        memcached_servers[0].kill()
+
+        for call in (
+            lambda: region.get("key"),
+            lambda: region.set("key", 2),
+            lambda: region.delete("key"),
+            lambda: region.get_multi(["key"]),
+        ):
+            with pytest.raises(CacheUnavailableError, match=memcached_servers[0].url):
+                call()
+        memcached_servers[0].start()
+        region.set("key", 3)
+        assert region.get("key") == 3
+        region.actual_backend.close()
+
+    def test_a_value_too_large_is_an_error_that_names_its_key(self, memcached_servers: list[Memcached]) -> None:
+        region = over(memcached_servers)
+
+        with pytest.raises(CacheUnavailableError, match=r"'the key'.*too large"):
+            region.set("the key", b"x" * 2_000_000)
+        region.set("the key", 1)
+        assert region.get("the key") == 1
+        region.actual_backend.close()
+
+    def test_no_key_stands_for_a_long_ones_digest(self, memcached_servers: list[Memcached]) -> None:
+        """Else whoever chooses keys could choose what another key reads."""
+        region = over(memcached_servers[:1])
+        long = "k" * 300
+        digest = blake2b(b"prd:" + long.encode(), digest_size=20).hexdigest()
+        keys = [long, digest, f"#{digest}", f"prd:#{digest}"]
+        region.set_multi({key: number for number, key in enumerate(keys)})
+
+        assert memcached_servers[0].ask(f"mg prd:#{digest}").startswith("HD"), "the digest is made otherwise"
+        assert region.get_multi(keys) == [0, 1, 2, 3]
+        region.actual_backend.close()
+
+    def test_items_are_given_the_settings_ttl(self, memcached_servers: list[Memcached]) -> None:
+        region = over(memcached_servers[:1], ttl=1000)
+        region.set("key", 1)
+
+        left = int(memcached_servers[0].ask("mg prd:key t").split()[1].removeprefix("t"))
+        assert 900 < left <= 1000
+        region.actual_backend.close()
+
+    def test_keys_are_spread_over_the_servers(self, memcached_servers: list[Memcached]) -> None:
+        region = over(memcached_servers)
+        region.set_multi({f"key{number}": number for number in range(100)})
+
+        for server in memcached_servers:
+            items = next(line for line in server.ask("stats").splitlines() if line.startswith("STAT curr_items"))
+            assert 15 < int(items.split()[2]) < 60
+        region.actual_backend.close()
+
+    def test_a_whole_url_configures_it_too(self, memcached_servers: list[Memcached]) -> None:
+        url = f"memcached://{memcached_servers[0].url}?timeout=10"
+        region = make_region().configure("person_repo.memcached", arguments={"url": url})
+        region.set("key", 1)
+
+        assert region.get("key") == 1
+        region.actual_backend.close()
+
+
+class TestRegistration:
+    @pytest.mark.parametrize(
+        ("name", "backend"), [("person_repo.memory", MemoryBackend), ("person_repo.memcached", MemcachedBackend)]
+    )
+    def test_the_installed_distribution_offers_its_backends_to_dogpile(self, name: str, backend: type) -> None:
+        (entry,) = importlib.metadata.distribution("person-repo").entry_points.select(group="dogpile.cache", name=name)
+
+        assert entry.load() is backend
+
+    def test_a_name_is_enough_where_nothing_of_this_package_was_imported(self) -> None:
+        program = (
+            "from dogpile.cache import make_region\n"
+            "import sys; assert not [name for name in sys.modules if name.startswith('person_repo')]\n"
+            "region = make_region().configure('person_repo.memory')\n"
+            "region.set('key', [1, 'two'])\n"
+            "print(region.get('key'))\n"
+        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+        assert (done.stdout, done.returncode) == ("[1, 'two']\n", 0), done.stderr
+
+    def test_the_null_backend_holds_nothing(self) -> None:
+        region = make_region().configure("person_repo.null")
+        region.set("key", 1)
+        region.set_multi({"other": 2})
+        made: list[int] = []
+
+        assert region.get("key") is NO_VALUE
+        assert region.get_multi(["key", "other"]) == [NO_VALUE, NO_VALUE]
+        assert [region.get_or_create("key", lambda: made.append(1) or len(made)) for _ in range(2)] == [1, 2]  # type: ignore[func-returns-value]
+        region.delete("key")
+        region.delete_multi(["key", "other"])

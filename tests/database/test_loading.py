@@ -1,0 +1,763 @@
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import re
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import event, orm
+from sqlalchemy.dialects import mysql
+from support.models import HostBase, Parcel, parcel
+
+from person_repo.database.engines import read_engine_of
+from person_repo.database.loading import Loader, Queries
+from person_repo.database.repository import SQLAlchemyRepository
+from person_repo.mapped.mapping import EntityMapping
+from person_repo.model import Base, Person
+from person_repo.service import PersonService
+
+PEOPLE = EntityMapping(Person)
+PARCELS = EntityMapping(Parcel)
+ADA = ("ada", "Ada", "Lovelace", 1)
+
+Statements = Callable[..., AbstractContextManager[list[str]]]
+
+
+class OwnBase(orm.DeclarativeBase):
+    """Metadata of this module's own."""
+
+
+class Loose(OwnBase):
+    """A host's table whose key compares without regard to case, as MySQL's default does."""
+
+    __tablename__ = "loose"
+
+    code: orm.Mapped[str] = orm.mapped_column(
+        sa.String(40, collation="NOCASE").with_variant(
+            mysql.VARCHAR(40, charset="utf8mb4", collation="utf8mb4_general_ci"), "mysql", "mariadb"
+        ),
+        primary_key=True,
+    )
+
+
+class Checked(sa.types.TypeDecorator[str]):
+    """Words, but for one."""
+
+    impl = sa.String(40)
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
+        if value == "no":
+            raise ValueError("no is no code")
+        return value
+
+
+class Fussy(OwnBase):
+    """A host's table whose key has a type that refuses a value."""
+
+    __tablename__ = "fussy"
+
+    code: orm.Mapped[str] = orm.mapped_column(Checked, primary_key=True)
+
+
+def person(id: str = "ada", first_name: str = "Ada", last_name: str = "Lovelace") -> Person:
+    return Person(id=id, first_name=first_name, last_name=last_name)
+
+
+def store(engine: sa.Engine, *entities: object) -> None:
+    with orm.Session(engine) as session, session.begin():
+        session.add_all(entities)
+
+
+@pytest.fixture
+def reader(people_engine: sa.Engine) -> Iterator[sa.Engine]:
+    reader = read_engine_of(people_engine)
+    yield reader
+    reader.dispose()
+
+
+# Rows
+
+
+def test_a_read_sees_what_was_committed_after_its_callers_snapshot_began(
+    people_engine: sa.Engine, reader: sa.Engine
+) -> None:
+    """On MySQL, and on SQLite with a write-ahead log, the open transaction goes on seeing the old row."""
+    store(people_engine, person())
+    sqlite = people_engine.dialect.name == "sqlite"
+    if sqlite:
+        with people_engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+    name = sa.select(Person.first_name)
+    with people_engine.connect() as caller, people_engine.connect() as writer:
+        if sqlite:
+            caller.exec_driver_sql("BEGIN")
+        assert caller.scalar(name) == "Ada"
+        writer.execute(sa.update(Person).values(first_name="Augusta"))
+        writer.commit()
+
+        assert Loader(PEOPLE, reader).one(("ada",)).rows[("ada",)][1] == "Augusta"
+        assert caller.scalar(name) == "Ada"
+
+
+@pytest.mark.parametrize("level", ["READ UNCOMMITTED", "SERIALIZABLE"])
+def test_what_is_not_committed_elsewhere_is_not_seen_whatever_the_hosts_isolation_level(
+    database_url: str, level: str
+) -> None:
+    """A dirty read that is cached would outlive the rollback. Nor does a read of ours wait for a lock."""
+    host = sa.create_engine(database_url, isolation_level=level)
+    Base.metadata.create_all(host)
+    store(host, person())
+    reader = read_engine_of(host)
+    with orm.Session(host) as session:
+        session.get_one(Person, "ada").first_name = "Augusta"
+        session.flush()
+
+        assert Loader(PEOPLE, reader).one(("ada",)) == ({("ada",): ADA}, True)
+    reader.dispose()
+    host.dispose()
+
+
+def test_a_row_is_found_in_one_query(people_engine: sa.Engine, reader: sa.Engine, statements: Statements) -> None:
+    store(people_engine, person())
+    loader = Loader(PEOPLE, reader)
+    with statements(people_engine, reader) as seen:
+        assert loader.one(("ada",)) == ({("ada",): ADA}, True)
+        assert loader.one(("nobody",)) == ({}, True)
+
+    assert len(seen) == 2
+
+
+def test_on_the_wire_a_read_is_one_statement_without_begin_or_rollback(mysql_url: str) -> None:
+    """The server counts what it is asked; SQLAlchemy's events would not show a ROLLBACK."""
+    host = sa.create_engine(mysql_url, pool_size=1, max_overflow=0)
+    Base.metadata.create_all(host)
+    reader = read_engine_of(host)
+    loader = Loader(PEOPLE, reader)
+
+    def questions() -> int:
+        with reader.connect() as connection:
+            return int(connection.exec_driver_sql("SHOW SESSION STATUS LIKE 'Questions'").all()[0][1])
+
+    loader.one(("ada",))
+    before = questions()
+    loader.one(("ada",))
+
+    assert questions() - before == 2  # the read, and the question how many there were
+    reader.dispose()
+    host.dispose()
+
+
+def test_a_row_whose_key_is_not_equal_is_not_taken(engine: sa.Engine, statements: Statements) -> None:
+    OwnBase.metadata.create_all(engine)
+    store(engine, Loose(code="abc"))
+    loader = Loader(EntityMapping(Loose), engine)
+    with statements(engine) as seen:
+        assert loader.one(("ABC",)).rows == {}
+        assert loader.many([("ABC",), ("Abc",)]).rows == {}
+        assert loader.many([("ABC",), ("abc",)]).rows == {("abc",): ("abc",)}
+        assert loader.one(("abc",)).rows == {("abc",): ("abc",)}
+
+    assert len(seen) == 4
+    with engine.connect() as connection:
+        assert connection.scalar(sa.select(Loose.code).where(Loose.code == "ABC")) == "abc"
+
+
+def heard(engine: sa.Engine) -> AbstractContextManager[object]:
+    """A listener on what is executed: reads go through SQLAlchemy's execution then, else straight to the driver."""
+    return listening(engine, "before_cursor_execute", lambda *_: None)
+
+
+@contextmanager
+def listening(target: Any, name: str, listener: Callable[..., Any], **how: Any) -> Iterator[None]:
+    event.listen(target, name, listener, **how)
+    try:
+        yield
+    finally:
+        event.remove(target, name, listener)
+
+
+def test_rows_are_the_same_whether_or_not_somebody_listens_to_statements(engine: sa.Engine) -> None:
+    HostBase.metadata.create_all(engine)
+    keys = [("Köln", number) for number in range(3)]
+    store(engine, parcel("Köln", 0), parcel("Köln", 1, tags=(), note="n", contents=None))
+    reader = read_engine_of(engine)
+    loader = Loader(PARCELS, reader)
+    direct = [loader.one(keys[0]), loader.one(keys[2]), loader.many(keys), loader.many([])]
+    with heard(reader):
+        through_sqlalchemy = [loader.one(keys[0]), loader.one(keys[2]), loader.many(keys), loader.many([])]
+
+    assert direct == through_sqlalchemy
+    assert [list(loaded.rows) for loaded in direct] == [keys[:1], [], keys[:2], []]
+    types = [
+        [[type(value) for value in row] for loaded in found for row in loaded.rows.values()]
+        for found in (direct, through_sqlalchemy)
+    ]
+    assert types[0] == types[1]
+    reader.dispose()
+
+
+def test_whoever_listens_to_statements_or_logs_them_misses_none(
+    people_engine: sa.Engine,
+    reader: sa.Engine,
+    statements: Statements,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sa.Engine, "_has_events", False)  # to have it restored: nothing takes it back
+    loader = Loader(PEOPLE, reader)
+    loader.one(("ada",))
+    with statements(reader) as seen:
+        loader.one(("ada",))
+        loader.many([("ada",), ("bob",)])
+    assert len(seen) == 2
+
+    everywhere: list[str] = []
+    with listening(sa.Engine, "before_cursor_execute", lambda *args: everywhere.append(args[2])):
+        loader.one(("ada",))
+    with listening(reader.dialect, "do_execute", lambda *args: everywhere.append(args[1])):
+        loader.one(("ada",))
+    assert len(everywhere) == 2
+
+    with caplog.at_level(logging.INFO, "sqlalchemy.engine"):
+        loader.one(("ada",))
+    assert any("FROM person" in message for message in caplog.messages)
+
+
+def test_an_error_of_a_statement_is_sqlalchemys_and_the_connection_stays_good(
+    people_engine: sa.Engine, reader: sa.Engine
+) -> None:
+    loader = Loader(PEOPLE, reader)
+    loader.one(("ada",))
+    Base.metadata.drop_all(people_engine)
+    for read in (lambda: loader.one(("ada",)), lambda: loader.many([("ada",), ("bob",)])):
+        with pytest.raises((sa.exc.OperationalError, sa.exc.ProgrammingError), match="person") as caught:
+            read()
+        assert "FROM person" in str(caught.value.statement)
+        assert caught.value.orig is not None
+        assert not caught.value.connection_invalidated
+    Base.metadata.create_all(people_engine)
+    connections = reader.pool.status()
+    assert loader.one(("ada",)) == ({}, True)
+    assert reader.pool.status() == connections
+
+
+def test_a_listener_to_errors_is_told_of_those_of_reads(people_engine: sa.Engine, reader: sa.Engine) -> None:
+    told: list[Any] = []
+    loader = Loader(PEOPLE, reader)
+    loader.one(("ada",))
+    Base.metadata.drop_all(people_engine)
+    with (
+        listening(reader, "handle_error", told.append),
+        pytest.raises((sa.exc.OperationalError, sa.exc.ProgrammingError)),
+    ):
+        loader.one(("ada",))
+
+    assert len(told) == 1
+
+
+def test_a_database_that_cannot_be_reached_is_sqlalchemys_error(path: str) -> None:
+    host = sa.create_engine(f"sqlite:///{path}")
+    Base.metadata.create_all(host)
+    reader = read_engine_of(host)
+    loader = Loader(PEOPLE, reader)
+    loader.one(("ada",))
+    reader.dispose()
+
+    def refused(*_: object) -> None:
+        raise sqlite3.OperationalError("no more connections")
+
+    with listening(host, "do_connect", refused), pytest.raises(sa.exc.OperationalError, match="no more connections"):
+        loader.one(("ada",))
+    assert loader.one(("ada",)) == ({}, True)
+
+
+def test_a_connection_that_the_server_closed_costs_one_error_and_is_replaced(mysql_url: str) -> None:
+    host = sa.create_engine(mysql_url)
+    Base.metadata.create_all(host)
+    store(host, person())
+    reader = read_engine_of(host)
+    loader = Loader(PEOPLE, reader)
+    assert loader.one(("ada",)).rows
+    kill_connections_of(reader, host)
+
+    with pytest.raises(sa.exc.OperationalError) as caught:
+        loader.one(("ada",))
+    assert caught.value.connection_invalidated
+    assert loader.one(("ada",)).rows
+    reader.dispose()
+    host.dispose()
+
+
+def test_a_connection_that_the_server_closed_is_noticed_before_where_the_host_has_that_asked(mysql_url: str) -> None:
+    host = sa.create_engine(mysql_url, pool_pre_ping=True)
+    Base.metadata.create_all(host)
+    store(host, person())
+    reader = read_engine_of(host)
+    loader = Loader(PEOPLE, reader)
+    assert loader.one(("ada",)).rows
+    kill_connections_of(reader, host)
+
+    assert loader.one(("ada",)).rows
+    reader.dispose()
+    host.dispose()
+
+
+def kill_connections_of(reader: sa.Engine, host: sa.Engine) -> None:
+    with reader.connect() as connection:
+        number = connection.exec_driver_sql("SELECT CONNECTION_ID()").scalar_one()
+    with host.connect() as connection:
+        connection.exec_driver_sql(f"KILL {number}")
+
+
+def test_a_read_that_is_interrupted_leaves_no_connection_in_the_middle_of_a_reply(
+    people_engine: sa.Engine, reader: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(people_engine, person(), person("bob"))
+    loader = Loader(PEOPLE, reader)
+    assert loader.one(("ada",)).rows
+    opened: list[object] = []
+    execute = reader.dialect.do_execute
+
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        execute(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reader.dialect, "do_execute", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        loader.one(("ada",))
+    monkeypatch.undo()
+
+    with listening(reader, "connect", lambda connection, _: opened.append(connection)):
+        assert list(loader.one(("bob",)).rows) == [("bob",)]
+    assert len(opened) == 1
+
+
+def test_a_key_that_a_hosts_type_refuses_is_sqlalchemys_error(engine: sa.Engine) -> None:
+    OwnBase.metadata.create_all(engine)
+    loader = Loader(EntityMapping(Fussy), engine)
+    for read in (lambda: loader.one(("no",)), lambda: loader.many([("yes",), ("no",)])):
+        with pytest.raises(sa.exc.StatementError, match="no is no code"):
+            read()
+        with heard(engine), pytest.raises(sa.exc.StatementError, match="no is no code"):
+            read()
+
+
+def test_many_rows_are_asked_within_every_databases_limit_on_parameters(
+    people_engine: sa.Engine, reader: sa.Engine, statements: Statements
+) -> None:
+    ids = [f"p{number:05}" for number in range(10_000)]
+    with people_engine.begin() as connection:
+        rows = [{"id": id, "first_name": id, "last_name": "", "version": 1} for id in ids if not id.endswith("7")]
+        connection.execute(sa.insert(PEOPLE.table), rows)
+    with statements(reader) as seen:
+        found, committed = Loader(PEOPLE, reader).many([(id,) for id in ids])
+
+    assert found == {(row["id"],): tuple(row.values()) for row in rows}
+    assert committed
+    assert len(seen) == 12  # of 900 and less: SQLite before 3.32 takes 999
+    assert max(len(re.findall(r"\?|%\(\w+\)s|%s", statement)) for statement in seen) == 900
+
+
+def test_rows_of_composite_keys_are_found_alone_and_together(engine: sa.Engine, statements: Statements) -> None:
+    HostBase.metadata.create_all(engine)
+    stored = [(depot, number) for depot in ("Köln", "köln", "Nîmes") for number in range(400)]
+    store(engine, *(parcel(depot, number) for depot, number in stored))
+    loader = Loader(PARCELS, engine)
+    with statements(engine) as seen:
+        assert list(loader.one(("köln", 3)).rows) == [("köln", 3)]
+        assert loader.one(("KÖLN", 3)).rows == {}
+        assert sorted(loader.many([*stored, ("Nîmes", 400), ("Oslo", 1)]).rows) == sorted(stored)
+
+    assert len(seen) == 2 + 3  # 450 keys of two columns are 900 parameters
+
+
+def test_rows_beyond_a_key_are_those_that_sort_after_it(engine: sa.Engine) -> None:
+    HostBase.metadata.create_all(engine)
+    keys = [(depot, number) for depot in ("a", "a ", "b", "ä", "B") for number in (-1, 0, 2, 10)]
+    store(engine, *(parcel(depot, number) for depot, number in keys))
+    loader = Loader(PARCELS, engine)
+    queries = Queries(PARCELS)
+    for beyond in [*keys, ("a", 1), ("Ä", 5), ("", 0), ("~", 0)]:
+        rows = loader.select(queries.after(beyond))
+        assert [PARCELS.identity_in(row) for row in rows] == sorted(key for key in keys if key > beyond), beyond
+
+
+# The host's settings
+
+
+class Marked(sqlite3.Connection):
+    """A connection of a class of the host's own."""
+
+
+def marked(path: str) -> Marked:
+    return sqlite3.connect(path, factory=Marked, check_same_thread=False)
+
+
+def driver_of(engine: sa.Engine) -> Any:
+    with engine.connect() as connection:
+        return connection.connection.driver_connection
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "host.db")
+
+
+def test_reads_use_the_hosts_creator(path: str) -> None:
+    reader = read_engine_of(sa.create_engine("sqlite:///", creator=lambda: marked(path)))
+
+    assert isinstance(driver_of(reader), Marked)
+    reader.dispose()
+
+
+def test_reads_use_the_hosts_connect_arguments(path: str) -> None:
+    reader = read_engine_of(sa.create_engine(f"sqlite:///{path}", connect_args={"factory": Marked}))
+
+    assert isinstance(driver_of(reader), Marked)
+    reader.dispose()
+
+
+def test_reads_use_the_hosts_connect_arguments_on_mysql(mysql_url: str) -> None:
+    host = sa.create_engine(mysql_url, connect_args={"init_command": "SET @host = 'ours'"})
+    reader = read_engine_of(host)
+    with reader.connect() as connection:
+        assert connection.exec_driver_sql("SELECT @host").scalar() == "ours"
+    reader.dispose()
+
+
+def test_the_hosts_listeners_for_connections_are_called_for_those_of_reads(path: str) -> None:
+    host = sa.create_engine(f"sqlite:///{path}")
+    tokens: list[str] = []
+
+    @event.listens_for(host, "do_connect")
+    def authorize(_dialect: object, _record: object, _arguments: object, _options: object) -> None:
+        tokens.append("asked")
+
+    @event.listens_for(host, "connect")
+    def prepare(connection: sqlite3.Connection, _record: object) -> None:
+        connection.create_function("depot", 0, lambda: "Köln")
+
+    reader = read_engine_of(host)
+    with reader.connect() as connection:
+        assert connection.scalar(sa.select(sa.func.depot())) == "Köln"
+    assert tokens == ["asked"]
+    reader.dispose()
+
+
+def test_reads_go_to_the_schema_that_the_host_translates_to(path: str, tmp_path: Path) -> None:
+    host = sa.create_engine(f"sqlite:///{path}", execution_options={"schema_translate_map": {None: "tenant"}})
+    event.listen(host, "connect", lambda driver, _: driver.execute(f"ATTACH '{tmp_path / 'tenant.db'}' AS tenant"))
+    Base.metadata.create_all(host)
+    store(host, person())
+    repository = SQLAlchemyRepository(Person, host)
+
+    assert repository.get("ada") == person()
+    assert repository.get_many(["ada"]) == {"ada": person()}
+    assert repository.count() == 1
+    repository.close()
+    host.dispose()
+
+
+def test_reads_go_to_the_schema_that_the_host_translates_to_on_mysql(mysql_url: str) -> None:
+    tenant = sa.make_url(mysql_url).database
+    plain = sa.create_engine(sa.make_url(mysql_url).set(database="mysql"))
+    host = plain.execution_options(schema_translate_map={None: tenant})
+    Base.metadata.create_all(host)
+    store(host, person())
+    repository = SQLAlchemyRepository(Person, host)
+
+    assert repository.get("ada") == person()
+    repository.close()
+    host.dispose()
+
+
+def test_json_reads_as_the_hosts_functions_say(database_url: str) -> None:
+    def exactly(text: str) -> Any:
+        return json.loads(text, parse_float=str)
+
+    host = sa.create_engine(
+        database_url, json_deserializer=exactly, json_serializer=lambda value: json.dumps(value, ensure_ascii=False)
+    )
+    HostBase.metadata.create_all(host)
+    store(host, parcel(contents={"weight": 1.10, "of": "Bücher"}))
+    repository = SQLAlchemyRepository(Parcel, host)
+    with orm.Session(host) as session:
+        ours = session.get(Parcel, ("Köln", 7))
+        assert ours is not None
+        assert ours.contents == {"weight": "1.1", "of": "Bücher"}
+
+    assert repository.get(("Köln", 7)) == ours
+    assert repository.find(contents={"weight": 1.10, "of": "Bücher"}) == [ours]
+    repository.close()
+    host.dispose()
+
+
+def test_dates_that_the_hosts_driver_converts_are_not_converted_again(path: str) -> None:
+    arguments = {"detect_types": sqlite3.PARSE_DECLTYPES}
+    host = sa.create_engine(f"sqlite:///{path}", native_datetime=True, connect_args=arguments)
+    HostBase.metadata.create_all(host)
+    store(host, parcel())
+    repository = SQLAlchemyRepository(Parcel, host)
+
+    assert repository.get(("Köln", 7)) == parcel()
+    repository.close()
+    host.dispose()
+
+
+def test_parameters_stay_hidden_in_errors_where_the_host_hides_them(database_url: str) -> None:
+    host = sa.create_engine(database_url, hide_parameters=True)
+    repository = SQLAlchemyRepository(Person, host)
+    with pytest.raises(sa.exc.DBAPIError) as caught:  # there is no such table
+        repository.get("secret-id")
+
+    assert "secret-id" not in str(caught.value)
+    repository.close()
+    host.dispose()
+
+
+def test_a_host_whose_only_connection_is_in_use_can_read(database_url: str) -> None:
+    host = sa.create_engine(database_url, pool_size=1, max_overflow=0, pool_timeout=0)
+    Base.metadata.create_all(host)
+    with PersonService.over(orm.sessionmaker(host), "memory://") as people:
+        people.add(person())
+        with host.connect() as only:
+            only.execute(sa.select(1))
+            for use_db in (True, False):
+                with people.using(use_db=use_db):
+                    assert people.get("ada") == person()
+                    assert people.get_many(["ada", "bob"]) == {"ada": person()}
+                    assert people.list() == people.find() == [person()]
+                    assert people.count() == 1
+    host.dispose()
+
+
+# SQLite in memory: one connection, the host's
+
+
+@pytest.fixture
+def shared() -> Iterator[sa.Engine]:
+    engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool, connect_args={"check_same_thread": False})
+    Base.metadata.create_all(engine)
+    yield engine
+    engine.dispose()
+
+
+def elsewhere(read: Callable[[], Any]) -> Any:
+    """The result of a call in a thread of its own, which is over and forgotten when this returns."""
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(read()))
+    thread.start()
+    thread.join()
+    del thread
+    gc.collect()
+    return found[0]
+
+
+def here(read: Callable[[], Any]) -> Any:
+    return read()
+
+
+@pytest.mark.parametrize("run", [here, elsewhere])
+def test_a_read_beside_the_hosts_transaction_leaves_it_open_and_fills_nothing(
+    shared: sa.Engine, run: Callable[[Callable[[], Any]], Any]
+) -> None:
+    people = PersonService.over(orm.sessionmaker(shared), "memory://")
+    with orm.Session(shared) as session:
+        session.add(person())
+        session.flush()
+        run(lambda: people.get("ada"))
+        run(lambda: people.get_many(["ada", "bob"]))
+        run(people.list)
+        run(people.count)
+        assert (people.stats().fills, people.stats().uncacheable) == (0, 3)
+        session.commit()
+
+    assert run(lambda: people.get("ada")) == person()
+    assert (people.stats().fills, people.stats().hits) == (1, 0)
+    assert run(lambda: people.get("ada")) == person()
+    assert (people.stats().fills, people.stats().hits) == (1, 1)
+    people.close()
+
+
+def test_a_read_beside_a_transaction_that_is_rolled_back_is_not_remembered(shared: sa.Engine) -> None:
+    people = PersonService.over(orm.sessionmaker(shared), "memory://")
+    with orm.Session(shared) as session:
+        session.add(person())
+        session.flush()
+        people.get("ada")
+        people.get("ada")
+        session.rollback()
+
+    assert people.get("ada") is None
+    people.close()
+
+
+@pytest.mark.parametrize("ends", [sa.Connection.commit, sa.Connection.rollback])
+def test_rows_read_while_a_transaction_begins_and_ends_are_not_taken_for_committed(
+    shared: sa.Engine, ends: Callable[[sa.Connection], None]
+) -> None:
+    reader = read_engine_of(shared)
+    other = shared.connect()
+
+    @event.listens_for(reader, "after_cursor_execute")
+    def interleave(*_: object) -> None:
+        other.execute(sa.insert(PEOPLE.table), {"id": "bob", "first_name": "", "last_name": "", "version": 1})
+        ends(other)
+
+    assert not Loader(PEOPLE, reader).one(("ada",)).committed
+    with shared.begin() as connection:
+        connection.execute(sa.delete(PEOPLE.table))
+    assert not Loader(PEOPLE, reader).many([("ada",)]).committed
+    other.close()
+
+
+def test_closing_a_service_or_losing_it_leaves_the_hosts_transaction_open(shared: sa.Engine) -> None:
+    with orm.Session(shared) as session:
+        session.add(person())
+        session.flush()
+        closed = PersonService.over(orm.sessionmaker(shared), "memory://")
+        closed.get("ada")
+        closed.close()
+        closed.get("ada")
+        closed.close()
+        lost = PersonService.over(orm.sessionmaker(shared), "memory://")
+        lost.get("ada")
+        del closed, lost
+        gc.collect()
+        session.commit()
+
+    with orm.Session(shared) as session:
+        assert session.get(Person, "ada") == person()
+
+
+def test_threads_read_beside_a_writer_and_never_see_less_than_was_committed(shared: sa.Engine) -> None:
+    people = PersonService.over(orm.sessionmaker(shared), "memory://")
+    people.add(person(first_name="0"))
+    acknowledged = 0
+    over = threading.Event()
+
+    def read() -> int:
+        reads = 0
+        while not over.is_set():
+            least = acknowledged
+            found = people.get("ada")
+            assert found is not None
+            assert int(found.first_name) >= least
+            reads += 1
+        return reads
+
+    with ThreadPoolExecutor(4) as pool:
+        readers = [pool.submit(read) for _ in range(4)]
+        try:
+            with orm.Session(shared, expire_on_commit=False) as session:
+                ada = session.get_one(Person, "ada")
+                for number in range(1, 50):
+                    ada.first_name = str(number)
+                    session.commit()
+                    acknowledged = number
+        finally:
+            over.set()
+        assert all(reader.result() for reader in readers)
+    people.close()
+
+
+def test_sqlite_in_memory_by_default_is_read_with_a_warning_and_never_cached(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its pool has a connection, and so a database, for each thread: what one reads says nothing to another."""
+    engine = sa.create_engine("sqlite://")
+    Base.metadata.create_all(engine)
+    with caplog.at_level(logging.WARNING, "person_repo"):
+        people = PersonService.over(orm.sessionmaker(engine), "memory://")
+    assert "poolclass=StaticPool" in caplog.text
+
+    people.add(person())
+    for _ in range(2):
+        assert people.get("ada") == person()
+        assert people.get_many(["ada", "bob"]) == {"ada": person()}
+    with orm.Session(engine) as session:
+        session.add(person("bob"))
+        session.flush()
+        assert people.get("bob") == person("bob")
+        session.rollback()
+    assert people.get("bob") is None
+    assert (people.stats().fills, people.stats().hits) == (0, 0)
+    people.close()
+    engine.dispose()
+
+
+# Sessions on one connection of the host's, as test suites have them that roll everything back
+
+
+@pytest.fixture
+def outer(people_engine: sa.Engine) -> Iterator[sa.Connection]:
+    with people_engine.connect() as connection, connection.begin() as transaction:
+        if people_engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN")  # else the driver would commit the savepoint, being the outermost
+        yield connection
+        if transaction.is_active:
+            transaction.rollback()
+
+
+def joined_to(connection: sa.Connection) -> orm.sessionmaker[orm.Session]:
+    return orm.sessionmaker(connection, join_transaction_mode="create_savepoint")
+
+
+def test_sessions_on_one_connection_read_what_they_wrote_and_nothing_is_cached(outer: sa.Connection) -> None:
+    people = PersonService.over(joined_to(outer), "memory://")
+    people.add(person())
+    with orm.Session(outer, join_transaction_mode="create_savepoint") as session, session.begin():
+        session.add(person("bob"))
+
+    for use_db in (True, False):
+        with people.using(use_db=use_db):
+            assert people.get("ada") == person()
+            assert people.get_one("ada") == person()
+            assert people.get_many(["bob", "ada", "eve"]) == {"bob": person("bob"), "ada": person()}
+            assert people.exists("bob")
+            assert not people.exists("eve")
+            assert people.find(first_name="Ada") == people.list() == [person(), person("bob")]
+            assert people.count() == 2
+    assert (people.stats().fills, people.stats().hits) == (0, 0)
+    people.close()
+
+
+def test_a_service_on_one_connection_commits_nothing(outer: sa.Connection, people_engine: sa.Engine) -> None:
+    people = PersonService.over(joined_to(outer), "memory://")
+    assert people.add_many([person(), person("bob")]) == 2
+    assert people.update("ada", first_name="Augusta").first_name == "Augusta"
+    assert people.upsert(person("eve")) == person("eve")
+    assert people.delete("bob")
+    assert [found.id for found in people.list()] == ["ada", "eve"]
+    outer.rollback()
+
+    with orm.Session(people_engine) as session:
+        assert session.scalars(sa.select(Person)).all() == []
+    people.close()
+
+
+def test_what_sessions_on_one_connection_read_is_detached_and_complete(outer: sa.Connection) -> None:
+    people = PersonService.over(joined_to(outer), "memory://")
+    people.add(person())
+    found = people.get_one("ada")
+
+    assert sa.inspect(found).detached
+    assert found.version == 1
+    assert people.get_one("ada") is not found
+    people.close()
+
+
+def test_all_repositories_of_one_engine_read_through_one_pool(people_engine: sa.Engine) -> None:
+    """A database has so many connections, and a host so many services."""
+    assert read_engine_of(people_engine) is read_engine_of(people_engine)
+    assert read_engine_of(people_engine) is not read_engine_of(sa.create_engine(people_engine.url))

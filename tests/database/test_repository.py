@@ -1,0 +1,1324 @@
+"""The methods of a repository, on both databases and on both sides of the toggle, which must not differ."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import decimal
+import itertools
+import threading
+import uuid
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import event, orm
+from sqlalchemy.dialects import mysql
+from sqlalchemy.ext.asyncio import async_sessionmaker
+from support.models import HostBase, Parcel, Size, parcel
+
+from person_repo.database.bulk import Insert
+from person_repo.database.repository import BoundRepository, SQLAlchemyRepository
+from person_repo.exceptions import (
+    ConfigurationError,
+    EntityExistsError,
+    EntityNotFoundError,
+    InvalidEntityError,
+    InvalidIdError,
+    PersonNotFoundError,
+    PersonRepoError,
+    StaleEntityError,
+    UnknownFieldError,
+)
+from person_repo.model import Base, Person
+from person_repo.reading.cached import CachedRepository
+from person_repo.service import PersonService, Service
+
+Statements = Callable[..., AbstractContextManager[list[str]]]
+
+AWKWARD_IDS = (
+    "", " ", "a", "A", "a ", " a", "á", "a\u0301", "Ångström", "ångström", "日本", "🐍", "%", "_", "'", "\\", "a,b",
+    "a:b", "a/b", "\n", "\t", "x" * 100, "ß", "ss", "0", "00", "None",
+)  # fmt: skip
+"""Strings that databases, cache keys or sloppy comparisons confuse."""
+
+
+class OwnBase(orm.DeclarativeBase):
+    """Metadata of this module's own."""
+
+
+class Loose(OwnBase):
+    """A host's table whose key compares without regard to case; some columns are loaded late, some made up."""
+
+    __tablename__ = "loose"
+    __mapper_args__ = {"eager_defaults": False}  # as where the database cannot return what it made up
+
+    code: orm.Mapped[str] = orm.mapped_column(
+        sa.String(40, collation="NOCASE").with_variant(
+            mysql.VARCHAR(40, charset="utf8mb4", collation="utf8mb4_general_ci"), "mysql", "mariadb"
+        ),
+        primary_key=True,
+    )
+    name: orm.Mapped[str | None] = orm.mapped_column(sa.String(40), default=None)
+    made: orm.Mapped[int] = orm.mapped_column(server_default="42")
+    late: orm.Mapped[str | None] = orm.mapped_column(sa.String(40), deferred=True, default=None)
+
+
+class Ticket(OwnBase):
+    """A host's table whose keys the database makes, with a collection that is loaded with it."""
+
+    __tablename__ = "ticket"
+
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    title: orm.Mapped[str] = orm.mapped_column(sa.String(40))
+    steps: orm.Mapped[list[Step]] = orm.relationship(lazy="joined", cascade="all, delete-orphan")
+
+
+class Step(OwnBase):
+    __tablename__ = "step"
+
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    ticket: orm.Mapped[int] = orm.mapped_column(sa.ForeignKey("ticket.id"))
+
+
+def person(id: str = "ada", first_name: str = "Ada", last_name: str = "Lovelace") -> Person:
+    return Person(id=id, first_name=first_name, last_name=last_name)
+
+
+def stored(engine: sa.Engine) -> list[tuple[Any, ...]]:
+    """The people in the database as it tells them, by code point."""
+    with engine.connect() as connection:
+        rows = connection.execute(sa.select(Person.id, Person.first_name, Person.last_name, Person.version))
+        return sorted(tuple(row) for row in rows)
+
+
+@pytest.fixture(params=["database", "cached"])
+def use_db(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param == "database")
+
+
+toggle_has_no_part = pytest.mark.parametrize("use_db", [False], ids=["cached"])
+"""Writes and sessions are the database's alone; what is read afterwards comes through the cache."""
+
+
+@pytest.fixture
+def people(sessions: orm.sessionmaker[orm.Session], use_db: bool) -> Iterator[PersonService]:
+    with PersonService.over(sessions, "memory://", use_db=use_db) as people:
+        yield people
+
+
+@pytest.fixture
+def parcels(engine: sa.Engine, use_db: bool) -> Iterator[Service[Parcel]]:
+    HostBase.metadata.create_all(engine)
+    with Service.over(Parcel, engine, "memory://", use_db=use_db) as parcels:
+        yield parcels
+
+
+@pytest.fixture
+def loose(engine: sa.Engine, use_db: bool) -> Iterator[Service[Loose]]:
+    OwnBase.metadata.create_all(engine)
+    with Service.over(Loose, engine, "memory://", use_db=use_db) as loose:
+        yield loose
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[sa.Engine]:
+    """SQLite's own patience of 5 seconds may not do for eight writers on a slow disk."""
+    engine = sa.create_engine(database_url, connect_args={"timeout": 60} if database_url.startswith("sqlite") else {})
+    yield engine
+    engine.dispose()
+
+
+# Reads
+
+
+def test_get_gives_the_entity_or_none(people: PersonService) -> None:
+    assert people.get("ada") is None
+    people.add(person())
+
+    assert people.get("ada") == person()
+    assert people.get("ada") == person()
+    assert people.get("bob") is None
+
+
+def test_what_is_read_is_detached_and_complete_and_has_its_version(people: PersonService) -> None:
+    people.add(person())
+    for found in (people.get_one("ada"), people.get_one("ada"), people.get_many(["ada"])["ada"], people.list()[0]):
+        assert sa.inspect(found).detached
+        assert not sa.inspect(found).modified
+        assert vars(found).keys() >= {"id", "first_name", "last_name", "version"}
+        assert found.version == 1
+
+
+def test_every_read_gives_objects_of_its_own(people: PersonService) -> None:
+    people.add(person())
+    seen = [people.get_one("ada"), people.get_one("ada"), people.get_many(["ada"])["ada"], people.find()[0]]
+    seen[0].first_name = "Augusta"
+
+    assert len(set(map(id, seen))) == 4
+    assert seen[1:] == [person()] * 3
+    assert people.get("ada") == person()
+
+
+@toggle_has_no_part
+def test_what_is_changed_inside_a_value_is_not_seen_by_others(parcels: Service[Parcel]) -> None:
+    parcels.add(parcel())
+    for _ in range(3):
+        found = parcels.get_one(("Köln", 7))
+        assert found.contents == parcel().contents
+        found.contents["nested"]["new"] = 1
+        found.contents["items"].append("new")
+
+    assert parcels.get_many([("Köln", 7)])["Köln", 7].contents == parcel().contents
+
+
+def test_every_kind_of_column_comes_back_as_it_was_stored(parcels: Service[Parcel]) -> None:
+    variants = [
+        parcel(),
+        parcel("Nîmes", -(2**31), note="", tags=(), contents=None, fragile=False, weight=-0.0, label=b""),
+        parcel("x" * 40, 2**31 - 1, contents=[], price=decimal.Decimal("-0.0001"), size=Size.SMALL, weight=1e300),
+        parcel("Köln", 0, due=datetime.date.min, received=datetime.datetime.max, token=uuid.UUID(int=0)),
+    ]
+    for variant in variants:
+        parcels.add(variant)
+    keys = [(variant.depot, variant.number) for variant in variants]
+    for _ in range(2):
+        assert [parcels.get(key) for key in keys] == variants
+        assert list(parcels.get_many(keys).values()) == variants
+
+
+def test_get_one_names_who_is_missing(people: PersonService, parcels: Service[Parcel]) -> None:
+    with pytest.raises(PersonNotFoundError, match="'nobody'") as caught:
+        people.get_one("nobody")
+    assert (caught.value.entity, caught.value.id) == ("Person", "nobody")
+    assert isinstance(caught.value, LookupError)
+
+    with pytest.raises(EntityNotFoundError, match="Parcel") as other:
+        parcels.get_one(("Köln", 7))
+    assert not isinstance(other.value, PersonNotFoundError)
+
+
+def test_get_many_gives_what_exists_in_the_order_of_the_ids(people: PersonService) -> None:
+    people.add_many(person(id) for id in "abcde")
+    for _ in range(2):
+        found = people.get_many(id for id in ["d", "nobody", "a", "d", "x" * 101, "c", "a"])
+        assert list(found) == ["d", "a", "c"]
+        assert found == {id: person(id) for id in "dac"}
+    assert people.get_many([]) == {}
+
+
+def test_ten_thousand_ids_are_read_with_repeats_asked_once(
+    people: PersonService, use_db: bool, statements: Statements
+) -> None:
+    people.add_many(person(f"p{number:05}") for number in range(3000))
+    ids = [f"p{number:05}" for number in range(5000, 0, -1)]
+    with statements(people.engine, people.read_engine) as seen:
+        first = people.get_many(ids + ids)
+        cold = len(seen)
+        again = people.get_many(ids + ids)
+        warm = len(seen) - cold
+
+    assert list(first) == [id for id in ids if id < "p03000"]
+    assert list(again) == list(first)
+    assert all(found == person(id) for id, found in again.items())
+    assert (cold, warm) == ((6, 6) if use_db else (6, 0))
+
+
+@toggle_has_no_part
+def test_one_string_is_no_collection_of_ids(people: PersonService) -> None:
+    for ids in ("ada", b"ada"):
+        with pytest.raises(TypeError, match="letter by letter"):
+            people.get_many(ids)
+
+
+def test_ids_that_cannot_be_stored_are_not_there(people: PersonService) -> None:
+    for id in ("x" * 101, "\ud800", "é" * 101):
+        assert people.get(id) is None
+        assert not people.exists(id)
+        assert people.get_many([id]) == {}
+        assert people.delete(id) is False
+        with pytest.raises(PersonNotFoundError):
+            people.update(id, first_name="A")
+
+
+@pytest.mark.parametrize("id", [1, None, True, 1.5, b"ada", ("ada",), ["ada"], type("Id", (str,), {})("ada")])
+def test_ids_of_another_type_are_refused(people: PersonService, id: Any) -> None:
+    for use in (people.get, people.get_one, people.exists, people.update, people.delete):
+        with pytest.raises(InvalidIdError):
+            use(id)
+    with pytest.raises(InvalidIdError):
+        people.get_many(["ada", id])
+    if id is not None:
+        with pytest.raises(InvalidIdError):
+            people.list(after=id)
+
+
+@pytest.mark.parametrize("id", ["Köln", ("Köln",), ("Köln", "7"), (7, "Köln"), ["Köln", 7], ("Köln", 7, 7)])
+def test_composite_ids_are_tuples_of_the_right_types(parcels: Service[Parcel], id: Any) -> None:
+    for use in (parcels.get, parcels.exists, parcels.delete):
+        with pytest.raises(InvalidIdError):
+            use(id)
+
+
+def test_ids_that_look_alike_are_as_many_people(people: PersonService, use_db: bool) -> None:
+    """Read, changed and deleted, alone and together: nobody is taken for another."""
+    for id in AWKWARD_IDS:
+        assert people.get(id) is None
+    people.add_many(person(id, first_name=f"<{id}>") for id in AWKWARD_IDS[::2])
+    for id in AWKWARD_IDS[1::2]:
+        people.add(person(id, first_name=f"<{id}>"))
+
+    for _ in range(2):
+        assert {id: people.get_one(id).first_name for id in AWKWARD_IDS} == {id: f"<{id}>" for id in AWKWARD_IDS}
+        assert {id: found.id for id, found in people.get_many(AWKWARD_IDS).items()} == {id: id for id in AWKWARD_IDS}
+    assert [found.id for found in people.find(first_name="<a >")] == ["a "]
+
+    people.update("a ", last_name="changed")
+    people.upsert(person("A", last_name="changed too"))
+    assert people.delete("á")
+    changed = {"a ": "changed", "A": "changed too"}
+    assert {id: found.last_name for id, found in people.get_many(AWKWARD_IDS).items()} == {
+        id: changed.get(id, "Lovelace") for id in AWKWARD_IDS if id != "á"
+    }
+
+
+def test_an_entity_exists_or_not(people: PersonService) -> None:
+    people.add(person())
+    for _ in range(2):
+        assert people.exists("ada") is True
+        assert people.exists("bob") is False
+
+
+def test_find_gives_all_that_are_equal_by_key(people: PersonService) -> None:
+    people.add_many([person("b"), person("a"), person("c", first_name="ADA"), person("d", last_name="King")])
+
+    assert [found.id for found in people.find(first_name="Ada")] == ["a", "b", "d"]
+    assert [found.id for found in people.find(first_name="Ada", last_name="Lovelace")] == ["a", "b"]
+    assert [found.id for found in people.find(version=1)] == ["a", "b", "c", "d"]
+    assert people.find(id="d") == [person("d", last_name="King")]
+    assert people.find(id="x" * 101) == people.find(last_name="lovelace") == []
+    with pytest.raises(UnknownFieldError, match="surname"):
+        people.find(surname="Lovelace")
+
+
+@toggle_has_no_part
+def test_find_takes_none_for_null_and_values_of_any_kind(parcels: Service[Parcel]) -> None:
+    parcels.add(parcel("A", 1))
+    parcels.add(parcel("A", 2, note="fragile", size=Size.SMALL))
+
+    assert [found.number for found in parcels.find(note=None)] == [1]
+    assert [found.number for found in parcels.find(size=Size.SMALL, depot="A")] == [2]
+    assert [found.number for found in parcels.find(price=decimal.Decimal("12345678.9"))] == [1, 2]
+    assert [found.number for found in parcels.find(token=parcel().token, number=2)] == [2]
+
+
+def test_pages_together_are_all_of_it_in_the_order_of_code_points(people: PersonService) -> None:
+    people.add_many(person(id) for id in AWKWARD_IDS)
+    for size in (1, 4, 27, 100):
+        pages = [people.list(limit=size)]
+        while pages[-1]:
+            pages.append(people.list(after=pages[-1][-1].id, limit=size))
+        assert [found.id for page in pages for found in page] == sorted(AWKWARD_IDS)
+        assert max(map(len, pages)) == min(size, len(AWKWARD_IDS))
+
+
+@toggle_has_no_part
+def test_pages_of_composite_keys_are_in_order_too(parcels: Service[Parcel]) -> None:
+    keys = [(depot, number) for depot in ("b", "B", "a", "a ", "ä") for number in (10, 9, -1)]
+    parcels.add_many(parcel(*key) for key in keys)
+    found: list[Parcel] = []
+    while page := parcels.list(after=(found[-1].depot, found[-1].number) if found else None, limit=4):
+        found += page
+
+    assert [(each.depot, each.number) for each in found] == sorted(keys)
+
+
+def test_a_page_begins_after_an_id_whether_it_exists_or_not(people: PersonService) -> None:
+    people.add_many(person(id) for id in "ace")
+
+    assert [found.id for found in people.list(after="b")] == ["c", "e"]
+    assert [found.id for found in people.list(after="c", limit=1)] == ["e"]
+    assert people.list(after="e") == []
+    assert len(people.list(after="")) == 3
+    with pytest.raises(InvalidIdError, match="after"):
+        people.list(after="x" * 101)
+    for limit in (0, -1):
+        with pytest.raises(ValueError, match="limit"):
+            people.list(limit=limit)
+
+
+@toggle_has_no_part
+def test_everybody_counts(people: PersonService) -> None:
+    assert people.count() == 0
+    people.add_many(person(id) for id in "ace")
+    assert people.count() == 3
+
+
+# Writes
+
+
+def test_add_stores_the_object_and_leaves_it_usable(people: PersonService) -> None:
+    ada = person()
+    people.add(ada)
+
+    assert stored(people.engine) == [("ada", "Ada", "Lovelace", 1)]
+    assert sa.inspect(ada).detached
+    assert ada.version == 1
+    ada.first_name = "Augusta"
+    assert people.upsert(ada).version == 2
+
+
+@toggle_has_no_part
+def test_what_the_database_makes_up_can_be_read_after_add(loose: Service[Loose]) -> None:
+    entity = Loose(code="a")
+    loose.add(entity)
+
+    assert (entity.code, entity.name, entity.made) == ("a", None, 42)
+    assert loose.upsert(Loose(code="b")).made == 42
+    assert loose.get_one("b").made == 42
+
+
+def test_a_key_that_is_taken_is_refused(people: PersonService) -> None:
+    people.add(person())
+    other = person(first_name="Augusta")
+    with pytest.raises(EntityExistsError, match="Person"):
+        people.add(other)
+
+    assert stored(people.engine) == [("ada", "Ada", "Lovelace", 1)]
+    assert people.get("ada") == person()
+    assert people.upsert(other) == other
+    assert stored(people.engine) == [("ada", "Augusta", "Lovelace", 2)]
+
+
+@toggle_has_no_part
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (person("x" * 101), "101 characters"),
+        (person(first_name="x" * 201), "201 characters"),
+        (person(last_name=None), "None"),  # type: ignore[arg-type]
+        (person(last_name="\ud800"), "surrogate"),
+        (person(first_name=b"Ada"), "bytes"),  # type: ignore[arg-type]
+        (person(id=1), "int"),  # type: ignore[arg-type]
+        (object(), "object"),
+        (None, "NoneType"),
+        (Person, "Person"),
+    ],
+)
+def test_what_the_database_would_refuse_or_change_is_refused(people: PersonService, wrong: Any, reason: str) -> None:
+    for write in (people.add, people.upsert, lambda entity: people.add_many([person("fine"), entity])):
+        with pytest.raises(InvalidEntityError, match=reason):
+            write(wrong)
+
+    assert stored(people.engine) == []
+
+
+@toggle_has_no_part
+def test_what_the_database_itself_refuses_is_told_apart_from_what_exists(parcels: Service[Parcel]) -> None:
+    """A CHECK is no duplicate."""
+    with parcels.engine.begin() as connection:
+        connection.execute(sa.text("DROP TABLE parcel"))
+        checked = sa.Table("parcel", sa.MetaData(), *[column._copy() for column in Parcel.__table__.columns])
+        checked.append_constraint(sa.CheckConstraint("weight > 0", name="heavy"))
+        checked.create(connection)
+    with pytest.raises(InvalidEntityError, match="refused by the database"):
+        parcels.add(parcel(weight=-1.0))
+    parcels.add(parcel())
+    with pytest.raises(EntityExistsError):
+        parcels.add_many([parcel(number=8), parcel()])
+    assert parcels.count() == 1
+
+
+@toggle_has_no_part
+def test_a_copy_of_something_stored_is_not_added(people: PersonService) -> None:
+    people.add(person())
+    for copy in (people.get_one("ada"), people.get_one("ada")):
+        with pytest.raises(InvalidEntityError, match="update or upsert"):
+            people.add(copy)
+    people.delete("ada")
+    with pytest.raises(InvalidEntityError):
+        people.add(copy)
+
+
+@toggle_has_no_part
+def test_an_object_of_another_session_is_not_added(people: PersonService) -> None:
+    with orm.Session(people.engine) as session:
+        pending = person()
+        session.add(pending)
+        with pytest.raises(InvalidEntityError, match="another session"):
+            people.add(pending)
+        session.flush()
+        with pytest.raises(InvalidEntityError):
+            people.add(pending)
+        session.rollback()
+
+    assert stored(people.engine) == []
+
+
+def test_a_hundred_thousand_are_added_as_they_are_made(people_engine: sa.Engine) -> None:
+    """The rows are counted where the driver is given them; one object in ten, where it is collected."""
+    total = 100_000 if people_engine.dialect.name == "sqlite" else 10_000
+    people = SQLAlchemyRepository(Person, people_engine)
+    alive: dict[int, weakref.ref[Person]] = {}
+    most_alive = sent = longest_lead = 0
+
+    @event.listens_for(people_engine, "before_cursor_execute")
+    def count(_c: object, _cursor: object, statement: str, parameters: Any, _context: object, many: bool) -> None:
+        nonlocal sent
+        sent += len(parameters) if many and statement.startswith("INSERT") else 0
+
+    def made() -> Iterator[Person]:
+        nonlocal most_alive, longest_lead
+        for number in range(total):
+            one = person(f"p{number:06}")
+            if number % 10 == 0:
+                alive[number] = weakref.ref(one, lambda _, number=number: alive.pop(number, None))  # type: ignore[misc]
+                most_alive = max(most_alive, len(alive))
+            longest_lead = max(longest_lead, number + 1 - sent)
+            yield one
+
+    assert people.add_many(made()) == total
+    assert people.count() == sent == total
+    assert longest_lead <= 1000
+    assert most_alive <= 200
+    assert people.get_one(f"p{total - 1:06}").version == 1
+    people.close()
+
+
+@toggle_has_no_part
+def test_rows_without_objects_are_stored_like_objects(people: PersonService, statements: Statements) -> None:
+    names = ["id", "first_name", "last_name"]
+    chunks = [[("ada", "Ada", "100 %s"), ("bob", "Bob", "; %(id)s")], [], [("eve", "\u00c9ve", "?")]]
+    with statements(people.engine) as seen:
+        assert people.database.add_rows(names, chunks) == 3
+    assert len(seen) == 2
+    assert people.list() == [Person(id=id, first_name=first, last_name=last) for c in chunks for id, first, last in c]
+    assert {found.version for found in people.list()} == {1}
+
+    with pytest.raises(EntityExistsError):
+        people.database.add_rows(names, [[("new", "a", "b")], [("ada", "a", "b")]])
+    assert people.get("new") is None
+
+
+def test_rows_of_what_a_driver_cannot_take_as_it_is_are_stored_all_the_same(
+    parcels: Service[Parcel],
+) -> None:
+    made = [parcel(number=number) for number in range(3)]
+    names = list(parcels.database.mapping.names)
+
+    assert parcels.database.add_rows(names, [[tuple(getattr(one, name) for name in names) for one in made]]) == 3
+    assert parcels.list() == made
+
+
+def test_rows_go_to_the_schema_that_the_host_translates_to(people_engine: sa.Engine) -> None:
+    translated = people_engine.execution_options(schema_translate_map={None: None})
+    mapping = SQLAlchemyRepository(Person, people_engine).mapping
+    with translated.connect() as connection, people_engine.connect() as plain:
+        assert Insert.of(mapping, ["id", "first_name", "last_name"], connection) is None
+        assert Insert.of(mapping, ["first_name", "last_name"], plain) is None  # the key is made elsewhere
+        assert Insert.of(mapping, ["last_name", "id", "first_name"], plain) is None  # another order than the table's
+        assert Insert.of(mapping, ["id", "first_name", "last_name"], plain) is not None
+
+
+def test_what_add_many_is_given_stays_as_it_is(people: PersonService) -> None:
+    ada = person()
+    assert people.add_many([ada]) == 1
+
+    assert sa.inspect(ada).transient
+    assert people.get_one("ada").version == 1
+    assert people.add_many([]) == 0
+
+
+@toggle_has_no_part
+def test_copies_from_another_database_can_be_added(people: PersonService) -> None:
+    source = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
+    Base.metadata.create_all(source)
+    with orm.Session(source) as session, session.begin():
+        session.add_all([person(), person("bob")])
+    with orm.Session(source) as session, session.begin():
+        session.get_one(Person, "bob").first_name = "Bob"
+    copies = SQLAlchemyRepository(Person, source).list()
+
+    assert people.add_many(copies) == 2
+    assert stored(people.engine) == [("ada", "Ada", "Lovelace", 1), ("bob", "Bob", "Lovelace", 1)]
+    source.dispose()
+
+
+@toggle_has_no_part
+def test_all_are_added_or_none(people: PersonService) -> None:
+    people.add(person("taken"))
+
+    def breaking() -> Iterator[Person]:
+        yield from (person(f"p{number:05}") for number in range(2500))
+        raise KeyError("the source broke")
+
+    with pytest.raises(EntityExistsError):
+        people.add_many(itertools.chain((person(f"p{number:05}") for number in range(2500)), [person("taken")]))
+    with pytest.raises(EntityExistsError):
+        people.add_many([person("twice"), person("twice")])
+    with pytest.raises(InvalidEntityError):
+        people.add_many(itertools.chain((person(f"p{number:05}") for number in range(2500)), [person("x" * 101)]))
+    with pytest.raises(KeyError, match="the source broke"):
+        people.add_many(breaking())
+
+    assert stored(people.engine) == [("taken", "Ada", "Lovelace", 1)]
+    assert people.get("p00000") is None
+
+
+def test_a_source_may_read_while_it_is_added(people: PersonService) -> None:
+    people.add(person("known"))
+
+    def unknown() -> Iterator[Person]:
+        for id in ("a", "known", "b"):
+            if not people.exists(id):
+                yield person(id)
+
+    assert people.add_many(unknown()) == 2
+    assert [found.id for found in people.list()] == ["a", "b", "known"]
+    assert people.exists("a")
+
+
+def test_update_changes_fields_and_returns_the_whole(people: PersonService) -> None:
+    people.add(person())
+    assert people.get("ada") == person()
+    changed = people.update("ada", first_name="Augusta", last_name="King")
+
+    assert sa.inspect(changed).detached
+    assert (changed.id, changed.first_name, changed.last_name, changed.version) == ("ada", "Augusta", "King", 2)
+    assert people.get("ada") == changed
+    assert stored(people.engine) == [("ada", "Augusta", "King", 2)]
+
+
+@toggle_has_no_part
+def test_an_update_to_what_is_there_already_changes_nothing(people: PersonService) -> None:
+    people.add(person())
+
+    assert people.update("ada", first_name="Ada").version == 1
+    assert people.update("ada").version == 1
+    assert people.get_one("ada").version == 1
+
+
+@toggle_has_no_part
+def test_update_takes_what_the_database_computes(people: PersonService) -> None:
+    people.add(person())
+
+    assert people.update("ada", first_name=Person.first_name + " Augusta").first_name == "Ada Augusta"
+    assert people.get_one("ada").first_name == "Ada Augusta"
+
+
+@toggle_has_no_part
+def test_update_refuses_what_it_cannot_do(people: PersonService) -> None:
+    people.add(person())
+    with pytest.raises(PersonNotFoundError, match="nobody"):
+        people.update("nobody", first_name="A")
+    with pytest.raises(UnknownFieldError, match="surname"):
+        people.update("ada", surname="King")
+    with pytest.raises(InvalidEntityError, match="first_name"):
+        people.update("ada", first_name="x" * 201)
+    with pytest.raises(InvalidEntityError, match="last_name"):
+        people.update("ada", last_name=None)
+
+    assert stored(people.engine) == [("ada", "Ada", "Lovelace", 1)]
+
+
+def test_a_composite_key_can_be_moved_by_update(parcels: Service[Parcel]) -> None:
+    parcels.add(parcel("Köln", 7))
+    assert parcels.get(("Köln", 7)) is not None
+    assert parcels.get(("Köln", 8)) is None
+    moved = parcels.update(("Köln", 7), number=8)
+
+    assert moved.number == 8
+    assert parcels.get(("Köln", 7)) is None
+    assert parcels.get(("Köln", 8)) == moved
+
+
+def test_upsert_stores_what_is_new_and_replaces_what_is_not(people: PersonService) -> None:
+    assert people.get("ada") is None
+    first = people.upsert(person())
+    assert (first.version, people.get("ada")) == (1, person())
+    second = people.upsert(person(first_name="Augusta"))
+
+    assert (second.first_name, second.version) == ("Augusta", 2)
+    assert sa.inspect(second).detached
+    assert people.get("ada") == second
+    assert people.upsert(second).version == 2
+
+
+@toggle_has_no_part
+def test_upsert_leaves_the_object_it_is_given_alone(people: PersonService) -> None:
+    people.add(person())
+    given = person(first_name="Augusta")
+    people.upsert(given)
+
+    assert sa.inspect(given).transient
+
+
+def test_a_copy_older_than_the_row_is_refused(people: PersonService) -> None:
+    people.add(person())
+    people.get("ada")
+    copy, other = people.get_one("ada"), people.get_one("ada")
+    people.update("ada", last_name="King")
+    copy.first_name = "Augusta"
+    for stale in (copy, other):
+        with pytest.raises(StaleEntityError, match="read it again"):
+            people.upsert(stale)
+
+    assert people.get("ada") == person(last_name="King")
+    fresh = people.get_one("ada")
+    fresh.first_name = "Augusta"
+    assert people.upsert(fresh) == person(first_name="Augusta", last_name="King")
+
+
+@toggle_has_no_part
+def test_a_copy_of_what_was_deleted_and_added_again_is_no_copy_of_that(people: PersonService) -> None:
+    people.add(person())
+    people.update("ada", last_name="King")
+    copy = people.get_one("ada")
+    people.delete("ada")
+    people.add(person())
+
+    with pytest.raises(StaleEntityError):
+        people.upsert(copy)
+
+
+def test_delete_tells_whether_there_was_one(people: PersonService) -> None:
+    people.add(person())
+    assert people.get("ada") == person()
+
+    assert people.delete("ada") is True
+    assert people.get("ada") is None
+    assert people.delete("ada") is False
+    assert people.get("ada") is None
+    people.add(person(first_name="Augusta"))
+    assert people.get("ada") == person(first_name="Augusta")
+
+
+@toggle_has_no_part
+def test_a_row_that_others_refer_to_is_not_deleted(people: PersonService) -> None:
+    if people.engine.dialect.name == "sqlite":
+        event.listen(people.engine, "connect", lambda driver, _: driver.execute("PRAGMA foreign_keys=ON"))
+        people.engine.dispose()
+    metadata = sa.MetaData()
+    sa.Table("person", metadata, Person.__table__.c.id._copy())
+    child = sa.Table("child", metadata, sa.Column("of", Person.__table__.c.id.type, sa.ForeignKey("person.id")))
+    child.create(people.engine)
+    people.add(person())
+    with people.engine.begin() as connection:
+        connection.execute(child.insert().values(of="ada"))
+
+    with pytest.raises(InvalidEntityError, match="refused by the database"):
+        people.delete("ada")
+    assert people.get("ada") == person()
+    child.drop(people.engine)
+
+
+# Writers at the same time
+
+
+def together(count: int, work: Callable[[int], Any]) -> list[Any]:
+    """What ``work`` returns in each of several threads that begin together."""
+    barrier = threading.Barrier(count)
+
+    def begin(number: int) -> Any:
+        barrier.wait()
+        return work(number)
+
+    with ThreadPoolExecutor(count) as pool:
+        return [done.result() for done in [pool.submit(begin, number) for number in range(count)]]
+
+
+def test_no_update_is_lost_to_another(sessions: orm.sessionmaker[orm.Session]) -> None:
+    with PersonService.over(sessions, "memory://") as people:
+        people.add(person(first_name=""))
+
+        def add_letters(_: int) -> None:
+            for _ in range(8):
+                people.update("ada", first_name=Person.first_name + "x")
+                people.get_one("ada")
+
+        together(8, add_letters)
+        assert people.get_one("ada").first_name == "x" * 64
+        assert people.get_one("ada").version == 65
+
+
+def test_no_number_is_lost_that_was_read_for_update(sessions: orm.sessionmaker[orm.Session]) -> None:
+    with PersonService.over(sessions, "memory://") as people:
+        people.add(person(first_name="0"))
+
+        def count(_: int) -> None:
+            for _ in range(5):
+                with sessions.begin() as session:
+                    bound = people.bind(session)
+                    number = int(bound.get_one("ada", for_update=True).first_name)
+                    bound.update("ada", first_name=str(number + 1))
+
+        together(8, count)
+        assert people.get_one("ada").first_name == "40"
+
+
+def test_rows_without_a_version_lose_nothing_either(engine: sa.Engine) -> None:
+    HostBase.metadata.create_all(engine)
+    with Service.over(Parcel, engine, "memory://") as parcels:
+        parcels.add(parcel(weight=0.0))
+
+        def load(_: int) -> None:
+            for _ in range(5):
+                parcels.update(("Köln", 7), weight=Parcel.weight + 1)
+
+        together(8, load)
+        assert parcels.get_one(("Köln", 7)).weight == 40.0
+
+
+def test_upserts_of_one_key_all_succeed(sessions: orm.sessionmaker[orm.Session]) -> None:
+    with PersonService.over(sessions, "memory://") as people:
+        for id in ("first", "second", "third"):
+            results = together(8, lambda number, id=id: people.upsert(person(id, first_name=str(number))))  # type: ignore[misc]
+            assert sorted(result.first_name for result in results) == list("01234567")
+            last = people.get_one(id)
+            assert last.version == 8
+            assert last.first_name in [result.first_name for result in results if result.version == 8]
+
+
+def test_upserts_and_deletes_of_one_key_all_succeed(sessions: orm.sessionmaker[orm.Session]) -> None:
+    with PersonService.over(sessions, "memory://") as people:
+
+        def work(number: int) -> None:
+            for _ in range(5):
+                if number % 2:
+                    people.delete("ada")
+                else:
+                    people.upsert(person(first_name=str(number)))
+
+        together(8, work)
+        assert people.get("ada") in [None, *(person(first_name=str(number)) for number in range(8))]
+
+
+def test_one_of_many_deletes_is_told_that_it_was_the_one(engine: sa.Engine) -> None:
+    Base.metadata.create_all(engine)
+    HostBase.metadata.create_all(engine)
+    with PersonService.over(engine, "memory://") as people, Service.over(Parcel, engine, "memory://") as parcels:
+        for _ in range(3):
+            people.add(person())
+            parcels.add(parcel())
+            assert sorted(together(8, lambda _: people.delete("ada"))) == [False] * 7 + [True]
+            assert sorted(together(8, lambda _: parcels.delete(("Köln", 7)))) == [False] * 7 + [True]
+
+
+def test_one_of_many_adds_of_one_key_succeeds(sessions: orm.sessionmaker[orm.Session]) -> None:
+    with PersonService.over(sessions, "memory://") as people:
+
+        def add(number: int) -> str | None:
+            try:
+                people.add(person(first_name=str(number)))
+            except EntityExistsError:
+                return None
+            return str(number)
+
+        (winner,) = [number for number in together(8, add) if number is not None]
+        assert people.get_one("ada").first_name == winner
+
+
+# Keys that the database compares loosely
+
+
+def test_a_row_of_an_equal_looking_key_is_neither_read_nor_changed_nor_deleted(loose: Service[Loose]) -> None:
+    loose.add(Loose(code="abc", name="lower"))
+    with orm.Session(loose.engine) as session, session.begin():
+        bound = loose.bind(session)
+        assert bound.get("ABC") is None
+        assert bound.get("ABC", for_update=True) is None
+        assert not bound.exists("ABC")
+        assert bound.get_many(["ABC", "abc"]).keys() == {"abc"}
+        assert not bound.delete("ABC")
+        with pytest.raises(EntityNotFoundError):
+            bound.update("ABC", name="upper")
+
+    for _ in range(2):
+        assert loose.get("ABC") is None
+        assert loose.get_many(["ABC", "Abc"]) == {}
+    with pytest.raises(EntityNotFoundError):
+        loose.update("ABC", name="upper")
+    assert loose.delete("ABC") is False
+    assert loose.get_one("abc").name == "lower"
+
+
+@toggle_has_no_part
+def test_an_upsert_of_an_equal_looking_key_is_refused_as_the_database_would(loose: Service[Loose]) -> None:
+    """There can be one row only, and it is not this one's."""
+    loose.add(Loose(code="abc", name="lower"))
+    with pytest.raises(EntityExistsError):
+        loose.upsert(Loose(code="ABC", name="upper"))
+
+    assert loose.get_one("abc").name == "lower"
+
+
+# Keys that the database makes
+
+
+@pytest.fixture
+def tickets(engine: sa.Engine, use_db: bool) -> Iterator[Service[Ticket]]:
+    OwnBase.metadata.create_all(engine)
+    with Service.over(Ticket, engine, "memory://", use_db=use_db) as tickets:
+        yield tickets
+
+
+def test_keys_that_the_database_makes_end_known_absences(tickets: Service[Ticket]) -> None:
+    for _ in range(2):
+        assert tickets.get_many(range(1, 6)) == {}
+    first = Ticket(title="first")
+    tickets.add(first)
+    assert first.id == 1
+    assert tickets.upsert(Ticket(title="second")).id == 2
+    assert tickets.add_many(Ticket(title=title) for title in ("third", "fourth")) == 2
+
+    assert [found.title for found in tickets.get_many(range(1, 6)).values()] == ["first", "second", "third", "fourth"]
+
+
+@toggle_has_no_part
+def test_collections_that_load_with_an_entity_are_no_hindrance(tickets: Service[Ticket]) -> None:
+    tickets.add(Ticket(title="first", steps=[Step(), Step()]))
+    tickets.add(Ticket(title="second", steps=[Step()]))
+    with orm.Session(tickets.engine) as session, session.begin():
+        bound = tickets.bind(session)
+        assert [len(found.steps) for found in bound.list(limit=1)] == [2]
+        assert [len(found.steps) for found in bound.find(title="second")] == [1]
+        assert [len(found.steps) for found in bound.get_many([2, 1]).values()] == [1, 2]
+        assert len(bound.get_one(1, for_update=True).steps) == 2
+        assert bound.update(1, title="changed").steps
+    assert tickets.get_one(1).title == "changed"
+    assert tickets.delete(1)
+    with orm.Session(tickets.engine) as session:
+        assert session.scalar(sa.select(sa.func.count()).select_from(Step)) == 1
+
+
+# Where sessions come from
+
+
+def test_sessions_may_be_an_engine(people_engine: sa.Engine) -> None:
+    people = SQLAlchemyRepository(Person, people_engine)
+    people.add(person())
+
+    assert people.engine is people_engine
+    assert people.update("ada", first_name="Augusta") == people.get("ada")
+    people.close()
+
+
+def test_scoped_sessions_are_made_anew_and_the_threads_own_is_left_alone(people_engine: sa.Engine) -> None:
+    registry = orm.scoped_session(orm.sessionmaker(people_engine))
+    people = SQLAlchemyRepository(Person, registry)
+    people.add(person())
+    people.update("ada", first_name="Augusta")
+    assert people.get_one("ada").first_name == "Augusta"
+    assert not registry.registry.has()
+
+    registry.add(person("bob"))
+    people.add(person("eve"))
+    registry.rollback()
+    assert [found.id for found in people.list()] == ["ada", "eve"]
+    registry.remove()
+    people.close()
+
+
+def test_results_outlive_the_commit_whatever_the_sessionmaker_says(people_engine: sa.Engine) -> None:
+    for expire in (True, False):
+        people = SQLAlchemyRepository(Person, orm.sessionmaker(people_engine, expire_on_commit=expire))
+        ada = person()
+        people.add(ada)
+        assert (ada.id, ada.first_name, ada.version) == ("ada", "Ada", 1)
+        assert people.update("ada", first_name="Augusta").first_name == "Augusta"
+        assert people.upsert(person(last_name="King")).last_name == "King"
+        assert people.delete("ada")
+        people.close()
+
+
+def test_an_engine_bound_to_the_class_alone_is_found(people_engine: sa.Engine) -> None:
+    people = SQLAlchemyRepository(Person, orm.sessionmaker(binds={Person: people_engine}))
+    people.add(person())
+
+    assert people.engine is people_engine
+    people.close()
+
+
+class Contextual(orm.Session):
+    """Tells its engine only where there is a context, as Flask-SQLAlchemy's does."""
+
+    context: sa.Engine | None = None
+
+    def get_bind(self, *arguments: Any, **options: Any) -> sa.Engine:
+        if self.context is None:
+            raise RuntimeError("working outside of a context")
+        return self.context
+
+
+@pytest.fixture
+def context(people_engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    return lambda: monkeypatch.setattr(Contextual, "context", people_engine)
+
+
+def test_an_engine_that_sessions_tell_later_can_be_named(people_engine: sa.Engine, context: Callable[[], None]) -> None:
+    sessions = orm.scoped_session(orm.sessionmaker(class_=Contextual))
+    with pytest.raises(ConfigurationError, match="engine="):
+        SQLAlchemyRepository(Person, sessions)
+
+    people = SQLAlchemyRepository(Person, sessions, engine=people_engine)
+    context()
+    people.add(person())
+    assert people.get("ada") == person()
+    people.close()
+
+
+def test_sessions_without_an_engine_are_refused_unless_it_is_named(people_engine: sa.Engine) -> None:
+    sessions = orm.sessionmaker()
+    with pytest.raises(ConfigurationError, match="engine="):
+        SQLAlchemyRepository(Person, sessions)
+
+    people = SQLAlchemyRepository(Person, sessions, engine=people_engine)
+    sessions.configure(bind=people_engine)
+    people.add(person())
+    assert people.get("ada") == person()
+    people.close()
+
+
+@pytest.mark.parametrize(
+    "unusable",
+    [
+        None,
+        "sqlite://",
+        orm.Session(),
+        async_sessionmaker(),
+        lambda: orm.Session(),
+        orm.Session,
+        orm.scoped_session(lambda: orm.Session()),  # type: ignore[arg-type]
+    ],
+)
+def test_what_makes_no_sessions_is_refused(unusable: Any) -> None:
+    with pytest.raises(ConfigurationError, match="sessionmaker"):
+        SQLAlchemyRepository(Person, unusable)
+
+
+def test_classes_that_cannot_be_kept_are_refused(people_engine: sa.Engine) -> None:
+    for entity in (object, int, Base):
+        with pytest.raises(ConfigurationError, match="not a mapped class"):
+            SQLAlchemyRepository(entity, people_engine)
+
+
+def test_reads_go_to_the_engine_that_the_host_names_for_them(people_engine: sa.Engine, statements: Statements) -> None:
+    reads = sa.create_engine(people_engine.url, isolation_level="AUTOCOMMIT")
+    disposed: list[object] = []
+    event.listen(reads, "engine_disposed", disposed.append)
+    people = SQLAlchemyRepository(Person, people_engine, read_engine=reads)
+    people.add(person())
+    with statements(reads) as seen:
+        assert people.get("ada") == person()
+        assert people.list() == [person()]
+    people.close()
+
+    assert len(seen) == 2
+    assert people.read_engine is reads
+    assert disposed == []  # it is the host's
+    reads.dispose()
+
+
+def test_an_engine_of_one_connection_named_for_reads_is_read_beside(people_engine: sa.Engine) -> None:
+    """As where a test suite puts SQLite in memory in the place of both engines of the application."""
+    shared = sa.create_engine("sqlite://", poolclass=sa.StaticPool, connect_args={"check_same_thread": False})
+    Base.metadata.create_all(shared)
+    people = CachedRepository(SQLAlchemyRepository(Person, shared, read_engine=shared), "memory://")
+    with orm.Session(shared) as session:
+        session.add(person())
+        session.flush()
+        assert people.get("ada") == person()
+        assert people.stats().fills == 0
+        session.commit()
+
+    assert people.get("ada") == person()
+    people.close()
+    shared.dispose()
+
+
+class Routing(orm.Session):
+    """Writes to one engine and reads from another, as SQLAlchemy's documentation shows it for replicas."""
+
+    leader: sa.Engine
+    replica: sa.Engine
+
+    def get_bind(self, mapper: Any = None, *, clause: Any = None, **options: Any) -> sa.Engine:
+        writes = self._flushing or isinstance(clause, (sa.Update, sa.Delete, sa.Insert))
+        return self.leader if writes else self.replica
+
+
+def test_of_sessions_that_read_from_replicas_the_engine_they_write_to_is_read(people_engine: sa.Engine) -> None:
+    """A replica may be behind, and what is read there must not be cached."""
+    replica = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
+    Base.metadata.create_all(replica)
+    sessions = orm.sessionmaker(class_=type("Routed", (Routing,), {"leader": people_engine, "replica": replica}))
+    with PersonService.over(sessions, "memory://") as people:
+        assert people.engine is people_engine
+        assert people.get("ada") is None
+        with sessions.begin() as session:
+            session.add(person())
+        assert people.get("ada") == person()
+    replica.dispose()
+
+
+def test_reading_opens_no_transaction_on_the_hosts_engine(people_engine: sa.Engine, statements: Statements) -> None:
+    people = SQLAlchemyRepository(Person, people_engine)
+    with statements(people_engine) as seen:
+        people.get("ada")
+        people.get_many(["ada"])
+        people.list()
+        people.find(first_name="Ada")
+        people.count()
+
+    assert seen == []
+    people.close()
+
+
+def test_a_closed_repository_can_be_used_again(people_engine: sa.Engine) -> None:
+    people = SQLAlchemyRepository(Person, people_engine)
+    people.add(person())
+    for _ in range(2):
+        assert people.get("ada") == person()
+        people.close()
+        people.close()
+
+
+def test_sessions_put_on_one_connection_later_are_followed_there(people_engine: sa.Engine) -> None:
+    """A host's test suite often does that, to a sessionmaker that its application was built with."""
+    sessions = orm.sessionmaker(people_engine)
+    with PersonService.over(sessions, "memory://") as people:
+        assert people.get("ada") is None
+        with people_engine.connect() as connection, connection.begin() as transaction:
+            if people_engine.dialect.name == "sqlite":
+                connection.exec_driver_sql("BEGIN")
+            sessions.configure(bind=connection, join_transaction_mode="create_savepoint")
+            people.add(person())
+            assert people.get("ada") == person()
+            assert people.count() == 1
+            sessions.configure(bind=people_engine)
+            transaction.rollback()
+        assert people.get("ada") is None
+        assert people.stats().hits == 1
+
+
+def test_columns_that_load_late_are_there_on_one_connection_too(engine: sa.Engine) -> None:
+    OwnBase.metadata.create_all(engine)
+    with engine.connect() as connection, connection.begin():
+        loose = SQLAlchemyRepository(Loose, orm.sessionmaker(connection))
+        loose.add(Loose(code="a", late="after all"))
+        for found in (loose.get_one("a"), loose.get_many(["a"])["a"], *loose.list(), *loose.find(name=None)):
+            assert (found.late, found.made) == ("after all", 42)
+        loose.close()
+
+
+# Inside a session of the host's
+
+
+@toggle_has_no_part
+def test_a_bound_repository_sees_the_sessions_changes_and_commits_nothing(people: PersonService) -> None:
+    people.add_many([person(), person("bob")])
+    with orm.Session(people.engine) as session:
+        bound = people.bind(session)
+        bound.update("ada", first_name="Augusta")
+        assert bound.delete("bob") is True
+        assert bound.delete("bob") is False
+        bound.add(person("eve"))
+        assert bound.upsert(person("joe")).version == 1
+        assert bound.add_many([person("kim"), person("lou")]) == 2
+        session.get_one(Person, "eve").first_name = "Eva"
+
+        assert bound.get_one("ada").first_name == "Augusta"
+        assert bound.get("bob") is None
+        assert bound.get_many(["lou", "bob", "eve"]) == {"lou": person("lou"), "eve": person("eve", "Eva")}
+        assert bound.exists("kim")
+        assert not bound.exists("bob")
+        assert [found.id for found in bound.list()] == ["ada", "eve", "joe", "kim", "lou"]
+        assert [found.id for found in bound.list(after="eve", limit=2)] == ["joe", "kim"]
+        assert bound.find(first_name="Eva") == [person("eve", "Eva")]
+        assert bound.count() == 5
+        session.rollback()
+
+    assert people.list() == [person(), person("bob")]
+    assert people.get_many(["ada", "bob", "eve"]) == {"ada": person(), "bob": person("bob")}
+
+
+@toggle_has_no_part
+def test_a_bound_repositorys_changes_are_the_hosts_to_commit(people: PersonService) -> None:
+    people.add(person())
+    assert people.get("ada") == person()
+    with orm.Session(people.engine) as session, session.begin():
+        people.bind(session).update("ada", first_name="Augusta")
+
+    assert people.get("ada") == person(first_name="Augusta")
+
+
+@toggle_has_no_part
+def test_what_a_bound_repository_gives_is_persistent_in_the_session(people: PersonService) -> None:
+    people.add(person())
+    with orm.Session(people.engine) as session:
+        bound = people.bind(session)
+        found = bound.get_one("ada")
+        assert bound.get("ada") is found
+        assert bound.get_many(["ada"])["ada"] is bound.list()[0] is bound.find()[0] is found
+        assert session.get(Person, "ada") is found
+        added = person("bob")
+        bound.add(added)
+        assert added in session
+        found.first_name = "Augusta"
+        session.commit()
+
+    assert people.get_one("ada").first_name == "Augusta"
+
+
+@toggle_has_no_part
+def test_nothing_that_a_bound_repository_reads_or_writes_reaches_the_cache(people: PersonService) -> None:
+    people.add(person())
+    before = people.stats()
+    with orm.Session(people.engine) as session:
+        bound = people.bind(session)
+        bound.update("ada", first_name="Augusta")
+        bound.get_one("ada")
+        bound.get_many(["ada", "bob"])
+        bound.list()
+        spent = people.stats() - before
+        assert (spent.round_trips, spent.fills, spent.loads) == (0, 0, 0)
+
+
+@toggle_has_no_part
+def test_a_bound_repository_raises_as_the_repository_does(people: PersonService) -> None:
+    people.add(person())
+    with orm.Session(people.engine) as session:
+        bound = people.bind(session)
+        with pytest.raises(PersonNotFoundError):
+            bound.get_one("nobody")
+        with pytest.raises(InvalidIdError):
+            bound.get(1)
+        with pytest.raises(UnknownFieldError):
+            bound.find(surname="A")
+        with pytest.raises(InvalidEntityError):
+            bound.add(person("x" * 101))
+        with pytest.raises(ValueError, match="limit"):
+            bound.list(limit=0)
+        with pytest.raises(EntityExistsError):
+            bound.add(person())
+
+
+@toggle_has_no_part
+def test_a_row_read_for_update_is_fresh_and_nobody_else_can_change_it(people: PersonService) -> None:
+    people.add(person())
+    arguments = {"timeout": 0} if people.engine.dialect.name == "sqlite" else {}
+    impatient = sa.create_engine(people.engine.url, connect_args=arguments)
+    if not arguments:
+        event.listen(impatient, "connect", lambda driver, _: driver.query("SET innodb_lock_wait_timeout = 1"))
+    with orm.Session(people.engine) as session:
+        session.execute(sa.text("SELECT 1"))
+        bound = people.bind(session)
+        seen = bound.get_one("ada")
+        people.update("ada", first_name="Augusta")
+        assert seen.first_name == "Ada"
+        assert bound.get_one("ada", for_update=True) is seen
+        assert seen.first_name == "Augusta"
+        with pytest.raises(sa.exc.OperationalError), impatient.begin() as connection:
+            connection.execute(sa.update(Person).values(first_name="lost"))
+        session.rollback()
+    with impatient.begin() as connection:
+        connection.execute(sa.update(Person).values(first_name="free"))
+
+    assert stored(people.engine)[0][1] == "free"
+    impatient.dispose()
+
+
+@toggle_has_no_part
+def test_reading_for_update_drops_nothing_from_the_cache(people: PersonService) -> None:
+    people.add(person())
+    people.cached.get("ada")
+    before = people.stats()
+    with orm.Session(people.engine) as session, session.begin():
+        people.bind(session).get_one("ada", for_update=True)
+
+    assert (people.stats() - before).tombstones == (people.stats() - before).model_drops == 0
+
+
+@toggle_has_no_part
+def test_a_scoped_session_can_be_bound(people: PersonService) -> None:
+    registry = orm.scoped_session(orm.sessionmaker(people.engine))
+    bound = people.bind(registry)
+    pending = person()
+    registry.add(pending)
+    bound.add(pending)
+
+    assert isinstance(bound, BoundRepository)
+    assert bound.session is registry()
+    assert bound.get("ada") is pending
+    registry.remove()
+
+
+@toggle_has_no_part
+@pytest.mark.parametrize("unusable", [None, "session", sa.create_engine("sqlite://"), orm.sessionmaker()])
+def test_what_is_no_session_cannot_be_bound(people: PersonService, unusable: Any) -> None:
+    with pytest.raises(ConfigurationError, match="Session"):
+        people.bind(unusable)
+
+
+@toggle_has_no_part
+def test_a_bound_update_leaves_other_pending_changes_in_place(people: PersonService) -> None:
+    """The row is read again and locked; what the session has changed in it already is not lost by that."""
+    people.add(person())
+    for autoflush, name in ((True, "King"), (False, "Byron")):
+        with orm.Session(people.engine, autoflush=autoflush) as session, session.begin():
+            session.get_one(Person, "ada").last_name = name
+            people.bind(session).update("ada", first_name="Augusta")
+
+        assert people.get("ada") == person(first_name="Augusta", last_name=name)
+
+
+@toggle_has_no_part
+def test_a_pending_change_that_others_overtook_is_refused_when_the_row_is_read_for_update(
+    people: PersonService,
+) -> None:
+    people.add(person())
+    with orm.Session(people.engine) as session:
+        bound = people.bind(session)
+        bound.get_one("ada").last_name = "King"
+        people.update("ada", first_name="Augusta")
+        with pytest.raises(StaleEntityError):
+            bound.get("ada", for_update=True)
+
+    assert people.get("ada") == person(first_name="Augusta")
+
+
+def test_errors_of_the_database_itself_pass_as_they_are(engine: sa.Engine) -> None:
+    people = SQLAlchemyRepository(Person, engine)
+    for use in (
+        lambda: people.get("ada"),
+        lambda: people.add(person()),
+        lambda: people.add_many([person()]),
+        lambda: people.update("ada", first_name="A"),
+        lambda: people.delete("ada"),
+    ):
+        with pytest.raises(sa.exc.DBAPIError) as caught:  # there is no such table
+            use()
+        assert not isinstance(caught.value, PersonRepoError)
+    people.close()
+
+
+def test_both_repositories_have_the_same_methods() -> None:
+    protocol = {"get", "get_one", "get_many", "exists", "find", "list", "count"}
+    protocol |= {"add", "add_many", "update", "upsert", "delete"}
+    for implementation in (SQLAlchemyRepository, CachedRepository, BoundRepository, Service):
+        assert protocol <= set(dir(implementation))
+
+
+def test_nothing_stays_open_after_an_error(people_engine: sa.Engine) -> None:
+    people = SQLAlchemyRepository(Person, people_engine)
+    people.add(person())
+    for write in (lambda: people.add(person()), lambda: people.update("nobody"), lambda: people.add_many([person()])):
+        with contextlib.suppress(PersonRepoError):
+            write()
+
+    assert people_engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+    people.close()

@@ -1,0 +1,642 @@
+"""What the cache could not be told, as one process knows it: when it looks, what it goes by, and what it delivers."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from support.servers import Memcached, free_port
+
+from person_repo.cache.contract import Lease, Place, marker_of
+from person_repo.cache.memcached.backend import MemcachedBackend
+from person_repo.cache.region import lease_backend, make_region
+from person_repo.database.engines import read_engine_of
+from person_repo.exceptions import CacheUnavailableError
+from person_repo.fence import view as fences
+from person_repo.fence.view import Fence, fence_of
+from person_repo.model import FENCE, Base, Person
+from person_repo.service import PersonService, connect
+
+GROUP = "pr:person_repo:person"
+INTERVAL = 1.0
+
+
+class Clock:
+    """Seconds that only a test lets pass: those that measure intervals, and those since 1970."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def wall(self) -> float:
+        return 1_000_000.0 + self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def servers(memcached_servers: list[Memcached]) -> list[str]:
+    return [server.url for server in memcached_servers]
+
+
+@pytest.fixture
+def backend(servers: list[str]) -> Iterator[MemcachedBackend]:
+    backend = MemcachedBackend({"servers": servers, "fence_interval": INTERVAL, "tombstone_ttl": 2})
+    yield backend
+    backend.close()
+
+
+Process = Callable[..., Fence]
+
+
+@pytest.fixture
+def process(people_engine: sa.Engine, backend: MemcachedBackend, clock: Clock) -> Iterator[Process]:
+    """``process()`` is the fence as one process knows it: each call is another process's."""
+    engines: list[sa.Engine] = []
+
+    def begin(**options: Any) -> Fence:
+        host = sa.create_engine(people_engine.url)
+        engines.extend([host, read_engine_of(host)])
+        return Fence(backend, read_engine_of(host), clock=clock, wall=clock.wall, **options)
+
+    yield begin
+    for engine in engines:
+        engine.dispose()
+
+
+def key(number: int) -> str:
+    return f"{GROUP}:s{number}"
+
+
+def keys_on(backend: MemcachedBackend, server: str, count: int) -> list[str]:
+    found = [key(n) for n in range(1000) if backend.places_of(GROUP, key(n))[0][0] == server]
+    return found[:count]
+
+
+def place(backend: MemcachedBackend, name: str) -> Place:
+    return backend.places_of(GROUP, name)[0]
+
+
+def record(fence: Fence, engine: sa.Engine, places: Collection[Place]) -> None:
+    """What a commit that could not reach these places leaves."""
+    with engine.begin() as connection:
+        fence.record(connection.connection, connection.dialect, places)
+
+
+def rows(engine: sa.Engine) -> list[tuple[str, str]]:
+    with engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(sa.select(FENCE.c.server, FENCE.c.item).order_by(FENCE.c.id))]
+
+
+class Looks:
+    """The queries on an engine that ask the fence."""
+
+    def __init__(self, engine: sa.Engine | None) -> None:
+        assert engine is not None
+        self.count = 0
+        self.hold: threading.Event | None = None
+        self.held = threading.Event()
+        sa.event.listen(engine, "after_cursor_execute", self._record)
+
+    def _record(self, _connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        if statement.startswith("SELECT person_repo_fence.id"):
+            self.count += 1
+            if (hold := self.hold) is not None:
+                self.hold = None
+                self.held.set()
+                assert hold.wait(30)
+
+
+def filled(backend: MemcachedBackend, names: Collection[str]) -> None:
+    for name in names:
+        lease = backend.fetch(GROUP, name)
+        assert isinstance(lease, Lease)
+        assert backend.fill(lease, b"old")
+
+
+# Looking
+
+
+def test_threads_that_read_look_once_in_an_interval_all_together(process: Process, clock: Clock) -> None:
+    fence = process()
+    looks = Looks(fence._reader)
+    threads = 8
+    ready = threading.Barrier(threads)
+
+    def read() -> None:
+        ready.wait(30)
+        for _ in range(50):
+            assert not fence.stands()
+
+    with ThreadPoolExecutor(threads) as pool:
+        for interval in (1, 2, 3):
+            for done in [pool.submit(read) for _ in range(threads)]:
+                done.result()
+            assert looks.count == interval
+            clock.now += INTERVAL
+
+
+def test_who_needs_a_look_that_another_thread_makes_waits_for_it(
+    process: Process, people_engine: sa.Engine, backend: MemcachedBackend
+) -> None:
+    """The first look of a process: nobody may go by less than it finds."""
+    fence = process()
+    record(process(), people_engine, [place(backend, key(1))])
+    looks = Looks(fence._reader)
+    go_on = looks.hold = threading.Event()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(fence.bars, GROUP, key(1))
+        assert looks.held.wait(30)
+        second = pool.submit(fence.bars, GROUP, key(1))
+        go_on.set()
+        assert first.result()
+        assert second.result()
+    assert looks.count == 1
+
+
+def test_a_look_that_never_ends_holds_nobody_for_long(process: Process) -> None:
+    slept: list[float] = []
+    fence = process(sleep=slept.append)
+    looks = Looks(fence._reader)
+    go_on = looks.hold = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        hanging = pool.submit(fence.stands)
+        assert looks.held.wait(30)
+
+        assert not fence.stands()
+
+        assert looks.count == 2
+        assert 0 < sum(slept) <= 1.1
+        go_on.set()
+        assert not hanging.result()
+
+
+def test_a_look_that_is_a_moment_overdue_is_good_while_another_thread_looks(process: Process, clock: Clock) -> None:
+    fence = process(sleep=lambda seconds: pytest.fail("waited"))
+    assert not fence.stands()
+    clock.now += INTERVAL + 0.04
+    looks = Looks(fence._reader)
+    go_on = looks.hold = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(fence.stands)
+        assert looks.held.wait(30)
+
+        assert not fence.stands()
+
+        go_on.set()
+        looking.result()
+    assert looks.count == 1
+
+
+def test_nobody_looks_unless_somebody_reads_through_the_cache(engine: sa.Engine, servers: list[str]) -> None:
+    Base.metadata.create_all(engine)
+    with PersonService.over(engine, make_region(f"memcached://{','.join(servers)}", fence_interval=0.001)) as people:
+        looks = Looks(people.read_engine)
+        people.add(Person(id="ada", first_name="Ada", last_name="Lovelace"))
+        people.update("ada", first_name="Augusta")
+        with people.using(use_db=True):
+            people.get("ada")
+        people.list()
+        assert looks.count == 0
+
+        people.get("ada")
+        assert looks.count == 1
+
+
+def test_what_a_transaction_could_not_place_is_known_with_its_commit_and_not_before(
+    process: Process, people_engine: sa.Engine, backend: MemcachedBackend, clock: Clock
+) -> None:
+    writer, reader = process(), process()
+    with people_engine.connect() as connection:
+        transaction = connection.begin()
+        writer.record(connection.connection, connection.dialect, [place(backend, key(1))])
+        assert not reader.bars(GROUP, key(1))
+        transaction.rollback()
+        clock.now += INTERVAL
+        assert not reader.bars(GROUP, key(1))
+    record(writer, people_engine, [place(backend, key(1))])
+    clock.now += INTERVAL * 0.75
+    assert not reader.bars(GROUP, key(1))
+
+    clock.now += INTERVAL * 0.25
+
+    assert reader.bars(GROUP, key(1))
+    assert not reader.bars(GROUP, key(2))
+
+
+def test_a_marker_bars_every_item_of_its_group_on_that_server(
+    process: Process, people_engine: sa.Engine, backend: MemcachedBackend, servers: list[str]
+) -> None:
+    record(process(), people_engine, [(servers[0], marker_of(GROUP))])
+    reader = process()
+    assert [reader.bars(GROUP, keys_on(backend, server, 1)[0]) for server in servers] == [True, False, False]
+    assert not reader.bars("pr:person_repo:pet", keys_on(backend, servers[0], 1)[0])
+
+
+def test_another_namespaces_rows_bar_nothing(
+    process: Process, people_engine: sa.Engine, servers: list[str], backend: MemcachedBackend
+) -> None:
+    other = Fence(MemcachedBackend({"servers": servers, "namespace": "crm"}), read_engine_of(people_engine))
+    record(other, people_engine, [place(backend, key(1))])
+    reader = process()
+    assert not reader.stands()
+    assert reader.deliver() == 0
+    assert len(rows(people_engine)) == 1
+    read_engine_of(people_engine).dispose()
+
+
+def test_a_look_that_took_longer_than_a_later_one_is_forgotten(
+    process: Process, people_engine: sa.Engine, backend: MemcachedBackend, clock: Clock
+) -> None:
+    """A began before the commit, and ends after B, which began after it: to go by A again would be to forget."""
+    fence, writer = process(), process()
+    looks = Looks(fence._reader)
+    go_on = looks.hold = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        earlier = pool.submit(fence.stands)
+        assert looks.held.wait(30)
+        writer.publish([place(backend, key(1))], held_for=100)
+        clock.now += 1.0
+        assert fence.bars(GROUP, key(1))
+        go_on.set()
+        earlier.result()
+
+    assert fence.bars(GROUP, key(1))
+    assert looks.count == 2
+
+
+# Delivery
+
+
+def test_what_can_be_reached_is_delivered_by_whoever_looks(
+    process: Process, people_engine: sa.Engine, backend: MemcachedBackend, clock: Clock
+) -> None:
+    filled(backend, [key(1), key(2)])
+    record(process(), people_engine, [place(backend, key(1))])
+    reader = process()
+
+    assert reader.bars(GROUP, key(1))
+
+    assert rows(people_engine) == []
+    assert isinstance(backend.fetch(GROUP, key(1)), Lease)
+    assert backend.fetch(GROUP, key(2)) == b"old"
+    clock.now += INTERVAL
+    assert not reader.stands()
+    assert backend.counters.snapshot().delivered == 1
+
+
+def test_what_cannot_be_reached_stays(
+    process: Process, people_engine: sa.Engine, memcached_servers: list[Memcached], clock: Clock,
+    backend: MemcachedBackend, servers: list[str],
+) -> None:  # fmt: skip
+    down, up = keys_on(backend, servers[0], 1)[0], keys_on(backend, servers[1], 1)[0]
+    record(process(), people_engine, [place(backend, down), place(backend, up)])
+    memcached_servers[0].kill()
+    reader = process()
+    assert reader.deliver() == 1
+    assert rows(people_engine) == [(servers[0], down)]
+    assert reader.bars(GROUP, down)
+    assert not reader.bars(GROUP, up)
+
+    memcached_servers[0].start()
+    backend._begin()
+
+    assert reader.deliver() == 0
+    assert rows(people_engine) == []
+    assert not reader.stands()
+
+
+def test_only_the_rows_that_were_seen_are_deleted(
+    process: Process, people_engine: sa.Engine, backend: MemcachedBackend, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    """A commit on the same item while what was there before is made to go: nobody knows what is there after that."""
+    writer, reader = process(), process()
+    record(writer, people_engine, [place(backend, key(1))])
+    retire = backend.retire
+
+    def and_meanwhile(places: Collection[Place]) -> frozenset[Place]:
+        retired = retire(places)
+        monkeypatch.undo()
+        record(writer, people_engine, places)
+        return retired
+
+    monkeypatch.setattr(backend, "retire", and_meanwhile)
+    assert reader.bars(GROUP, key(1))
+
+    assert rows(people_engine) == [place(backend, key(1))]
+    clock.now += INTERVAL
+    assert reader.bars(GROUP, key(1))
+    assert rows(people_engine) == []
+
+
+def test_what_is_held_bars_although_another_row_of_the_same_item_is_delivered(
+    process: Process, people_engine: sa.Engine, backend: MemcachedBackend, clock: Clock
+) -> None:
+    """Two strict commits in a row on one item: what the first left is delivered while the second waits for readers to
+    know. They must go on knowing.
+    """
+    writer, reader = process(), process()
+    record(writer, people_engine, [place(backend, key(1))])
+    writer.publish([place(backend, key(1))], held_for=10)
+
+    assert reader.bars(GROUP, key(1))
+    assert len(rows(people_engine)) == 1
+    for _ in range(9):
+        assert reader.bars(GROUP, key(1))
+        clock.now += INTERVAL / 2
+    clock.now += 10
+
+    assert reader.bars(GROUP, key(1))
+    assert rows(people_engine) == []
+    clock.now += INTERVAL
+    assert not reader.stands()
+
+
+def test_rows_of_a_server_that_nobody_has_any_more_go_once_nothing_of_before_can_be_there(
+    process: Process, people_engine: sa.Engine, backend: MemcachedBackend, clock: Clock
+) -> None:
+    record(process(), people_engine, [("10.9.9.9:11211", key(1))])
+    reader = process()
+    settings = backend.settings
+    assert reader.deliver() == 1
+    assert not reader.bars(GROUP, key(1))
+    clock.now += settings.ttl + settings.lease_ttl
+    assert reader.deliver() == 1
+
+    clock.now += 61
+
+    assert reader.deliver() == 0
+    assert rows(people_engine) == []
+    assert backend.counters.snapshot().delivered == 0
+
+
+def test_where_there_are_more_rows_than_one_look_takes_whole_servers_are_left_out(
+    process: Process, people_engine: sa.Engine, backend: MemcachedBackend, servers: list[str], clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(fences, "_MOST", 3)
+    first, second = keys_on(backend, servers[0], 6), keys_on(backend, servers[1], 2)
+    filled(backend, [*first, *second])
+    record(process(), people_engine, [place(backend, name) for name in [*first[:5], *second]])
+    reader = process()
+    looks = Looks(reader._reader)
+
+    assert reader.bars(GROUP, first[5])
+    assert reader.bars(GROUP, keys_on(backend, servers[1], 9)[8])
+    assert not reader.bars(GROUP, keys_on(backend, servers[2], 1)[0])
+
+    # Each look takes three, and while there are more the next one is due at once.
+    assert looks.count == 3
+    assert rows(people_engine) == []
+    clock.now += INTERVAL
+    assert not reader.stands()
+    assert backend.fetch(GROUP, first[5]) == b"old"
+    assert all(isinstance(backend.fetch(GROUP, name), Lease) for name in [*first[:5], *second])
+
+
+def test_many_items_are_made_to_go_with_their_groups_by_one_exchange_for_each_server(
+    process: Process, people_engine: sa.Engine, backend: MemcachedBackend, servers: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(fences, "_ITEMS", 4)
+    first, second = keys_on(backend, servers[0], 4), keys_on(backend, servers[1], 3)
+    filled(backend, [*first, *second])
+    record(process(), people_engine, [place(backend, name) for name in [*first[:3], *second[:2]]])
+    before = backend.counters.snapshot()
+
+    assert process().deliver() == 0
+
+    spent = backend.counters.snapshot() - before
+    assert (spent.delivered, spent.round_trips) == (5, 4)  # to look at each marker, and to delete it
+    assert all(not isinstance(found, bytes) for found in backend.fetch_many(GROUP, [*first, *second]))
+
+
+def test_delivery_ends_where_rows_cannot_be_deleted(
+    process: Process, people_engine: sa.Engine, backend: MemcachedBackend
+) -> None:
+    """They stay, and are delivered again: nothing is lost but the work."""
+    record(process(), people_engine, [place(backend, key(1))])
+    reader = process()
+    sa.event.listen(reader._writer, "before_cursor_execute", _refusing("DELETE"))
+
+    assert reader.deliver() == 1
+    assert len(rows(people_engine)) == 1
+
+
+def _refusing(word: str) -> Callable[..., None]:
+    def refuse(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        if statement.startswith(word):
+            raise sa.exc.OperationalError(statement, {}, Exception("may not write"))
+
+    return refuse
+
+
+def test_delivery_in_the_middle_of_ones_own_transaction_does_not_wait_for_it(
+    process: Process, people_engine: sa.Engine, backend: MemcachedBackend
+) -> None:
+    """SQLite has one lock for writing, and this very thread has it."""
+    record(process(), people_engine, [place(backend, key(1))])
+    reader = process()
+    with people_engine.begin() as connection:
+        connection.execute(sa.insert(Person).values(id="ada", first_name="Ada", last_name="Byron", version=1))
+        assert reader.deliver() == (1 if connection.dialect.name == "sqlite" else 0)
+    assert reader.deliver() == 0
+
+
+def test_an_account_that_is_handed_in_for_reads_need_not_write(
+    people_engine: sa.Engine, servers: list[str], tmp_path: Any
+) -> None:
+    """What is delivered is deleted by the account of the host's engine, which writes anyway."""
+    backend = MemcachedBackend({"servers": servers, "on_unreachable": "strict"})
+    if people_engine.dialect.name == "sqlite":
+        reader = sa.create_engine(f"sqlite:///file:{people_engine.url.database}?mode=ro&uri=true")
+    else:
+        only_reads = {"init_command": "SET SESSION TRANSACTION READ ONLY"}
+        reader = sa.create_engine(people_engine.url, isolation_level="AUTOCOMMIT", connect_args=only_reads)
+    fence = fence_of(people_engine, backend, reader)
+    assert fence is not None
+    fence.publish([place(backend, key(1))])
+
+    assert fence.bars(GROUP, key(1))
+
+    assert rows(people_engine) == []
+    with pytest.raises(sa.exc.OperationalError), reader.begin() as connection:
+        connection.execute(sa.delete(FENCE))
+    read_engine_of(people_engine).dispose()
+    reader.dispose()
+
+
+def test_what_this_process_could_not_place_bars_here_at_once(
+    process: Process, backend: MemcachedBackend, clock: Clock
+) -> None:
+    fence = process()
+    assert not fence.stands()
+    clock.now += 0.1
+    fence.note([place(backend, key(1))])
+    assert fence.bars(GROUP, key(1))
+    assert not fence.bars(GROUP, key(2))
+    clock.now += INTERVAL
+
+    # The look that comes now would have found it, were it not delivered by somebody else already.
+    assert not fence.stands()
+
+
+def test_what_is_noted_while_a_look_is_under_way_outlasts_it(
+    process: Process, backend: MemcachedBackend, clock: Clock
+) -> None:
+    """The look began before the commit, so it did not find it."""
+    fence = process()
+    looks = Looks(fence._reader)
+    go_on = looks.hold = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(fence.stands)
+        assert looks.held.wait(30)
+        fence.note([place(backend, key(1))])
+        go_on.set()
+        looking.result()
+    assert fence.bars(GROUP, key(1))
+
+
+# A database of one connection
+
+
+@pytest.fixture
+def in_memory(servers: list[str]) -> Iterator[PersonService]:
+    with connect("sqlite://", f"memcached://{','.join(servers)}", fence_interval=0.001, breaker_reset=0.001) as people:
+        Base.metadata.create_all(people.engine)
+        people.add(Person(id="ada", first_name="0", last_name="of ada"))
+        yield people
+
+
+def test_where_all_of_the_database_is_one_connection_its_fence_is_in_the_process(
+    in_memory: PersonService,
+) -> None:
+    people = in_memory
+    assert people.get_one("ada").first_name == people.get_one("ada").first_name == "0"
+    backend = lease_backend(people.region)
+    assert isinstance(backend, MemcachedBackend)
+    backend.addresses = dict.fromkeys(backend.servers, f"127.0.0.1:{free_port()}")
+    backend.close()
+    people.update("ada", first_name="1")
+    for _ in range(3):
+        assert people.get_one("ada").first_name == "1"
+    backend.addresses = {}
+    for _ in range(3):
+        assert people.get_one("ada").first_name == "1"
+
+    with people.engine.connect() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(FENCE)).scalar_one() == 0
+    while people.deliver():
+        time.sleep(0.002)  # until the circuits close
+    people.get("ada")
+    before = people.stats()
+    assert people.get_one("ada").first_name == "1"
+    assert (people.stats() - before).hits == 1
+
+
+def test_what_is_noted_again_while_it_is_delivered_is_delivered_again(
+    backend: MemcachedBackend, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fence = Fence(backend, None, clock=clock, wall=clock.wall)
+    fence.note([place(backend, key(1))])
+    retire = backend.retire
+
+    def and_meanwhile(places: Collection[Place]) -> frozenset[Place]:
+        retired = retire(places)
+        clock.now += 0.1
+        fence.note(places)
+        return retired
+
+    monkeypatch.setattr(backend, "retire", and_meanwhile)
+    clock.now += INTERVAL
+    assert fence.bars(GROUP, key(1))
+    monkeypatch.undo()
+
+    assert fence.bars(GROUP, key(1))
+    clock.now += INTERVAL
+    assert not fence.stands()
+
+
+# A database without the table, or out of reach
+
+
+@pytest.fixture
+def without_table(people_engine: sa.Engine) -> sa.Engine:
+    FENCE.drop(people_engine)
+    return people_engine
+
+
+def test_a_missing_table_is_told_once_with_its_remedy_and_asked_for_now_and_then(
+    process: Process, without_table: sa.Engine, backend: MemcachedBackend, clock: Clock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    fence = process()
+    polls = backend.counters.snapshot().fence_polls
+    with caplog.at_level(logging.INFO, "person_repo.fence"):
+        for _ in range(30):
+            assert not fence.stands()
+            record(fence, without_table, [place(backend, key(1))])
+            clock.now += INTERVAL
+    assert backend.counters.snapshot().fence_polls - polls == 3
+    (told,) = caplog.records
+    assert told.levelno == logging.ERROR
+    assert "migrations.upgrade(engine)" in told.getMessage()
+
+    Base.metadata.create_all(without_table)
+    record(fence, without_table, [place(backend, key(1))])
+    clock.now += 10
+
+    assert fence.bars(GROUP, key(1))
+
+
+def test_nothing_can_be_published_without_the_table(
+    process: Process, without_table: sa.Engine, backend: MemcachedBackend
+) -> None:
+    with pytest.raises(CacheUnavailableError, match=r"has no table person_repo_fence.*upgrade"):
+        process().publish([place(backend, key(1))])
+
+
+@pytest.mark.parametrize("how", ["proceed", "strict"])
+def test_a_fence_that_cannot_be_read_raises_under_strict_only(
+    people_engine: sa.Engine, servers: list[str], clock: Clock, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = MemcachedBackend({"servers": servers, "on_unreachable": how, "fence_interval": INTERVAL})
+    reader = read_engine_of(people_engine)
+    fence = Fence(backend, reader, clock=clock, wall=clock.wall)
+    fence.publish([place(backend, key(1))], held_for=100)
+    assert fence.bars(GROUP, key(1))
+    refuse = _refusing("SELECT")
+    sa.event.listen(reader, "before_cursor_execute", refuse)
+    for _ in range(3):
+        clock.now += INTERVAL
+        if how == "strict":
+            with pytest.raises(sa.exc.OperationalError):
+                fence.bars(GROUP, key(1))
+        else:
+            assert fence.bars(GROUP, key(1))
+    assert [record.levelno for record in caplog.records if record.name == "person_repo.fence"] == [logging.ERROR]
+
+    sa.event.remove(reader, "before_cursor_execute", refuse)
+    clock.now += INTERVAL
+    assert fence.bars(GROUP, key(1))
+    reader.dispose()
+
+
+def test_a_cache_and_an_engine_have_one_fence_for_everybody(
+    people_engine: sa.Engine, backend: MemcachedBackend
+) -> None:
+    found = fence_of(people_engine, backend)
+    assert found is not None
+    assert fence_of(people_engine.execution_options(isolation_level="SERIALIZABLE"), backend) is found
+    assert fence_of(people_engine, MemcachedBackend({"servers": backend.servers})) is not found

@@ -1,0 +1,215 @@
+"""The benchmarks run and say what they promise to say; how fast anything is, no test judges."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.servers import find_binary
+
+from benchmarks.cases import CASES
+from benchmarks.method import Clocked, Contestant, Pace, Spread, Target, WrongAnswerError, measure, ratios_of
+from benchmarks.report import as_json
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """``python -m benchmarks`` with these arguments and one round, and the JSON it wrote."""
+
+    def run(*arguments: str) -> dict[str, Any]:
+        path = tmp_path / "figures.json"
+        bench("--quick", "--rounds", "1", "--json", str(path), *arguments)
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+
+    return run
+
+
+def bench(*arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments], capture_output=True, text=True, check=False, cwd=CHECKOUT
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# The method
+
+
+def test_a_ratio_is_taken_within_each_round() -> None:
+    """A round in which the machine was busy makes both dear, and the ratio stays."""
+    costs = {"ours": [2.0, 40.0, 2.0], "raw": [1.0, 20.0, 1.0]}
+    (ratio,) = ratios_of(costs, [Target(what="raw", of="ours", to="raw", at_most=2.0)])
+    assert ratio.spread == Spread(2.0, 2.0, 2.0)
+    assert ratio.met
+
+
+def test_a_target_is_missed_beyond_its_bound_on_either_side() -> None:
+    below = Target(what="", of="a", to="b", at_most=1.0)
+    above = Target(what="", of="a", to="b", at_least=1.7)
+    assert [below.met_by(0.9), below.met_by(1.1)] == [True, False]
+    assert [above.met_by(1.6), above.met_by(1.8)] == [False, True]
+    assert Target(what="", of="a", to="b").met_by(1.0) is None
+
+
+def test_a_ratio_to_a_peer_that_is_not_installed_is_left_out() -> None:
+    assert ratios_of({"ours": [1.0]}, [Target(what="", of="ours", to="a peer", at_most=1.0)]) == []
+
+
+def test_every_contestant_does_the_same_operations_in_each_round() -> None:
+    done: dict[str, list[int]] = {"one": [], "other": []}
+    order: list[str] = []
+
+    def contestant(name: str) -> Contestant:
+        return Contestant(name, done[name].append, prepare=lambda _: order.append(name))
+
+    costs = measure(
+        [contestant("one"), contestant("other")], lambda chosen: chosen.sample(range(100), 5), rounds=20, checked=False
+    )
+
+    assert done["one"] == done["other"]
+    assert len(done["one"]) == 20 * 5
+    assert [len(costs["one"]), len(costs["other"])] == [20, 20]
+    assert {order[at] for at in range(0, 40, 2)} == {"one", "other"}  # neither is always the first
+
+
+def test_warm_up_rounds_do_not_count() -> None:
+    counted = iter(range(100))
+    costs = measure(
+        [Clocked("one", lambda _: next(counted))], lambda _: [None, None], rounds=3, warm_up=2, checked=False
+    )
+    assert costs == {"one": [2, 3, 4]}
+
+
+def test_a_contestant_that_answers_wrong_is_not_measured() -> None:
+    wrong = Contestant("wrong", lambda item: item + 1, expect=lambda item, answer: item == answer)
+    with pytest.raises(WrongAnswerError, match="wrong: 1 is answered by 2"):
+        measure([wrong], lambda _: [1], rounds=1)
+
+
+def test_quartiles_lie_around_the_median() -> None:
+    values = [5.0, 1.0, 4.0, 2.0, 3.0]
+    assert Spread.of(random.Random(0).sample(values, 5)) == Spread(3.0, 2.0, 4.0)
+    assert Spread.of([7.0]) == Spread(7.0, 7.0, 7.0)
+
+
+def test_a_quick_run_is_shorter_and_a_given_number_of_rounds_wins() -> None:
+    assert [Pace().of(300), Pace(quick=True).of(300), Pace(quick=True, rounds=7).of(300)] == [300, 60, 7]
+
+
+# Runs
+
+
+def test_the_json_of_a_run_has_the_documented_shape(run: Run) -> None:
+    found = run("--only", "memory", "use-db-sqlite")
+
+    assert set(found) == {"date", "quick", "versions", "machine", "benchmarks"}
+    assert found["quick"] is True
+    assert {"python", "sqlalchemy", "dogpile.cache", "pymemcache"} <= found["versions"].keys()
+    assert found["machine"]["cores"] == os.cpu_count()
+    assert set(found["benchmarks"]) == {"memory", "use-db-sqlite"}
+    memory = found["benchmarks"]["memory"]
+    assert set(memory) == {"what", "rounds", "microseconds", "ratios", "more"}
+    assert memory["rounds"] == 1
+    assert set(memory["microseconds"]) == {"dogpile get_or_create", "ours"}
+    for spread in memory["microseconds"].values():
+        assert 0 < spread["lower"] <= spread["median"] <= spread["upper"]
+    (ratio,) = memory["ratios"]
+    assert set(ratio) == {"what", "of", "to", "median", "lower", "upper", "at_most", "at_least", "met"}
+    assert ratio["met"] is (ratio["median"] <= ratio["at_most"])
+
+
+@pytest.mark.timeout(300)
+def test_hits_are_measured_beside_the_floor_and_the_peers(run: Run) -> None:
+    find_binary("memcached")
+    found = run("--only", "hit", "get-many", "threads", "processes")
+
+    hit, many = found["benchmarks"]["hit"], found["benchmarks"]["get-many"]
+    for one in (hit, many):
+        assert {"raw socket", "raw socket, our request", "pymemcache, bytes", "ours"} <= one["microseconds"].keys()
+    assert {(ratio["to"], ratio["at_most"]) for ratio in hit["ratios"]} >= {
+        ("raw socket", 1.2),
+        ("pymemcache, bytes", 1.0),
+    }
+    assert found["versions"]["memcached"]
+    assert "ours: 16" in found["benchmarks"]["threads"]["microseconds"]
+    assert "ours: 4" in found["benchmarks"]["processes"]["microseconds"]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(
+    "PERSON_REPO_TEST_MYSQL_URL" in os.environ, reason="the benchmarks start a MariaDB of their own, not yours"
+)
+def test_the_database_is_measured_with_and_without_the_cache(run: Run) -> None:
+    find_binary("memcached")
+    find_binary("mariadbd")
+    only = ("use-db-mariadb", "miss", "commit", "import-people", "herd")
+    found = run("--rows", "200", "--seconds", "0.3", "--only", *only)["benchmarks"]
+
+    for name in only[:-1]:
+        judged = [ratio for ratio in found[name]["ratios"] if ratio["at_most"] is not None]
+        assert len(judged) == 1, name
+    assert found["import-people"]["more"]["rows"] == 200
+    ways = found["herd"]["more"]["ways"]
+    assert "ours" in ways
+    for way in ways.values():
+        assert way["queries"] == sum(way["by_interval"])
+        assert way["reads"] > 0
+
+
+def test_every_benchmark_has_a_name_of_its_own() -> None:
+    assert len({case.name for case in CASES}) == len(CASES)
+
+
+def test_an_unknown_benchmark_is_refused_with_the_known_ones() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--only", "hits"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=CHECKOUT,
+    )
+    assert done.returncode == 1
+    assert "no benchmark 'hits'" in done.stderr
+    assert "get-many" in done.stderr
+
+
+def test_a_profile_lists_the_calls_of_one_operation_of_ours() -> None:
+    said = bench("--profile", "memory")
+    assert "Python calls" in said
+    assert "\nService.get  (person_repo/service.py:" in said
+    assert "\n    SQLAlchemyRepository" in said or "\n    EntityMapping" in said  # calls within calls
+
+
+def test_plots_are_drawn_from_the_json_of_a_run(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: no plots (make bench installs it)")
+    spread = {"median": 2.0, "lower": 1.0, "upper": 3.0}
+    way = {"reads": 10, "queries": 1, "most_in_an_interval": 1, "by_interval": [0, 1]}
+    found: dict[str, Any] = as_json([], {"memcached": "1.6.18"}, quick=True, load=0.5)
+    found["benchmarks"] = {
+        "layers": {"microseconds": {"memcached: ours": spread, "SQLite file: ours": spread}},
+        "threads": {"microseconds": {"ours: 1": spread, "ours: 2": spread}},
+        "batches": {"microseconds": {"ours: 1": spread, "ours: 1000": spread}},
+        "herd": {"more": {"interval": 0.1, "readers": 2, "ttl": 1, "ways": {"ours": way}}},
+    }
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(found), encoding="utf-8")
+
+    bench("--replot", str(path), "--plots", str(tmp_path / "plots"))
+
+    drawn = {file.name: file.read_text(encoding="utf-8") for file in (tmp_path / "plots").iterdir()}
+    assert set(drawn) == {"latency.svg", "threads.svg", "batches.svg", "herd.svg"}
+    for svg in drawn.values():
+        assert found["date"][:10] in svg
+        assert f"sqlalchemy {found['versions']['sqlalchemy']}" in svg

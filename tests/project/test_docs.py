@@ -1,0 +1,445 @@
+"""README and docs: every fence runs, every public name is documented, the pages build without a warning.
+
+A page is run from top to bottom in an empty folder, all its Python in one namespace:
+
+- ``python`` is executed; ``pycon`` too, and what it shows must be what comes out;
+- ``console`` is run by a shell, a command at each ``$``, and what is shown below a command must be what it prints; a
+  command that fails fails the page, unless it says ``; echo "exit code $?"``;
+- any other fence is a file or is not run. ``...`` in shown output stands for anything.
+
+A comment right above a fence says what else there is to know, and a reader of the page does not see it::
+
+    <!-- file: shop/models.py -->        the fence is written there first; Python of a file is not executed
+    <!-- not run: the reason -->         neither run nor written
+    <!-- needs: flask_sqlalchemy -->     run only where this can be imported
+
+A comment of its own, ``<!-- hidden`` to ``-->``, is Python that is executed in its place. Addresses are replaced by
+those of real servers before anything is run: the servers of a ``memcached://`` URL by as many memcached processes (a
+socket's path by that of one which listens there), a ``mysql+pymysql://`` URL by that of an empty database, and
+``person_repo:_alembic/versions``, which only an installed wheel has, by the folder of the checkout.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import doctest
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import types
+import zlib
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import click.testing
+import pytest
+import sqlalchemy as sa
+from support.servers import Memcached
+
+import person_repo
+from person_repo import Service, Stats, exceptions, migrations, settings
+from person_repo.cache.contract import LeaseBackend
+from person_repo.cli.main import main
+from person_repo.exceptions import ImportFailedError
+from person_repo.settings import KNOWN_SCHEMES, CacheSettings, Settings
+from person_repo.testing import contract as testing
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+README = CHECKOUT / "README.md"
+DOCS = CHECKOUT / "docs"
+
+RUN_ELSEWHERE = {"reference/command-line.md"}
+"""``test_cli`` runs its examples."""
+
+PAGES = [README, *sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)]
+MARKS = ("file", "not run", "needs")
+
+_PART = re.compile(
+    r"^<!-- hidden\n(?P<hidden>.*?)^-->$"
+    r"|(?:^<!-- (?P<mark>[a-z ]+): (?P<told>[^\n]+) -->\n+)?"
+    r"^(?P<ticks>`{3,})(?P<language>[^\n`]*)\n(?P<code>.*?)^(?P=ticks)$",
+    re.MULTILINE | re.DOTALL,
+)
+_COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
+_OUTPUT = doctest.ELLIPSIS | doctest.REPORT_NDIFF
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(CHECKOUT if page == README else DOCS))
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One fence of a page, or one hidden comment."""
+
+    language: str
+    code: str
+    line: int
+    mark: str
+    told: str
+
+
+def parts_of(text: str) -> Iterator[Part]:
+    for found in _PART.finditer(text):
+        name = "hidden" if found["hidden"] is not None else "code"
+        yield Part(
+            language="python" if name == "hidden" else found["language"],
+            code=found[name],
+            line=text.count("\n", 0, found.start(name)) + 1,
+            mark=found["mark"] or "",
+            told=found["told"] or "",
+        )
+
+
+class Run:
+    """One page under way in the current folder."""
+
+    def __init__(self, page: str, server: Callable[[re.Match[str]], str]) -> None:
+        self.page = page
+        module = types.ModuleType("page")
+        sys.modules["page"] = module  # where SQLAlchemy looks up the names in annotations
+        self.namespace: dict[str, Any] = module.__dict__
+        self._server = server
+
+    def part(self, part: Part) -> None:
+        """Cases: a directive of Sphinx's; what is marked; what can be run."""
+        if part.language.startswith("{") or part.mark == "not run":
+            return
+        if part.mark == "needs" and importlib.util.find_spec(part.told) is None:
+            return
+        if part.mark not in ("", *MARKS):
+            raise AssertionError(f"{self.page}:{part.line}: what is <!-- {part.mark}: ... -->?")
+        code = re.sub(
+            r"(?P<scheme>memcached|mysql\+pymysql)://(?P<rest>[\w\[/][^\s\"'`?]*)|person_repo:_alembic/versions",
+            self._server,
+            part.code,
+        )
+        if part.mark == "file":
+            Path(part.told).parent.mkdir(parents=True, exist_ok=True)
+            Path(part.told).write_text(code, encoding="utf-8")
+            return
+        run = {"python": self.python, "pycon": self.pycon, "console": self.console}.get(part.language)
+        if run is None:
+            raise AssertionError(
+                f"{self.page}:{part.line}: a fence of {part.language or 'nothing'} says why it is not run"
+            )
+        run(code, part.line)
+
+    def python(self, code: str, line: int) -> None:
+        exec(compile("\n" * (line - 1) + code, self.page, "exec", dont_inherit=True), self.namespace)
+
+    def pycon(self, code: str, line: int) -> None:
+        session = doctest.DocTestParser().get_doctest(code, self.namespace, self.page, self.page, line - 1)
+        assert session.examples, f"{self.page}:{line}: no >>> in it"
+        said: list[str] = []
+        doctest.DocTestRunner(optionflags=_OUTPUT).run(session, out=said.append, clear_globs=False)
+        self.namespace.update(session.globs)
+        assert not said, "".join(said)
+
+    def console(self, code: str, line: int) -> None:
+        commands = _COMMAND.findall(code)
+        assert code.startswith("$ "), f"{self.page}:{line}: no $ in it"
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        for command, shown in commands:
+            done = subprocess.run(
+                [shutil.which("bash") or pytest.skip("needs bash"), "-c", command],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env=os.environ | {"PATH": path},
+                check=False,
+            )
+            printed = "".join(f"{output.rstrip()}\n" for output in done.stdout.splitlines())
+            wanted = "".join(f"{output.rstrip()}\n" for output in shown.splitlines())
+            where = f"{self.page}:{line}: $ {command}\n{printed}"
+            assert done.returncode == 0, where
+            assert doctest.OutputChecker().check_output(wanted, printed, _OUTPUT), where
+
+    def close(self) -> None:
+        """What a reader would leave to the end of the program."""
+        for value in list(self.namespace.values()):
+            if isinstance(value, Service):
+                value.close()
+            elif isinstance(value, sa.Engine):
+                value.dispose()
+        del sys.modules["page"]
+
+
+@pytest.fixture
+def server_of(request: pytest.FixtureRequest) -> Iterator[Callable[[re.Match[str]], str]]:
+    """What stands for the address that a page names; a server is started where one asks for it."""
+    sockets: dict[str, Memcached] = {}
+    with tempfile.TemporaryDirectory(prefix="person_repo-") as folder:  # short: a socket's path has a limit
+
+        def address(found: re.Match[str]) -> str:
+            if found["scheme"] is None:
+                return f"{migrations.script_location()}/versions"
+            if found["scheme"] != "memcached":
+                return str(request.getfixturevalue("mysql_url")).partition("?")[0]
+            if not found["rest"].startswith("/"):
+                servers: list[Memcached] = request.getfixturevalue("memcached_servers")
+                return f"memcached://{','.join(server.url for server in servers[: found['rest'].count(',') + 1])}"
+            place = found["rest"]
+            if place not in sockets:
+                sockets[place] = Memcached(socket_path=Path(folder) / f"{len(sockets)}.sock").start()
+            return f"memcached://{sockets[place].url}"
+
+        yield address
+        for server in sockets.values():
+            server.kill()
+
+
+@pytest.fixture
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, and none of our variables set."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("DATABASE_URL", "CACHE_URL", "USE_DB"):
+        monkeypatch.delenv(f"PERSON_REPO_{name}", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if name_of(page) not in RUN_ELSEWHERE], ids=name_of)
+def test_page_runs_as_it_is_written(page: Path, empty_folder: Path, server_of: Callable[[re.Match[str]], str]) -> None:
+    run = Run(name_of(page), server_of)
+    try:
+        for part in parts_of(page.read_text(encoding="utf-8")):
+            run.part(part)
+    finally:
+        run.close()
+
+
+# What runs the pages
+
+
+def as_written(found: re.Match[str]) -> str:
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "```python\nassert 1 == 2\n```",
+        "<!-- hidden\nassert 1 == 2\n-->",
+        "```pycon\n>>> 1 + 1\n3\n```",
+        "```console\n$ echo one\ntwo\n```",
+        "```console\n$ false\n```",
+        "```text\na picture without a reason\n```",
+        "<!-- never run: a mark that there is not -->\n```python\n1\n```",
+    ],
+)
+def test_a_page_that_is_wrong_fails(page: str, empty_folder: Path) -> None:
+    (part,) = parts_of(f"# Title\n\n{page}\n")
+    run = Run("page", as_written)
+    with pytest.raises(AssertionError):
+        run.part(part)
+    run.close()
+
+
+def test_a_page_goes_on_where_it_was(empty_folder: Path) -> None:
+    run = Run("page", as_written)
+    page = """
+```python
+one = 1
+```
+<!-- hidden
+two = one + 1
+-->
+```pycon
+>>> three = one + two
+>>> three
+3
+```
+<!-- file: shop/order.py -->
+```python
+raise SystemExit("a file is not executed")
+```
+<!-- not run: a reason -->
+```python
+raise SystemExit("nor is this")
+```
+```console
+$ ls shop
+order.py
+```
+```python
+assert three == 3
+```
+"""
+    for part in parts_of(page):
+        run.part(part)
+    run.close()
+    assert Path("shop/order.py").exists()
+
+
+def test_every_fence_is_found() -> None:
+    """A fence that the pattern passes over would not be run."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        found = list(parts_of(text))
+        hidden = text.count("<!-- hidden\n")
+        assert len(found) - hidden == len(re.findall(r"^ *```", text, re.MULTILINE)) // 2, name_of(page)
+        assert len([part for part in found if part.mark]) == len(re.findall(r"^<!-- (?!hidden)", text, re.MULTILINE))
+
+
+# What the pages tell
+
+
+def rows(page: str, section: str = "") -> dict[str, list[str]]:
+    """The tables of a page, or of one section: the other cells by what stands in backticks in the first."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    if section:
+        text = text.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| `")]
+    return {name.strip(" `"): [cell.strip() for cell in cells] for name, *cells in lines}
+
+
+def defaults(page: str, section: str) -> dict[str, str]:
+    return {name: cells[0].strip("`") for name, cells in rows(page, section).items()}
+
+
+OPTIONS = {field.name: str(field.default) for field in dataclasses.fields(CacheSettings)}
+
+
+def test_every_cache_option_is_documented_with_its_default() -> None:
+    assert defaults("reference/settings.md", "Cache options") == OPTIONS
+
+
+def test_the_options_that_memcached_needs_are_told_with_the_same_defaults() -> None:
+    told = defaults("how-to/memcached.md", "The URL")
+    assert told
+    assert told.items() <= OPTIONS.items()
+
+
+def test_every_limit_of_an_option_is_the_one_that_is_refused_beyond() -> None:
+    for name, (_, allowed, _) in rows("reference/settings.md", "Cache options").items():
+        for number in re.findall(r"\d+", allowed) if name not in ("namespace",) else ():
+            least = allowed.startswith(number)
+            if not allowed.startswith("above"):
+                CacheSettings(**{name: int(number)})
+            with pytest.raises(person_repo.ConfigurationError):
+                CacheSettings(**{name: int(number) - 1 if least else (0 if number == "0" else int(number) + 1)})
+
+
+def test_every_cache_url_is_documented_with_how_far_the_promise_reaches() -> None:
+    urls = {
+        url.partition("://")[0]: cells[1].strip("`")
+        for url, cells in rows("reference/settings.md", "Cache URLs").items()
+    }
+    assert sorted(urls) == sorted(KNOWN_SCHEMES)
+    for scheme, coherence in urls.items():
+        region = person_repo.make_region(f"{scheme}://{'127.0.0.1:1' if scheme == 'memcached' else ''}")
+        assert region.actual_backend.coherence == coherence
+
+
+def test_every_variable_is_documented_with_its_default() -> None:
+    told = defaults("reference/settings.md", "Environment")
+    names = {name.removeprefix("PERSON_REPO_").lower(): default for name, default in told.items()}
+    plain = Settings()
+    assert names == {"database_url": plain.database_url, "cache_url": plain.cache_url, "use_db": "off"}
+
+
+def test_every_logger_is_documented() -> None:
+    package = CHECKOUT / "person_repo"
+    loggers = {
+        ".".join(path.relative_to(CHECKOUT).with_suffix("").parts)
+        for path in package.rglob("*.py")
+        if "getLogger(__name__)" in path.read_text(encoding="utf-8")
+    }
+    assert set(rows("reference/settings.md", "Logging")) == loggers
+
+
+def test_every_counter_is_documented() -> None:
+    assert list(rows("reference/stats.md")) == [field.name for field in dataclasses.fields(Stats)]
+
+
+def test_every_error_is_documented() -> None:
+    assert set(rows("reference/errors.md")) == {name for name in exceptions.__all__ if name.endswith("Error")}
+
+
+@pytest.mark.parametrize("name", [name for name in exceptions.__all__ if name.endswith("Error")])
+def test_the_exit_code_of_an_error_is_the_documented_one(name: str) -> None:
+    def fail() -> None:
+        kind = getattr(exceptions, name)
+        if issubclass(kind, exceptions.EntityNotFoundError):
+            raise kind("Person", "nobody")
+        raise kind([] if kind is ImportFailedError else "it failed")
+
+    main.add_command(click.Command("fail", callback=fail))
+    try:
+        done = click.testing.CliRunner().invoke(main, ["fail"])
+    finally:
+        del main.commands["fail"]
+
+    assert str(done.exit_code) == rows("reference/errors.md")[name][1]
+
+
+def test_the_changelog_tells_of_this_version() -> None:
+    assert f"## [{metadata.version('person-repo')}]" in (CHECKOUT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_names_both_commands() -> None:
+    text = README.read_text(encoding="utf-8")
+    for command in ("make demo", "make test"):
+        assert f"$ {command}" in text
+        assert f"\n{command.removeprefix('make ')}:" in (CHECKOUT / "Makefile").read_text(encoding="utf-8")
+
+
+def test_links_of_the_readme_and_the_changelog_lead_somewhere() -> None:
+    """Those of the other pages are looked at by Sphinx."""
+    for page in (README, CHECKOUT / "CHANGELOG.md"):
+        for link in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+            assert link.startswith("https://") or (CHECKOUT / link).is_file(), f"{page.name}: {link}"
+
+
+# What Sphinx makes of them
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pages as ``make docs`` builds them: a warning is an error."""
+    pytest.importorskip("sphinx", reason="sphinx is not installed: the pages ARE NOT BUILT (make test installs it)")
+    folder = tmp_path_factory.mktemp("html")
+    done = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", str(DOCS), str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def described(built: Path) -> set[str]:
+    """The full names that the API pages describe."""
+    *_, names = (built / "objects.inv").read_bytes().split(b"\n", 4)
+    return {line.split()[0] for line in zlib.decompress(names).decode().splitlines()}
+
+
+def test_the_pages_build_without_a_warning(built: Path) -> None:
+    for page in PAGES:
+        if page != README:
+            assert (built / page.relative_to(DOCS).with_suffix(".html")).is_file()
+
+
+def test_every_public_name_is_described(described: set[str]) -> None:
+    names = {f"person_repo.{name}" for name in person_repo.__all__}
+    for module in (migrations, settings, testing):
+        names |= {f"{module.__name__}.{name}" for name in module.__all__ if not name.isupper()}
+    assert names - described == set()
+
+
+@pytest.mark.parametrize(
+    "owner", [person_repo.Service, person_repo.Repository, person_repo.BoundRepository, LeaseBackend]
+)
+def test_every_public_method_is_described(owner: type, described: set[str]) -> None:
+    module = "person_repo.cache.contract" if owner is LeaseBackend else "person_repo"
+    methods = {f"{module}.{owner.__name__}.{name}" for name in vars(owner) if not name.startswith("_")}
+    assert methods
+    assert methods - described == set()

@@ -1,0 +1,314 @@
+"""The promise under torture, shortly; and the checker under a recipe that does not keep it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from click.testing import CliRunner
+from sqlalchemy import orm
+from support.servers import Memcached
+
+from person_repo import Person, migrations
+from person_repo.cli.main import main
+from person_repo.exceptions import CacheUnavailableError, ConfigurationError
+from person_repo.testing.torture import run as torture
+from person_repo.testing.torture.run import FAULTS, Plan, Report, run
+
+SECONDS = float(os.environ.get("PERSON_REPO_TORTURE_SECONDS", "3"))
+"""Seconds of each run; more in the environment for a longer look."""
+
+
+def kept(report: Report) -> None:
+    assert report.clean, "\n".join(report.examples)
+    assert report.reads > 100
+    assert report.writes > 0
+    assert report.hits > 0
+    assert report.worst_staleness <= report.plan.bound
+
+
+def refusals(report: Report) -> int:
+    return report.error_kinds.get("CacheUnavailableError", 0)
+
+
+def test_threads_over_a_memory_region_never_read_stale(database_url: str) -> None:
+    kept(run(Plan(database_url=database_url, cache_url="memory://", seconds=SECONDS)))
+
+
+def test_processes_over_memcached_never_read_stale(database_url: str, memcached_servers: list[Memcached]) -> None:
+    url = "memcached://" + ",".join(server.url for server in memcached_servers)
+    report = run(Plan(database_url=database_url, cache_url=url, seconds=SECONDS))
+    kept(report)
+    refused = sum(n for kind, n in report.error_kinds.items() if "Deadlock" in kind or "locked" in kind)
+    assert report.errors == refused, report.error_kinds  # two writers in each other's way are the database's business
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("on_unreachable", ["proceed", "strict"])
+def test_no_mixture_of_faults_makes_a_read_stale(database_url: str, on_unreachable: str) -> None:
+    plan = Plan(
+        database_url=database_url, own_memcached=True, seconds=2 * SECONDS, faults=FAULTS, keys=5,
+        on_unreachable=on_unreachable, fence_interval=0.5,
+    )  # fmt: skip
+    report = run(plan)
+    kept(report)
+    assert sum(report.faults.values()) > 0
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("fault", ["partition", "hang"])
+def test_a_commit_that_cannot_reach_the_cache_is_refused_where_the_plan_says_so(tmp_path: Path, fault: str) -> None:
+    """And so these faults are felt: were nobody cut off, nobody would refuse."""
+    plan = Plan(
+        database_url=f"sqlite:///{tmp_path / 'people.db'}", own_memcached=True, seconds=2 * SECONDS, faults=(fault,),
+        keys=5, readers=1, on_unreachable="refuse", fence_interval=0.5,
+    )  # fmt: skip
+    report = run(plan)
+    kept(report)
+    assert refusals(report) > 0
+
+
+@pytest.mark.timeout(180)
+def test_a_partition_needs_no_memcached_of_its_own(mysql_url: str, memcached_servers: list[Memcached]) -> None:
+    url = "memcached://" + ",".join(server.url for server in memcached_servers)
+    plan = Plan(
+        database_url=mysql_url, cache_url=url, seconds=2 * SECONDS, faults=("partition",), readers=1,
+        on_unreachable="refuse", fence_interval=0.5,
+    )  # fmt: skip
+    report = run(plan)
+    kept(report)
+    assert refusals(report) > 0
+
+
+@pytest.mark.parametrize(
+    ("faults", "on_unreachable", "bound"),
+    [
+        ((), "proceed", 0),
+        (("pause", "kill", "flush"), "proceed", 0),
+        (("partition",), "proceed", 0.6),
+        (("pause", "hang"), "proceed", 0.6),
+        (("restart",), "proceed", 0.6),
+        (FAULTS, "proceed", 0.6),
+        (FAULTS, "strict", 0),
+        (FAULTS, "refuse", 0),
+    ],
+    ids=str,
+)
+def test_reads_may_be_late_only_where_commits_proceed_without_the_cache(
+    faults: tuple[str, ...], on_unreachable: str, bound: float
+) -> None:
+    plan = Plan(
+        database_url="sqlite:///x.db", own_memcached=True, faults=faults, on_unreachable=on_unreachable,
+        fence_interval=0.5,
+    )  # fmt: skip
+    assert plan.bound == pytest.approx(bound)
+
+
+class Refusing:
+    """People of a host whose cache cannot be reached, and who would rather not commit then."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        sa.event.listen(engine, "commit", self._refuse)
+
+    def _refuse(self, _: sa.Connection) -> None:
+        raise CacheUnavailableError("memcached 127.0.0.1:1: timed out; the 7th of some words that vary")
+
+    def session(self) -> orm.Session:
+        return orm.Session(self._engine)
+
+    def committed(self, id: str) -> None:
+        raise AssertionError(f"{id} was not committed")
+
+    def hits(self) -> int:
+        return 0
+
+
+def test_a_refused_commit_is_rolled_back_and_counted_by_its_kind_alone(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'people.db'}"
+    plan = Plan(database_url=url, keys=1, prefix="t-")
+    with torture._prepared(plan):
+        engine = sa.create_engine(url)
+        people: Any = Refusing(engine)
+        worker = torture._Worker(plan, people, 4, tmp_path)
+        stop = threading.Event()
+        worker.random.random = lambda: stop.set() or 0.5  # type: ignore[method-assign, func-returns-value]
+        worker.write(stop, time.monotonic() + 60)
+        with engine.connect() as connection:
+            names = connection.execute(sa.select(Person.__table__.c.last_name)).scalars().all()
+        engine.dispose()
+
+    assert worker.errors == {"CacheUnavailableError": 1}
+    assert names == ["0.0.0"]
+    (write,) = torture._writes_of(tmp_path / "4.writes")
+    assert (write.outcome, write.acknowledged) == ("rolled back", None)
+
+
+class Unhurried:
+    """Workers, or a memcached, whose faults take no time, and tell what they were to take."""
+
+    def __init__(self, took: list[float]) -> None:
+        self._took = took
+
+    def pause(self, seconds: float, _: random.Random | None = None) -> None:
+        self._took.append(seconds)
+
+    partition = hang = pause
+
+
+def test_no_fault_outlasts_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    took: list[float] = []
+    workers: Any = Unhurried(took)
+    memcached: Any = Unhurried(took)
+    plan = Plan(
+        database_url="sqlite:///x.db", own_memcached=True, faults=("pause", "partition", "hang"), fence_interval=60.0
+    )
+    faults = torture._Faults(plan, workers, memcached)
+    monkeypatch.setattr(time, "sleep", took.append)
+
+    for _ in range(100):
+        took.clear()
+        faults.next(2.4)
+        assert sum(took) <= 2.4 + 1e-9
+
+    assert all(faults.done[fault] for fault in plan.faults)
+
+
+def test_a_memcached_that_was_stopped_goes_on_though_the_run_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: float) -> None:
+        raise KeyboardInterrupt
+
+    with torture._Memcached() as memcached:
+        monkeypatch.setattr(time, "sleep", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            memcached.hang(1000.0)
+        monkeypatch.undo()
+        assert said(memcached, b"mn\r\n") == b"MN\r\n"
+
+
+def test_a_memcached_that_is_flushed_has_forgotten_everything() -> None:
+    with torture._Memcached() as memcached:
+        assert said(memcached, b"ms k 1\r\nv\r\n") == b"HD\r\n"
+        memcached.flush()
+        assert said(memcached, b"mg k v\r\n") == b"EN\r\n"
+
+
+def said(memcached: torture._Memcached, request: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", memcached._port), 20) as connection:
+        connection.sendall(request)
+        return connection.recv(100)
+
+
+@pytest.mark.timeout(180)
+def test_the_usual_recipe_is_found_to_be_stale(database_url: str) -> None:
+    """A checker that finds nothing there is broken: reads stand still for a moment, so a short run suffices."""
+    reports = []
+    for seed in range(5):
+        reports.append(
+            run(Plan(database_url=database_url, own_memcached=True, seconds=2, keys=2, against="naive", seed=seed))
+        )
+        if not reports[-1].clean:
+            break
+    assert reports[-1].stale > 0, reports
+    assert reports[-1].worst_staleness > 0
+
+
+def test_a_run_leaves_nothing_behind(database_url: str) -> None:
+    migrations.upgrade(database_url)
+    engine = sa.create_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(
+            sa.insert(Person.__table__), [{"id": "mine", "first_name": "A", "last_name": "B", "version": 1}]
+        )  # type: ignore[arg-type]
+    before = sa.inspect(engine).get_table_names()
+    run(Plan(database_url=database_url, cache_url="memory://", seconds=0.3))
+    with engine.connect() as connection:
+        assert connection.execute(sa.select(Person.__table__.c.id)).scalars().all() == ["mine"]
+    assert sa.inspect(engine).get_table_names() == before
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"faults": ("flood",)},
+            "unknown fault 'flood'; known are: pause, kill, restart, partition, hang, flush",
+        ),
+        ({"faults": ("pause",)}, "pause needs processes"),
+        ({"faults": ("partition",)}, "partition needs processes"),
+        ({"faults": ("partition",), "cache_url": "null://"}, "partition cuts a worker off from a server"),
+        ({"faults": ("restart",), "cache_url": "memcached://127.0.0.1:1"}, "restart kills the memcached it works on"),
+        ({"faults": ("hang",), "cache_url": "memcached://127.0.0.1:1"}, "hang stops the memcached it works on"),
+        ({"faults": ("flush",), "cache_url": "memcached://127.0.0.1:1"}, "flush empties the memcached it works on"),
+        ({"on_unreachable": "pray"}, "on_unreachable 'pray': give proceed, strict, refuse"),
+        ({"fence_interval": 0}, "fence_interval 0: give seconds above 0"),
+        ({"against": "redis"}, "against 'redis': give person_repo or naive"),
+        ({"readers": 0}, "readers 0: give more than 0"),
+        ({"seconds": -1}, "seconds -1: give more than 0"),
+        ({"keys": 100_000}, "keys 100000: give at most 60000"),
+        ({"database_url": "sqlite://", "own_memcached": True}, "a database in memory is one process's own"),
+    ],
+)
+def test_a_plan_that_cannot_be_carried_out_is_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        Plan(**{"database_url": "sqlite:///x.db", **options})  # type: ignore[arg-type]
+
+
+def call(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(main, arguments)
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_the_command_prints_the_figures_as_a_table() -> None:
+    code, out, err = call("torture", "--seconds", "0.5")
+    assert (code, err) == (0, "")
+    assert "a temporary SQLite file, memory://" in out
+    for name in ("reads", "hits", "writes", "late", "stale", "phantom", "worst staleness", "bound", "errors"):
+        assert name in out
+
+
+@pytest.mark.parametrize(("on_unreachable", "bound"), [("proceed", 0.35), ("strict", 0.0)])
+def test_the_command_tells_the_bound_that_its_options_make(on_unreachable: str, bound: float) -> None:
+    options = ["--on-unreachable", on_unreachable, "--fence-interval", "0.25", "--faults", "hang", "--start-memcached"]
+    code, out, err = call("--json", "torture", "--seconds", "0.5", *options)
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    assert report["bound"] == pytest.approx(bound)
+    assert set(report) == {
+        "database", "cache", "bound", "reads", "hits", "writes", "late", "stale", "phantom", "worst_staleness",
+        "errors", "error_kinds", "faults", "clean",
+    }  # fmt: skip
+
+
+def test_every_fault_can_be_asked_for_by_name() -> None:
+    (option,) = [option for option in main.commands["torture"].params if option.name == "faults"]
+    assert option.type.choices == ("none", *FAULTS, "all")  # type: ignore[attr-defined]
+
+
+def test_the_command_exits_with_1_where_the_promise_is_broken() -> None:
+    for seed in range(5):
+        code, out, err = call(
+            "--json", "torture", "--against", "naive", "--keys", "1", "--seconds", "2", "--seed", str(seed)
+        )
+        if code == 1:
+            break
+    assert code == 1
+    report = json.loads(out)
+    assert report["stale"] > 0
+    assert not report["clean"]
+    assert "stale by" in json.loads(err)["message"]
+
+
+def test_the_command_refuses_a_restart_of_a_server_that_is_not_its_own() -> None:
+    code, _, err = call("torture", "--faults", "restart", "--cache-url", "memcached://127.0.0.1:1")
+    assert code == 2
+    assert "let one be started for it" in err

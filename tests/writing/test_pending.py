@@ -1,0 +1,73 @@
+"""What the log says of tombstones that cannot be placed, and that a transaction drops what it drops once."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from support.servers import Memcached
+
+from person_repo.cache.memcached.backend import MemcachedBackend
+from person_repo.cache.memory import MemoryBackend
+from person_repo.testing.contract import GROUP
+from person_repo.writing.pending import Pending, announce, release
+
+KEYS = [f"{GROUP}:s{number}" for number in range(30)]
+
+
+def levels(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.levelname for record in caplog.records if record.name == "person_repo.writing.pending"]
+
+
+def test_of_several_servers_the_one_that_cannot_be_told_is_logged_once_and_once_when_it_can(
+    memcached_servers: list[Memcached], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "person_repo.writing.pending")
+    patient = {"timeout": 10.0, "connect_timeout": 10.0, "breaker_failures": 1_000_000}
+    backend = MemcachedBackend({"servers": [server.url for server in memcached_servers], **patient})
+    memcached_servers[1].kill()
+    for key in KEYS:  # some on the server that is down, some on the others
+        release(announce(backend, [key]))
+
+    assert levels(caplog) == ["WARNING"]
+    assert memcached_servers[1].url in caplog.text
+    unplaced = backend.counters.snapshot().unplaced
+    assert 0 < unplaced < len(KEYS)
+
+    memcached_servers[1].start()
+    for key in KEYS:
+        release(announce(backend, [key]))
+
+    assert levels(caplog) == ["WARNING", "INFO"]
+    assert backend.counters.snapshot().unplaced == unplaced
+    backend.close()
+
+
+def test_a_group_that_is_dropped_takes_no_more_keys() -> None:
+    backend = MemoryBackend({"max_keys": 2})
+    pending = Pending(lambda backend: None)
+    pending.add(backend, GROUP, KEYS[:2])
+    assert not pending.drops(backend, GROUP)
+
+    pending.add(backend, GROUP, KEYS[2:3])
+    assert pending.drops(backend, GROUP)
+    pending.put(None)
+
+    spent = backend.counters.snapshot()
+    assert (spent.tombstones, spent.model_drops) == (0, 1)
+
+
+def test_what_is_in_doubt_is_the_whole_group_until_it_is_settled() -> None:
+    backend = MemoryBackend({})
+    pending = Pending(lambda backend: None)
+    pending.doubt(backend, GROUP)
+    pending.doubt(backend, GROUP)
+    pending.settle(backend, GROUP)
+    pending.put(None)
+    assert pending.drops(backend, GROUP)
+    pending.end()
+
+    pending.settle(backend, GROUP)
+    pending.add(backend, GROUP, KEYS[:1])
+    pending.put(None)
+    assert not pending.drops(backend, GROUP)

@@ -1,0 +1,544 @@
+"""What a statement changes, told from the statement alone: no database is asked here."""
+
+from __future__ import annotations
+
+import datetime
+import enum
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import orm
+from sqlalchemy.dialects import mssql, mysql, postgresql, sqlite
+from sqlalchemy.sql import dml
+from support.models import Parcel
+
+from person_repo.mapped.mapping import EntityMapping
+from person_repo.model import ExactString, Person
+from person_repo.writing.statements import (
+    Change,
+    TextKind,
+    Watched,
+    by_key,
+    chains,
+    kind_of_text,
+    of_statement,
+    replaces,
+    set_columns,
+    targets_of,
+)
+
+READ, WRITE, ANY = TextKind.READ, TextKind.WRITE, TextKind.ANY
+BEGIN, COMMIT, ROLLBACK = TextKind.BEGIN, TextKind.COMMIT, TextKind.ROLLBACK
+
+EVERYWHERE = ("sqlite", "mysql", "mariadb", "postgresql")
+MYSQL = ("mysql", "mariadb")
+
+KINDS: list[tuple[Sequence[str], str, str, bool]] = [
+    # reads
+    (EVERYWHERE, "SELECT 1", READ, False),
+    (EVERYWHERE, "select * from person where note = 'DELETE FROM person'", READ, False),
+    (EVERYWHERE, "  \n\t(SELECT 1) UNION (SELECT 2)", READ, False),
+    (EVERYWHERE, "/* UPDATE person */ -- DELETE\n SELECT 1;", READ, False),
+    (EVERYWHERE, "VALUES (1)", READ, False),
+    (EVERYWHERE, "WITH a AS (SELECT 1) SELECT * FROM a", READ, False),
+    (EVERYWHERE, "EXPLAIN UPDATE person SET id = 1", READ, False),
+    (EVERYWHERE, "PRAGMA foreign_keys = ON", READ, False),
+    (MYSQL, "SHOW TABLES", READ, False),
+    (MYSQL, "DESCRIBE person", READ, False),
+    (MYSQL, "TABLE person", READ, False),
+    (MYSQL, "HANDLER person READ FIRST", READ, False),
+    (MYSQL, "SET @name = 'x'", READ, False),
+    (MYSQL, "SET NAMES utf8mb4", READ, False),
+    (MYSQL, "SAVEPOINT one", READ, False),
+    (MYSQL, "RELEASE SAVEPOINT one", READ, False),
+    (EVERYWHERE, "ROLLBACK TO SAVEPOINT one", READ, False),
+    (EVERYWHERE, "rollback work to one", READ, False),
+    (MYSQL, "XA START 'one'", READ, False),
+    (MYSQL, "XA PREPARE 'one'", READ, False),
+    (MYSQL, "XA ROLLBACK 'one'", READ, False),
+    (MYSQL, "xa recover", READ, False),
+    # writes
+    (EVERYWHERE, "INSERT INTO person VALUES (1)", WRITE, False),
+    (EVERYWHERE, "\n update person set id = 1", WRITE, False),
+    (EVERYWHERE, "/* a */ /* b */Delete From person;", WRITE, False),
+    (EVERYWHERE, "REPLACE INTO person VALUES (1)", WRITE, False),
+    (EVERYWHERE, "MERGE INTO person USING note ON 1 = 1", WRITE, False),
+    (EVERYWHERE, "WITH a AS (SELECT 1) UPDATE person SET id = 1", WRITE, False),
+    (EVERYWHERE, "with a as (delete from person returning id) select * from a", WRITE, False),
+    (EVERYWHERE, "EXPLAIN ANALYZE DELETE FROM person", WRITE, False),
+    (EVERYWHERE, "LOAD DATA INFILE 'x' INTO TABLE person", WRITE, False),
+    (EVERYWHERE, "COPY person FROM STDIN", WRITE, False),
+    (EVERYWHERE, "what nobody knows", WRITE, False),
+    (EVERYWHERE, "", WRITE, False),
+    (MYSQL, "/*!50000 UPDATE person */ SET id = 1", WRITE, False),
+    (MYSQL, "/*M!100100 UPDATE person */ SET id = 1", WRITE, False),
+    (MYSQL, "# select\nDELETE FROM person", WRITE, False),
+    # what commits on the way, or may
+    (MYSQL, "TRUNCATE person", WRITE, True),
+    (MYSQL, "ALTER TABLE person ADD COLUMN a INTEGER", WRITE, True),
+    (MYSQL, "/* a */ DROP TABLE person", WRITE, True),
+    (MYSQL, "CREATE TEMPORARY TABLE a (b INTEGER)", WRITE, True),
+    (MYSQL, "RENAME TABLE a TO person", WRITE, True),
+    (MYSQL, "ANALYZE UPDATE person SET id = 1", WRITE, True),
+    (MYSQL, "LOCK TABLES person WRITE", WRITE, True),
+    (MYSQL, "START SLAVE", WRITE, True),
+    (MYSQL, "SET autocommit = 1", READ, True),
+    (MYSQL, "SET SESSION AutoCommit = ON", READ, True),
+    (MYSQL, "SET PASSWORD = 'x'", READ, True),
+    (MYSQL, "SET STATEMENT max_statement_time = 1 FOR UPDATE person SET id = 1", WRITE, True),
+    (("sqlite", "postgresql"), "DROP TABLE person", WRITE, False),
+    (("sqlite", "postgresql"), "ALTER TABLE person ADD COLUMN a INTEGER", WRITE, False),
+    (EVERYWHERE, "SELECT 1; DELETE FROM person", WRITE, True),
+    (EVERYWHERE, "UPDATE person SET id = ';' WHERE id = 1", WRITE, True),
+    (EVERYWHERE, "BEGIN NOT ATOMIC DELETE FROM person; END", WRITE, True),
+    # what may do anything
+    (EVERYWHERE, "CALL clean()", ANY, True),
+    (EVERYWHERE, "EXECUTE prepared", ANY, True),
+    (EVERYWHERE, "EXECUTE IMMEDIATE 'DELETE FROM person'", ANY, True),
+    (EVERYWHERE, "DO clean()", ANY, True),
+    (EVERYWHERE, "SELECT 1; call clean()", ANY, True),
+    (EVERYWHERE, "DROP DATABASE people", ANY, True),
+    (EVERYWHERE, "drop schema people", ANY, True),
+    (EVERYWHERE, "XA COMMIT 'one'", ANY, True),
+    (EVERYWHERE, "xa /* now */ commit 'one' one phase", ANY, True),
+    (EVERYWHERE, "COMMIT PREPARED 'one'", ANY, True),
+    # transactions
+    (("sqlite", "postgresql"), "BEGIN", BEGIN, False),
+    (("sqlite",), "BEGIN IMMEDIATE TRANSACTION", BEGIN, False),
+    (MYSQL, "BEGIN", BEGIN, True),
+    (MYSQL, "start /* a */ transaction with consistent snapshot", BEGIN, True),
+    (EVERYWHERE, "COMMIT", COMMIT, True),
+    (EVERYWHERE, " -- now\ncommit work;", COMMIT, True),
+    (EVERYWHERE, "END TRANSACTION", COMMIT, True),
+    (EVERYWHERE, "ROLLBACK", ROLLBACK, False),
+    (EVERYWHERE, "rollback and no chain", ROLLBACK, False),
+    (("sqlite",), "SAVEPOINT one", TextKind.SAVEPOINT, False),
+    (("sqlite",), "RELEASE one", TextKind.RELEASE, True),
+]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "text", "kind", "commits"),
+    [(dialect, text, kind, commits) for dialects, text, kind, commits in KINDS for dialect in dialects],
+)
+def test_the_kind_of_a_text_is_told_by_its_first_words(dialect: str, text: str, kind: str, commits: bool) -> None:
+    assert kind_of_text(text, dialect) == (kind, commits)
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize(
+    "text", ["/*" * 20_000, "/* */ " * 20_000 + "'", "(" * 50_000, "-- \n" * 20_000, "a" * 100_000]
+)
+def test_a_text_that_means_nothing_costs_no_time(text: str) -> None:
+    assert kind_of_text(text, "mysql") == (WRITE, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("COMMIT AND CHAIN", True), ("rollback work and  chain", True), ("COMMIT AND NO CHAIN", False), ("COMMIT", False)],
+)
+def test_a_chained_end_begins_the_next_transaction(text: str, expected: bool) -> None:
+    assert chains(text) is expected
+
+
+# Models and their tables
+
+
+def watched(entity: type[Any]) -> Watched:
+    mapping = EntityMapping(entity)
+    return Watched(mapping, mapping.table)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("UPDATE person SET a = 1", True),
+        ("UPDATE `Person` SET a = 1", True),
+        ('DELETE FROM "host"."PERSON"', True),
+        ("INSERT INTO host.person(id) VALUES (1)", True),
+        ("UPDATE personal SET a = 1", False),
+        ("UPDATE a_person SET a = 1", False),
+        ("UPDATE person2 SET a = 1", False),
+    ],
+)
+def test_a_table_is_named_by_its_whole_name_in_whatever_case_and_quotes(text: str, expected: bool) -> None:
+    assert watched(Person).is_named_in(text) is expected
+
+
+class HostBase(orm.DeclarativeBase):
+    """The models of an imagined host."""
+
+
+class Colour(enum.Enum):
+    RED = "r"
+
+
+def model(type_: Any) -> type[Any]:
+    """A class whose only column, the key, has this type."""
+    name = f"model_{uuid.uuid4().hex}"
+    return type(name, (HostBase,), {"__tablename__": name, "key": orm.mapped_column("key", type_, primary_key=True)})
+
+
+class FirstWord(sa.TypeDecorator[str]):
+    impl = sa.String(40)
+    cache_ok = True
+
+    def bind_expression(self, bindvalue: Any) -> Any:
+        return sa.func.lower(bindvalue)
+
+
+@pytest.mark.parametrize(
+    ("type_", "on_sqlite", "on_mysql", "on_sql_server"),
+    [
+        (ExactString(40), True, True, False),
+        (sa.String(40), True, False, False),
+        (sa.String(40, collation="NOCASE"), False, False, False),
+        (sa.String(40, collation="binary"), True, True, False),
+        (sa.String(40, collation="utf8mb4_bin"), False, False, False),  # it pads
+        (sa.String(40, collation="utf8mb4_0900_bin"), False, True, False),
+        (sa.Integer(), True, True, True),
+        (sa.Enum(Colour), True, True, True),
+        (sa.Uuid(), True, True, True),
+        (sa.Uuid(as_uuid=False), False, False, False),
+        (sa.Date(), True, True, True),
+        (FirstWord(), False, False, False),
+    ],
+)
+def test_parameters_name_rows_where_the_column_compares_exactly(
+    type_: Any, on_sqlite: bool, on_mysql: bool, on_sql_server: bool
+) -> None:
+    entry = watched(model(type_))
+
+    assert entry.compares_exactly(sqlite.dialect()) is on_sqlite
+    assert entry.compares_exactly(mysql.dialect()) is on_mysql
+    assert entry.compares_exactly(mssql.dialect()) is on_sql_server
+
+
+# Statements
+
+
+class Silent:
+    """A connection of a dialect, on which nothing can be asked."""
+
+    def __init__(self, dialect: sa.Dialect) -> None:
+        self.dialect = dialect
+
+
+class Asked(Exception):
+    """The rows would have been asked for."""
+
+
+class Asking(Silent):
+    def execute(self, *_statement: Any, **_options: Any) -> Any:
+        raise Asked
+
+
+PERSON: Any = Person.__table__
+PARCEL: Any = Parcel.__table__
+
+WHOLE = "the whole model"
+ASKS = "asks for the rows"
+
+NOTE = sa.table("note", sa.column("about"), sa.column("text"))
+
+
+def told(
+    statement: dml.UpdateBase,
+    *parameters: dict[str, Any],
+    dialect: sa.Dialect | None = None,
+    entity: type[Any] = Person,
+    most: int = 100,
+    may_ask: bool = True,
+) -> Any:
+    """The keys that a statement changes, ``WHOLE``, ``ASKS``, or None where it is not of this model."""
+    dialect = dialect or sqlite.dialect()
+    compiled = statement.compile(dialect=dialect, column_keys=list(parameters[0]) if parameters else None)
+    sets = [compiled.construct_params(one) for one in parameters or [{}]]
+    entry = watched(entity)
+    connection: Any = Asking(dialect)
+    try:
+        changes = of_statement(connection, statement, sets, {entry.table: [entry]}, most=most, may_ask=lambda: may_ask)
+    except Asked:
+        return ASKS
+    assert what_its_form_tells(statement, sets, entry, dialect) in (None, changes)
+    if not changes:
+        return None
+    (change,) = changes
+    assert isinstance(change, Change)
+    assert change.watched is entry
+    if change.identities is None:
+        return WHOLE
+    keys = [identity[0] if len(identity) == 1 else identity for identity in change.identities]
+    return (keys, "and those the database makes") if change.generated else keys
+
+
+def what_its_form_tells(
+    statement: dml.UpdateBase, sets: list[dict[str, Any]], entry: Watched, dialect: sa.Dialect
+) -> list[Change] | None:
+    """What the form of a statement tells with the parameters of this one; None where it does not."""
+    forms = by_key(statement, sets, {entry.table: [entry]}, dialect)
+    found = None if forms is None else [form.change(sets) for form in forms]
+    return None if found is None or None in found else [change for change in found if change]
+
+
+ROW = {"id": "a", "first_name": "x", "last_name": "y", "version": 1}
+
+
+def named(**values: Any) -> dict[str, Any]:
+    return {**ROW, **values}
+
+
+INSERTS: dict[str, tuple[dml.UpdateBase, tuple[dict[str, Any], ...], Any]] = {
+    "values": (sa.insert(PERSON).values(**ROW), (), ["a"]),
+    "a parameter set": (sa.insert(PERSON), (ROW,), ["a"]),
+    "parameter sets": (sa.insert(PERSON), (ROW, named(id="b")), ["a", "b"]),
+    "values and parameters": (
+        sa.insert(PERSON).values(id=sa.bindparam("which"), version=1), ({"which": "a"}, {"which": "b"}), ["a", "b"],
+    ),
+    "multiple values": (sa.insert(PERSON).values([ROW, named(id="b")]), (), ["a", "b"]),
+    "multiple values by column": (
+        sa.insert(PERSON).values([{PERSON.c.id: "a", PERSON.c.version: 1}]), (), ["a"],
+    ),
+    "multiple values by position": (sa.insert(PERSON).values([("a", "x", "y", 1), ("b", "x", "y", 1)]), (), ["a", "b"]),
+    "ORM values": (sa.insert(Person).values(**ROW), (), ["a"]),
+    "another case": (sa.insert(sa.table("PERSON", sa.column("id"))).values(id="a"), (), ["a"]),
+    "an expression": (sa.insert(PERSON).values(id=sa.func.now()), (), ([], "and those the database makes")),
+    "a null": (sa.insert(PERSON).values(id=sa.null()), (), ([], "and those the database makes")),
+    "a number for a string": (sa.insert(PERSON), (named(id=5),), WHOLE),
+    "a string that is cut": (sa.insert(PERSON), (named(id="a" * 101),), WHOLE),
+    "from a select": (sa.insert(PERSON).from_select(["id"], sa.select(NOTE.c.about)), (), WHOLE),
+    "ignoring": (sa.insert(PERSON).prefix_with("OR IGNORE").values(**ROW), (), ["a"]),
+    "replacing": (sa.insert(PERSON).prefix_with("OR REPLACE").values(**ROW), (), ["a"]),
+    "upsert": (
+        sqlite.insert(PERSON).values(**ROW).on_conflict_do_update(["id"], set_={"first_name": "z"}), (), ["a"],
+    ),
+    "upsert of the key": (
+        sqlite.insert(PERSON).values(**ROW).on_conflict_do_update(["id"], set_={"id": "z"}), (), WHOLE,
+    ),
+    "upsert of nothing": (sqlite.insert(PERSON).values(**ROW).on_conflict_do_nothing(), (), ["a"]),
+    "another table": (sa.insert(NOTE).values(about="a"), (), None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("statement", "parameters", "expected"), INSERTS.values(), ids=INSERTS)
+def test_an_insert_changes_the_keys_it_names(
+    statement: dml.UpdateBase, parameters: tuple[dict[str, Any], ...], expected: Any
+) -> None:
+    assert told(statement, *parameters) == expected
+
+
+def test_an_upsert_on_mysql() -> None:
+    statement = mysql.insert(PERSON).values(**ROW)
+
+    assert told(statement.on_duplicate_key_update(first_name="z"), dialect=mysql.dialect()) == ["a"]
+    assert told(statement.on_duplicate_key_update([("first_name", "z")]), dialect=mysql.dialect()) == ["a"]
+    assert told(statement.on_duplicate_key_update(id="z"), dialect=mysql.dialect()) == WHOLE
+
+
+def bound(name: str, *value: Any, **options: Any) -> Any:
+    return sa.bindparam(name, *value, **options)
+
+
+UPDATES: dict[str, tuple[dml.UpdateBase, tuple[dict[str, Any], ...], Any]] = {
+    "equal": (sa.update(PERSON).where(PERSON.c.id == "a"), ({"version": 2},), ["a"]),
+    "mirrored": (sa.update(PERSON).where(sa.literal("a") == PERSON.c.id), ({"version": 2},), ["a"]),
+    "in": (sa.update(PERSON).where(PERSON.c.id.in_(["a", "b"])).values(version=2), (), ["a", "b"]),
+    "in nothing": (sa.update(PERSON).where(PERSON.c.id.in_([])).values(version=2), (), []),
+    "in literals": (sa.delete(PERSON).where(PERSON.c.id.in_([sa.literal("a"), "b"])), (), ["a", "b"]),
+    "in a spread list": (sa.delete(PERSON).where(PERSON.c.id.in_(bound("which", expanding=True))), (
+        {"which": ["a", "b"]},
+    ), ["a", "b"]),
+    "and": (sa.delete(PERSON).where(sa.and_(PERSON.c.id == "a", PERSON.c.version == 2)), (), ["a"]),
+    "and in parts": (sa.delete(PERSON).where(PERSON.c.version == 2).where(PERSON.c.id == "a"), (), ["a"]),
+    "and within and": (
+        sa.delete(PERSON).where(sa.and_(PERSON.c.version > 1, sa.and_(PERSON.c.id == "a", sa.true()))), (), ["a"],
+    ),
+    "parameters": (
+        sa.update(PERSON).where(PERSON.c.id == bound("b")).values(version=1), ({"b": "a"}, {"b": "b"}), ["a", "b"],
+    ),
+    "a default that is overruled": (sa.delete(PERSON).where(PERSON.c.id == bound("b", "z")), ({"b": "a"},), ["a"]),
+    "a default": (sa.delete(PERSON).where(PERSON.c.id == bound("b", "z")), (), ["z"]),
+    "ORM": (sa.update(Person).where(Person.id == "a").values(version=2), (), ["a"]),
+    "another metadata": (sa.delete(sa.table("person", sa.column("id"))).where(sa.column("id") == "a"), (), ASKS),
+    "the key too": (sa.update(PERSON).where(PERSON.c.id == "a").values(id="b"), (), ["a", "b"]),
+    "the keys too": (
+        sa.update(PERSON).where(PERSON.c.id == bound("old")).values(id=bound("new")),
+        ({"old": "a", "new": "b"}, {"old": "c", "new": "d"}), ["a", "c", "b", "d"],
+    ),
+    "the key by a parameter": (sa.update(PERSON).where(PERSON.c.id == "a"), ({"id": "b"},), ["a", "b"]),
+    "the key by a column": (sa.update(PERSON).where(PERSON.c.id == "a").values({PERSON.c.id: "b"}), (), ["a", "b"]),
+    "the key, in order": (sa.update(PERSON).where(PERSON.c.id == "a").ordered_values(("id", "b")), (), ["a", "b"]),
+    "the key by an expression": (sa.update(PERSON).where(PERSON.c.id == "a").values(id=sa.func.now()), (), WHOLE),
+    "the key of many": (sa.update(PERSON).where(PERSON.c.version == 1).values(id="b"), (), WHOLE),
+    "or": (sa.delete(PERSON).where(sa.or_(PERSON.c.id == "a", PERSON.c.id == "b")), (), ASKS),
+    "not": (sa.delete(PERSON).where(PERSON.c.id != "a"), (), ASKS),
+    "not and": (sa.delete(PERSON).where(sa.not_(sa.and_(PERSON.c.id == "a", PERSON.c.version == 1))), (), ASKS),
+    "not in": (sa.delete(PERSON).where(PERSON.c.id.not_in(["a"])), (), ASKS),
+    "like": (sa.delete(PERSON).where(PERSON.c.id.like("a")), (), ASKS),
+    "another column": (sa.delete(PERSON).where(PERSON.c.first_name == "a"), (), ASKS),
+    "everything": (sa.delete(PERSON), (), ASKS),
+    "a subquery": (sa.delete(PERSON).where(PERSON.c.id.in_(sa.select(NOTE.c.about))), (), ASKS),
+    "a function": (sa.delete(PERSON).where(PERSON.c.id == sa.func.now()), (), ASKS),
+    "a function of it": (sa.delete(PERSON).where(sa.func.lower(PERSON.c.id) == "a"), (), ASKS),
+    "a collation": (sa.delete(PERSON).where(sa.collate(PERSON.c.id, "NOCASE") == "a"), (), ASKS),
+    "text": (sa.delete(PERSON).where(sa.text("id = 'a'")), (), ASKS),
+    "a number": (sa.delete(PERSON).where(PERSON.c.id == sa.literal(5)), (), ASKS),
+    "a callable": (sa.delete(PERSON).where(PERSON.c.id == bound("b", callable_=lambda: "a")), (), ["a"]),
+    "many by another column": (
+        sa.delete(PERSON).where(PERSON.c.first_name == bound("n")), ({"n": "a"}, {"n": "b"}), WHOLE,
+    ),
+    "an alias": (sa.update(PERSON.alias("p")).values(version=2), (), WHOLE),
+    "a nameless alias": (sa.delete(PERSON.alias()), (), WHOLE),
+    "another table": (sa.update(NOTE).values(text="x"), (), None),
+    "by another table": (sa.update(NOTE).where(NOTE.c.about == PERSON.c.id).values(text="x"), (), None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("statement", "parameters", "expected"), UPDATES.values(), ids=UPDATES)
+def test_an_update_or_delete_changes_the_keys_its_criteria_allow(
+    statement: dml.UpdateBase, parameters: tuple[dict[str, Any], ...], expected: Any
+) -> None:
+    assert told(statement, *parameters) == expected
+
+
+def test_a_statement_over_two_tables() -> None:
+    both = sa.update(NOTE).where(NOTE.c.about == PERSON.c.id).values({PERSON.c.version: 2, NOTE.c.text: "x"})
+    by_another = sa.update(PERSON).where(NOTE.c.about == "a").values(version=2)
+    joined = sa.delete(PERSON).where(PERSON.c.id == NOTE.c.about)
+    named = sa.delete(PERSON).where(PERSON.c.id == "a", NOTE.c.about == PERSON.c.id)
+
+    assert told(both, dialect=mysql.dialect()) == WHOLE
+    assert told(by_another, dialect=mysql.dialect()) == ASKS
+    assert told(joined, dialect=mysql.dialect()) == ASKS
+    assert told(named, dialect=mysql.dialect()) == ["a"]
+
+
+def test_rows_are_not_asked_for_where_nothing_keeps_them_locked() -> None:
+    assert told(sa.delete(PERSON).where(PERSON.c.first_name == "a"), may_ask=False) == WHOLE
+
+
+def test_a_list_of_more_keys_than_the_bound_is_read_no_further() -> None:
+    keys = told(sa.delete(PERSON).where(PERSON.c.id.in_([str(number) for number in range(1000)])), most=10)
+
+    assert len(keys) == 11
+
+
+def test_criteria_on_a_column_that_folds_case_are_asked_for() -> None:
+    entity = model(sa.String(40))
+    statement = sa.delete(entity.__table__).where(entity.__table__.c.key == "a")
+
+    assert told(statement, entity=entity) == ["a"]
+    assert told(statement, entity=entity, dialect=mysql.dialect()) == ASKS
+    assert told(sa.insert(entity.__table__), {"key": "a"}, entity=entity, dialect=mysql.dialect()) == ["a"]
+
+
+PARCELS: dict[str, tuple[dml.UpdateBase, Any]] = {
+    "both": (sa.delete(PARCEL).where(PARCEL.c.number == 1, PARCEL.c.depot == "k"), [("k", 1)]),
+    "a product": (
+        sa.delete(PARCEL).where(PARCEL.c.depot.in_(["k", "l"]), PARCEL.c.number.in_([1, 2])),
+        [("k", 1), ("k", 2), ("l", 1), ("l", 2)],
+    ),
+    "one of two": (sa.delete(PARCEL).where(PARCEL.c.depot == "k"), ASKS),
+    "a tuple": (sa.delete(PARCEL).where(sa.tuple_(PARCEL.c.depot, PARCEL.c.number).in_([("k", 1)])), ASKS),
+    "true for one": (sa.delete(PARCEL).where(PARCEL.c.depot == "k", PARCEL.c.number == sa.literal(1)), [("k", 1)]),
+    "a string for a number": (sa.delete(PARCEL).where(PARCEL.c.depot == "k", PARCEL.c.number == sa.literal("1")), ASKS),
+    "half a key moved": (
+        sa.update(PARCEL).where(PARCEL.c.depot.in_(["k", "l"]), PARCEL.c.number == 1).values(number=2),
+        [("k", 1), ("l", 1), ("k", 2), ("l", 2)],
+    ),
+}
+
+
+@pytest.mark.parametrize(("statement", "expected"), PARCELS.values(), ids=PARCELS)
+def test_keys_of_two_columns(statement: dml.UpdateBase, expected: Any) -> None:
+    assert told(statement, entity=Parcel) == expected
+
+
+def test_keys_of_other_types() -> None:
+    for type_, value in (
+        (sa.Uuid(), uuid.uuid4()),
+        (sa.Date(), datetime.date(2026, 11, 23)),
+        (sa.Enum(Colour), Colour.RED),
+    ):
+        entity = model(type_)
+        table = entity.__table__
+        assert told(sa.delete(table).where(table.c.key == value), entity=entity) == [value]
+        assert told(sa.insert(table), {"key": value}, entity=entity) == [value]
+
+
+# Columns and tables
+
+
+FORMS: dict[str, tuple[dml.UpdateBase, tuple[dict[str, Any], ...], bool]] = {
+    "the unit of work's insert": (sa.insert(PERSON), (ROW, named(id="b")), True),
+    "the unit of work's update": (
+        sa.update(PERSON).where(PERSON.c.id == sa.bindparam("person_id"), PERSON.c.version == sa.bindparam("v")),
+        ({"first_name": "z", "person_id": "a", "v": 1},),
+        True,
+    ),
+    "the unit of work's delete": (
+        sa.delete(PERSON).where(PERSON.c.id == sa.bindparam("id")), ({"id": "a"}, {"id": "b"}), True,
+    ),
+    "another table's": (sa.update(NOTE).where(NOTE.c.about == "a"), ({"text": "z"},), True),
+    "an update of the key": (
+        sa.update(PERSON).where(PERSON.c.id == sa.bindparam("old")), ({"id": "b", "old": "a"},), False,
+    ),
+    "a value of its own": (sa.update(PERSON).where(PERSON.c.id == "a"), ({"first_name": "z"},), False),
+    "a list": (
+        sa.delete(PERSON).where(PERSON.c.id.in_(sa.bindparam("ids", expanding=True))), ({"ids": ["a", "b"]},), False,
+    ),
+    "criteria on another column": (sa.delete(PERSON).where(PERSON.c.version == sa.bindparam("v")), ({"v": 1},), False),
+    "a fixed key": (sa.insert(PERSON).values(id="a"), ({"first_name": "x", "last_name": "y", "version": 1},), False),
+    "multiple values": (sa.insert(PERSON).values([ROW]), (), False),
+    "from a select": (sa.insert(PERSON).from_select(["id"], sa.select(NOTE.c.about)), (), False),
+    "an upsert": (sqlite.insert(PERSON).on_conflict_do_nothing(), (ROW,), False),
+    "a replacement": (sa.insert(PERSON).prefix_with("OR REPLACE"), (ROW,), False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("statement", "parameters", "expected"), FORMS.values(), ids=FORMS)
+def test_the_form_of_what_names_rows_by_parameters_tells_them(
+    statement: dml.UpdateBase, parameters: tuple[dict[str, Any], ...], expected: bool
+) -> None:
+    entry, dialect = watched(Person), sqlite.dialect()
+    compiled = statement.compile(dialect=dialect, column_keys=list(parameters[0]) if parameters else None)
+    sets = [compiled.construct_params(one) for one in parameters or [{}]]
+
+    assert (what_its_form_tells(statement, sets, entry, dialect) is not None) is expected
+
+
+def test_a_form_does_not_tell_of_a_key_that_only_the_database_knows() -> None:
+    (inserts,) = by_key(sa.insert(PERSON), [ROW], {"person": [watched(Person)]}, sqlite.dialect()) or []
+
+    assert inserts.change([named(id=5)]) is None
+    assert inserts.change([named(id="a" * 101)]) is None
+    made = inserts.change([ROW, named(id=None)])
+    assert made is not None
+    assert (made.identities, made.generated) == ([("a",)], True)
+
+
+def test_the_columns_that_a_statement_sets() -> None:
+    upsert = sqlite.insert(PERSON).on_conflict_do_update(["id"], set_={PERSON.c.first_name: "x"})
+
+    assert set_columns(sa.update(PERSON).values(first_name="x"), []) == {"first_name"}
+    assert set_columns(sa.update(PERSON), [{"first_name": "x", "b": 1}]) == {"first_name"}
+    assert set_columns(sa.update(Person).values({Person.first_name: "x"}), []) == {"first_name"}
+    assert set_columns(upsert, []) == {"first_name"}
+    assert set_columns(mysql.insert(PERSON).on_duplicate_key_update(first_name="x"), []) == {"first_name"}
+    assert set_columns(postgresql.insert(PERSON).on_conflict_do_nothing(), []) == frozenset()
+    assert set_columns(sa.insert(PERSON), [ROW]) == frozenset()
+
+
+def test_an_insert_or_replace_is_told_by_its_prefix() -> None:
+    assert replaces(sa.insert(PERSON).prefix_with("or replace"))
+    assert not replaces(sa.insert(PERSON).prefix_with("OR IGNORE"))
+    assert not replaces(sa.insert(PERSON))
+
+
+def test_the_tables_that_a_statement_changes() -> None:
+    assert targets_of(sa.insert(PERSON)) == ["person"]
+    assert targets_of(sa.delete(PERSON.alias("p"))) == ["person"]
+    assert targets_of(sa.update(NOTE).values({NOTE.c.text: "x", PERSON.c.version: 1})) == ["note", "person"]
