@@ -379,7 +379,7 @@ def raw_hit(world: World, service: Callable[[str], PersonService], items: Sequen
     keys, mapping, codec = people.cached.keys, people.cached.mapping, people.cached._codec
     connection = _connected(world)
     connection.settimeout(_DEADLINE)
-    requests = {item: b"mg %b v\r\n" % keys.of((item,))[0].encode() for item in items}
+    requests = {item: b"mg %b v\r\n" % keys.key_of((item,))[0].encode() for item in items}
     decode = codec._decode
 
     def call(id: str) -> Person:

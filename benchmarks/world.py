@@ -54,13 +54,13 @@ def person(id: str) -> Person:
 
 def key_of(id: str) -> str:
     """A cache key as long as ours, beside ours."""
-    return _keys.of((id,))[0].replace("pr:", "py:", 1)
+    return _keys.key_of((id,))[0].replace("pr:", "py:", 1)
 
 
 def item_of(id: str) -> bytes:
     """The bytes that we cache for a person."""
     someone = person(id)
-    return _encode(_keys.of((id,))[1], (someone.id, someone.first_name, someone.last_name, 1))
+    return _encode(_keys.key_of((id,))[1], (someone.id, someone.first_name, someone.last_name, 1))
 
 
 class World:

@@ -165,7 +165,7 @@ class Service(Generic[E]):
         ``refuse``, or readers cannot be told under ``strict``.
         """
         identities = [self.cached.mapping.identity(id) for id in ids]
-        keys = [self.cached.keys.of(identity)[0] for identity in identities if identity is not None]
+        keys = [self.cached.keys.key_of(identity)[0] for identity in identities if identity is not None]
         pending.release(pending.announced_apart(self.cached.fence, self.cached.backend, keys))
 
     def invalidate_all(self) -> None:

@@ -483,7 +483,7 @@ def test_what_was_changed_behind_its_back_is_seen_once_it_is_dropped(people: Per
 def test_what_is_being_loaded_while_it_is_dropped_is_not_kept(people: PersonService) -> None:
     """What the reader loads may be what was changed."""
     people.add(person())
-    key, full = people.cached.keys.of(("ada",))
+    key, full = people.cached.keys.key_of(("ada",))
     old = Codec(people.cached.mapping).encode(full, ("ada", "the old one", "", 1))
     for drop in (lambda: people.invalidate("ada"), people.invalidate_all):
         lease = people.cached.backend.fetch(people.cached.keys.group, key)

@@ -144,7 +144,7 @@ class SQLAlchemyRepository(Generic[E]):
         self.loader = Loader(self.mapping, self.read_engine)
 
     @property
-    def joined(self) -> bool:
+    def on_hosts_connection(self) -> bool:
         """Whether the sessions work on one Connection of the host's, as test suites do that roll everything back.
 
         What such a session wrote is nowhere else to be seen, so reads go through the sessions then. A test suite may
@@ -158,7 +158,7 @@ class SQLAlchemyRepository(Generic[E]):
         identity = self.mapping.identity(id)
         if identity is None:
             return None
-        if self.joined:
+        if self.on_hosts_connection:
             return self._through_session(lambda bound: bound.get(id))
         row = self.loader.one(identity).rows.get(identity)
         return None if row is None else self.mapping.hydrate(row)
@@ -170,7 +170,7 @@ class SQLAlchemyRepository(Generic[E]):
     def get_many(self, ids: Iterable[Any]) -> dict[Any, E]:
         """See ``Repository``. One query for some nine hundred ids."""
         wanted = identities(self.mapping, ids)
-        if self.joined:
+        if self.on_hosts_connection:
             return self._through_session(lambda bound: bound.get_many(wanted.values()))
         rows = self.loader.many(list(wanted)).rows
         return {id: self.mapping.hydrate(rows[identity]) for identity, id in wanted.items() if identity in rows}
@@ -182,7 +182,7 @@ class SQLAlchemyRepository(Generic[E]):
     def find(self, **equals: Any) -> builtins.list[E]:
         """See ``Repository``."""
         criteria = self.mapping.criteria(equals)
-        if self.joined:
+        if self.on_hosts_connection:
             return self._through_session(lambda bound: bound.find(**equals))
         with _told(self.mapping):
             return [self.mapping.hydrate(row) for row in self.loader.select(*criteria)]
@@ -190,13 +190,13 @@ class SQLAlchemyRepository(Generic[E]):
     def list(self, after: Any = None, limit: int = 100) -> builtins.list[E]:
         """See ``Repository``."""
         criteria = page(self.mapping, after, limit)
-        if self.joined:
+        if self.on_hosts_connection:
             return self._through_session(lambda bound: bound.list(after, limit))
         return [self.mapping.hydrate(row) for row in self.loader.select(*criteria, limit=limit)]
 
     def count(self) -> int:
         """See ``Repository``."""
-        return self._through_session(lambda bound: bound.count()) if self.joined else self.loader.count()
+        return self._through_session(lambda bound: bound.count()) if self.on_hosts_connection else self.loader.count()
 
     def add(self, entity: E) -> None:
         """See ``Repository``. Where it raises, the object is as it was, and may be added again."""
@@ -294,7 +294,7 @@ class SQLAlchemyRepository(Generic[E]):
         logging.getLogger("stamina").addHandler(_SILENT)
 
         def passes(error: Exception) -> bool:
-            return isinstance(error, overtaken) or (_is_passing(error) and not self.joined)
+            return isinstance(error, overtaken) or (_is_passing(error) and not self.on_hosts_connection)
 
         for attempt in retry_context(
             passes,

@@ -127,7 +127,7 @@ class Fence:
 
     # Readers
 
-    def bars(self, group: str, key: str) -> bool:
+    def blocks(self, group: str, key: str) -> bool:
         """Whether the cache must not answer for an item, because a change of it may not have come there.
 
         Raises what the database raises, under ``strict`` only.
@@ -140,7 +140,7 @@ class Fence:
         places = self.backend.places_of(group, key)
         return places[0] in view.places or places[1] in view.places or places[0][0] in view.servers
 
-    def stands(self) -> bool:
+    def is_raised(self) -> bool:
         """Whether there is anything at all that the cache must not answer for; looks, where it is time to."""
         if self._clock() >= self._due:
             self._refresh()
@@ -162,7 +162,7 @@ class Fence:
                 if mine:
                     self._claimed_until = now + _PATIENCE
             if mine or (now >= self._due + _GRACE and not self._has_been_looked_at(now)):
-                due = self._look()
+                due = self._poll()
         finally:
             if mine:
                 self._claimed_until = float("-inf")
@@ -177,7 +177,7 @@ class Fence:
             self._sleep(_PAUSE)
         return self._due > now
 
-    def _look(self) -> list[_Row]:
+    def _poll(self) -> list[_Row]:
         """Reads the fence; what of it can be delivered now. A look counts from its beginning."""
         began = self._clock()
         self.backend.counters.fence_polls += 1
@@ -186,11 +186,11 @@ class Fence:
         except sa.exc.SQLAlchemyError as exc:
             self._unreadable(exc, began)
             return []
-        self._publish(rows, servers, began)
+        self._swap_view(rows, servers, began)
         now = self._wall()
         return [row for row in rows if row.held_until <= now]
 
-    def _publish(self, rows: Sequence[_Row], servers: frozenset[str], began: float) -> None:
+    def _swap_view(self, rows: Sequence[_Row], servers: frozenset[str], began: float) -> None:
         """Lets readers go by a look. One that began earlier and took longer than another's is worth nothing: readers
         would go by less than they know.
         """
@@ -219,9 +219,9 @@ class Fence:
             except sa.exc.DBAPIError as exc:
                 if exc.connection_invalidated or _has_table(connection):
                     raise
-                self._turn(_State.MISSING)
+                self._change_state(_State.MISSING)
                 return [], frozenset()
-            self._turn(_State.READ)
+            self._change_state(_State.READ)
             if len(rows) <= _MOST:
                 return rows, frozenset()
             servers = connection.execute(sa.select(FENCE.c.server).where(self._ours).distinct()).scalars()
@@ -231,12 +231,12 @@ class Fence:
         """A database that does not answer this process: it takes a writer that is cut off from a server at the same
         time to make a hit stale, so ``strict`` alone lets no hit be given.
         """
-        self._turn(_State.UNREADABLE, exc)
+        self._change_state(_State.UNREADABLE, exc)
         if self._settings.on_unreachable == "strict":
             raise exc
         self._due = began + self._settings.fence_interval
 
-    def _turn(self, state: _State, exc: Exception | None = None) -> None:
+    def _change_state(self, state: _State, exc: Exception | None = None) -> None:
         """Logs a change of state. That the table is missing nobody would notice before an outage."""
         before, self._state = self._state, state
         if state is before:
@@ -262,7 +262,7 @@ class Fence:
         Raises what the driver raises: the transaction may be gone.
         """
         if self._reader is None:
-            self.note(places)
+            self.block_locally(places)
             return
         if not self._is_known():
             return
@@ -273,13 +273,13 @@ class Fence:
         finally:
             cursor.close()
 
-    def publish(self, places: Collection[Place], *, held_for: float = 0) -> None:
+    def insert(self, places: Collection[Place], *, held_for: float = 0) -> None:
         """Writes places into the fence at once, in a transaction of its own, not to be delivered for so many seconds.
 
         Raises ``CacheUnavailableError`` where that cannot be done.
         """
         if self._reader is None:
-            self.note(places)
+            self.block_locally(places)
             return
         if not self._is_known():
             raise CacheUnavailableError(f"{self._name()} has no table {FENCE.name}: {_REMEDY}")
@@ -296,7 +296,7 @@ class Fence:
         if self._reader is not None:
             self._sleep(self._settings.fence_interval + 2 * _GRACE)
 
-    def note(self, places: Collection[Place]) -> None:
+    def block_locally(self, places: Collection[Place]) -> None:
         """Lets this process go by it at once."""
         if not places:
             return
@@ -333,7 +333,7 @@ class Fence:
         if self._reader is None:
             self._retire_noted()
         else:
-            while due := self._look():
+            while due := self._poll():
                 if not self._deliver(due):
                     break
         return 0 if self._view is None else len(self._view.places)
@@ -416,7 +416,7 @@ class Fence:
 
     def _is_there(self, connection: sa.Connection) -> bool:
         is_there = _has_table(connection)
-        self._turn(_State.READ if is_there else _State.MISSING)
+        self._change_state(_State.READ if is_there else _State.MISSING)
         return is_there
 
     def _is_known(self) -> bool:
@@ -429,7 +429,7 @@ class Fence:
             with self._connected(self._reader) as connection:
                 return self._is_there(connection)
         except sa.exc.SQLAlchemyError as exc:
-            self._turn(_State.UNREADABLE, exc)
+            self._change_state(_State.UNREADABLE, exc)
             return False
 
     def _name(self) -> str:

@@ -52,13 +52,13 @@ class Keyspace:
         self._text = f"{self.group}:s"
         self._longest = min(longest, _LONGEST_PLAIN)
 
-    def of_plain(self, id: Any) -> str | None:
+    def plain_key_of(self, id: Any) -> str | None:
         """The key of an id that is a string whose every character stands for itself, as most ids are: on the wire and
         in full, and no other check of the id is needed. None for every other.
         """
         return self._text + id if type(id) is str and len(id) <= self._longest and _plain(id) else None
 
-    def of(self, identity: Identity) -> tuple[str, str]:
+    def key_of(self, identity: Identity) -> tuple[str, str]:
         """The key on the wire and the full key that the item must name.
 
         The two differ where the full key is too long for a server: there the wire has a digest of it, and an
@@ -74,13 +74,13 @@ class Keyspace:
             return full, full
         return f"{self.group}:h{blake2b(full.encode(), digest_size=20).hexdigest()}", full
 
-    def of_all(self, identities: Sequence[Identity]) -> tuple[list[str], list[str]]:
+    def keys_of(self, identities: Sequence[Identity]) -> tuple[list[str], list[str]]:
         """``of`` each: the keys on the wire, and the full keys."""
-        named = [self.of(identity) for identity in identities]
+        named = [self.key_of(identity) for identity in identities]
         return [key for key, _ in named], [full for _, full in named]
 
-    def of_all_plain(self, ids: Sequence[Any]) -> dict[str, str] | None:
-        """``of_plain`` by id, told for all at once; None where another id is among them."""
+    def plain_keys_of(self, ids: Sequence[Any]) -> dict[str, str] | None:
+        """``plain_key_of`` by id, told for all at once; None where another id is among them."""
         if {*map(type, ids)} != {str}:
             return None
         sizes = {*map(len, ids)}

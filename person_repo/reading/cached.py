@@ -116,7 +116,7 @@ class CachedRepository(Generic[E]):
 
     def get(self, id: Any) -> E | None:
         """See ``Repository``. A hit: one round trip to the cache, no query. A miss: at most three, and one query."""
-        if self.database.joined:
+        if self.database.on_hosts_connection:
             return self.database.get(id)
         row = self._row(id)
         if row is None:
@@ -134,7 +134,7 @@ class CachedRepository(Generic[E]):
         """See ``Repository``. One round trip to each server where all is there; where something is not, at most three,
         and one query.
         """
-        if self.database.joined:
+        if self.database.on_hosts_connection:
             return self.database.get_many(ids)
         wanted = self._wanted(listed(ids))
         rows = self._rows(wanted)
@@ -146,7 +146,7 @@ class CachedRepository(Generic[E]):
 
     def exists(self, id: Any) -> bool:
         """See ``Repository``."""
-        if self.database.joined:
+        if self.database.on_hosts_connection:
             return self.database.exists(id)
         return self._row(id) is not None
 
@@ -164,7 +164,7 @@ class CachedRepository(Generic[E]):
         """
         identity = self.mapping.identity(id)
         assert identity is not None, id
-        key, full = self.keys.of(identity)
+        key, full = self.keys.key_of(identity)
         current = self._load(identity, (key, full), BLOCKED)
         if current == row:
             raise exc
@@ -178,14 +178,14 @@ class CachedRepository(Generic[E]):
     # One entity
 
     def _row(self, id: Any) -> Row | None:
-        if (key := self.keys.of_plain(id)) is not None:
+        if (key := self.keys.plain_key_of(id)) is not None:
             return self._row_at((id,), key, key)
         identity = self.mapping.identity(id)
-        return None if identity is None else self._row_at(identity, *self.keys.of(identity))
+        return None if identity is None else self._row_at(identity, *self.keys.key_of(identity))
 
     def _row_at(self, identity: Identity, key: str, full: str) -> Row | None:
         group = self.keys.group
-        if self.fence is not None and self.fence.bars(group, key):
+        if self.fence is not None and self.fence.blocks(group, key):
             self.backend.counters.fenced += 1
             return self._load(identity, (key, full), BLOCKED)
         found = self.backend.fetch(group, key)
@@ -253,7 +253,7 @@ class CachedRepository(Generic[E]):
 
     def _load(self, identity: Identity, keys: tuple[str, str], found: Fetched) -> Row | None:
         try:
-            with self._turn() as waited:
+            with self._load_slot() as waited:
                 if waited and found is BUSY:  # others have been loading meanwhile
                     wanted = _Wanted([None], [keys[0]], [keys[1]])
                     left = self._fetched(wanted, [0])
@@ -280,11 +280,11 @@ class CachedRepository(Generic[E]):
     # Many entities: ``left`` tells by their places among those wanted what is left to load, and why
 
     def _wanted(self, ids: Sequence[Any]) -> _Wanted:
-        if (named := self.keys.of_all_plain(ids)) is not None:
+        if (named := self.keys.plain_keys_of(ids)) is not None:
             keys = [*named.values()]
             return _Wanted([*named], keys, keys)
         wanted = identities(self.mapping, ids)
-        keys, fulls = self.keys.of_all([*wanted])
+        keys, fulls = self.keys.keys_of([*wanted])
         return _Wanted([*wanted.values()], keys, fulls, [*wanted])
 
     def _rows(self, wanted: _Wanted) -> builtins.list[Row | None]:
@@ -306,9 +306,9 @@ class CachedRepository(Generic[E]):
 
     def _barred(self, wanted: _Wanted, places: Iterable[int]) -> builtins.list[int]:
         """Those for which the fence sends this read to the database."""
-        if self.fence is None or not self.fence.stands():
+        if self.fence is None or not self.fence.is_raised():
             return []
-        barred = [at for at in places if self.fence.bars(self.keys.group, wanted.keys[at])]
+        barred = [at for at in places if self.fence.blocks(self.keys.group, wanted.keys[at])]
         self.backend.counters.fenced += len(barred)
         return barred
 
@@ -377,7 +377,7 @@ class CachedRepository(Generic[E]):
         if not left:
             return
         try:
-            with self._turn() as waited:
+            with self._load_slot() as waited:
                 if waited:
                     left = self._fetched_again(left, wanted)
                 if not left:
@@ -402,7 +402,7 @@ class CachedRepository(Generic[E]):
                 return
             raise
 
-    def _turn(self) -> AbstractContextManager[bool]:
+    def _load_slot(self) -> AbstractContextManager[bool]:
         """A load's turn at the database, and whether it had to be waited for, which it has where there is a bound on
         their number.
         """

@@ -574,7 +574,7 @@ def _add(pending: Pending, model: CoveredModel, identities: Iterable[Identity] |
     if identities is None:
         _drop(pending, model)
     else:
-        key_of = model.keys.of
+        key_of = model.keys.key_of
         pending.add(model.backend, model.keys.group, [key_of(identity)[0] for identity in identities])
 
 

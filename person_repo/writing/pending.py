@@ -159,7 +159,7 @@ class Pending:
         for backend in {*recorded, *left}:
             fence = self.fences(backend)
             if fence is not None:
-                fence.note(recorded.get(backend, ()))
+                fence.block_locally(recorded.get(backend, ()))
                 _tell_afterwards(fence, left.get(backend, set()) - recorded.get(backend, set()))
 
     def withdraw(self) -> dict[LeaseBackend, set[Place]]:
@@ -203,7 +203,7 @@ def announced_apart(
     except CacheUnavailableError:
         release(placed)
         raise
-    fence.note(missing)
+    fence.block_locally(missing)
     return placed
 
 
@@ -247,7 +247,7 @@ def _tell_beforehand(fence: Fence, places: Collection[Place]) -> None:
         raise CacheUnavailableError(
             f"{_said(places)}, and on_unreachable is 'refuse': nothing is committed; roll back and try again"
         )
-    fence.publish(places, held_for=settings.tombstone_ttl + settings.fence_interval)
+    fence.insert(places, held_for=settings.tombstone_ttl + settings.fence_interval)
     fence.wait()
 
 
@@ -262,7 +262,7 @@ def _tell_apart(fence: Fence, places: Collection[Place], *, held_for: float) -> 
         _tell_beforehand(fence, places)
         return
     try:
-        fence.publish(places, held_for=held_for)
+        fence.insert(places, held_for=held_for)
     except CacheUnavailableError as exc:
         logger.error("a change is lost for readers that reach what this process does not, until the ttl: %s", exc)
 
@@ -274,14 +274,14 @@ def _tell_afterwards(fence: Fence, places: Collection[Place]) -> None:
     if not places:
         return
     try:
-        fence.publish(places)
+        fence.insert(places)
     except CacheUnavailableError as exc:
         logger.warning("what could not be released goes to the database until its ttl: %s", exc)
     else:
         if fence.backend.settings.on_unreachable == "strict":
             fence.wait()
     # Not before: a look that began in between would have found nothing yet, and taken the note for seen to.
-    fence.note(places)
+    fence.block_locally(places)
 
 
 _untold: weakref.WeakKeyDictionary[LeaseBackend, set[str]] = weakref.WeakKeyDictionary()

@@ -137,7 +137,7 @@ def test_threads_that_read_look_once_in_an_interval_all_together(process: Proces
     def read() -> None:
         ready.wait(30)
         for _ in range(50):
-            assert not fence.stands()
+            assert not fence.is_raised()
 
     with ThreadPoolExecutor(threads) as pool:
         for interval in (1, 2, 3):
@@ -156,9 +156,9 @@ def test_who_needs_a_look_that_another_thread_makes_waits_for_it(
     looks = Looks(fence._reader)
     go_on = looks.hold = threading.Event()
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(fence.bars, GROUP, key(1))
+        first = pool.submit(fence.blocks, GROUP, key(1))
         assert looks.held.wait(30)
-        second = pool.submit(fence.bars, GROUP, key(1))
+        second = pool.submit(fence.blocks, GROUP, key(1))
         go_on.set()
         assert first.result()
         assert second.result()
@@ -174,7 +174,7 @@ def test_a_look_that_never_ends_holds_nobody_for_long(process: Process) -> None:
         hanging = pool.submit(fence.stands)
         assert looks.held.wait(30)
 
-        assert not fence.stands()
+        assert not fence.is_raised()
 
         assert looks.count == 2
         assert 0 < sum(slept) <= 1.1
@@ -184,7 +184,7 @@ def test_a_look_that_never_ends_holds_nobody_for_long(process: Process) -> None:
 
 def test_a_look_that_is_a_moment_overdue_is_good_while_another_thread_looks(process: Process, clock: Clock) -> None:
     fence = process(sleep=lambda seconds: pytest.fail("waited"))
-    assert not fence.stands()
+    assert not fence.is_raised()
     clock.now += INTERVAL + 0.04
     looks = Looks(fence._reader)
     go_on = looks.hold = threading.Event()
@@ -192,7 +192,7 @@ def test_a_look_that_is_a_moment_overdue_is_good_while_another_thread_looks(proc
         looking = pool.submit(fence.stands)
         assert looks.held.wait(30)
 
-        assert not fence.stands()
+        assert not fence.is_raised()
 
         go_on.set()
         looking.result()
@@ -221,18 +221,18 @@ def test_what_a_transaction_could_not_place_is_known_with_its_commit_and_not_bef
     with people_engine.connect() as connection:
         transaction = connection.begin()
         writer.record(connection.connection, connection.dialect, [place(backend, key(1))])
-        assert not reader.bars(GROUP, key(1))
+        assert not reader.blocks(GROUP, key(1))
         transaction.rollback()
         clock.now += INTERVAL
-        assert not reader.bars(GROUP, key(1))
+        assert not reader.blocks(GROUP, key(1))
     record(writer, people_engine, [place(backend, key(1))])
     clock.now += INTERVAL * 0.75
-    assert not reader.bars(GROUP, key(1))
+    assert not reader.blocks(GROUP, key(1))
 
     clock.now += INTERVAL * 0.25
 
-    assert reader.bars(GROUP, key(1))
-    assert not reader.bars(GROUP, key(2))
+    assert reader.blocks(GROUP, key(1))
+    assert not reader.blocks(GROUP, key(2))
 
 
 def test_a_marker_bars_every_item_of_its_group_on_that_server(
@@ -240,8 +240,8 @@ def test_a_marker_bars_every_item_of_its_group_on_that_server(
 ) -> None:
     record(process(), people_engine, [(servers[0], marker_of(GROUP))])
     reader = process()
-    assert [reader.bars(GROUP, keys_on(backend, server, 1)[0]) for server in servers] == [True, False, False]
-    assert not reader.bars("pr:person_repo:pet", keys_on(backend, servers[0], 1)[0])
+    assert [reader.blocks(GROUP, keys_on(backend, server, 1)[0]) for server in servers] == [True, False, False]
+    assert not reader.blocks("pr:person_repo:pet", keys_on(backend, servers[0], 1)[0])
 
 
 def test_another_namespaces_rows_bar_nothing(
@@ -250,7 +250,7 @@ def test_another_namespaces_rows_bar_nothing(
     other = Fence(MemcachedBackend({"servers": servers, "namespace": "crm"}), read_engine_of(people_engine))
     record(other, people_engine, [place(backend, key(1))])
     reader = process()
-    assert not reader.stands()
+    assert not reader.is_raised()
     assert reader.deliver() == 0
     assert len(rows(people_engine)) == 1
     read_engine_of(people_engine).dispose()
@@ -266,13 +266,13 @@ def test_a_look_that_took_longer_than_a_later_one_is_forgotten(
     with ThreadPoolExecutor(1) as pool:
         earlier = pool.submit(fence.stands)
         assert looks.held.wait(30)
-        writer.publish([place(backend, key(1))], held_for=100)
+        writer.insert([place(backend, key(1))], held_for=100)
         clock.now += 1.0
-        assert fence.bars(GROUP, key(1))
+        assert fence.blocks(GROUP, key(1))
         go_on.set()
         earlier.result()
 
-    assert fence.bars(GROUP, key(1))
+    assert fence.blocks(GROUP, key(1))
     assert looks.count == 2
 
 
@@ -286,13 +286,13 @@ def test_what_can_be_reached_is_delivered_by_whoever_looks(
     record(process(), people_engine, [place(backend, key(1))])
     reader = process()
 
-    assert reader.bars(GROUP, key(1))
+    assert reader.blocks(GROUP, key(1))
 
     assert rows(people_engine) == []
     assert isinstance(backend.fetch(GROUP, key(1)), Lease)
     assert backend.fetch(GROUP, key(2)) == b"old"
     clock.now += INTERVAL
-    assert not reader.stands()
+    assert not reader.is_raised()
     assert backend.counters.snapshot().delivered == 1
 
 
@@ -306,15 +306,15 @@ def test_what_cannot_be_reached_stays(
     reader = process()
     assert reader.deliver() == 1
     assert rows(people_engine) == [(servers[0], down)]
-    assert reader.bars(GROUP, down)
-    assert not reader.bars(GROUP, up)
+    assert reader.blocks(GROUP, down)
+    assert not reader.blocks(GROUP, up)
 
     memcached_servers[0].start()
     backend._begin()
 
     assert reader.deliver() == 0
     assert rows(people_engine) == []
-    assert not reader.stands()
+    assert not reader.is_raised()
 
 
 def test_only_the_rows_that_were_seen_are_deleted(
@@ -332,11 +332,11 @@ def test_only_the_rows_that_were_seen_are_deleted(
         return retired
 
     monkeypatch.setattr(backend, "retire", and_meanwhile)
-    assert reader.bars(GROUP, key(1))
+    assert reader.blocks(GROUP, key(1))
 
     assert rows(people_engine) == [place(backend, key(1))]
     clock.now += INTERVAL
-    assert reader.bars(GROUP, key(1))
+    assert reader.blocks(GROUP, key(1))
     assert rows(people_engine) == []
 
 
@@ -348,19 +348,19 @@ def test_what_is_held_bars_although_another_row_of_the_same_item_is_delivered(
     """
     writer, reader = process(), process()
     record(writer, people_engine, [place(backend, key(1))])
-    writer.publish([place(backend, key(1))], held_for=10)
+    writer.insert([place(backend, key(1))], held_for=10)
 
-    assert reader.bars(GROUP, key(1))
+    assert reader.blocks(GROUP, key(1))
     assert len(rows(people_engine)) == 1
     for _ in range(9):
-        assert reader.bars(GROUP, key(1))
+        assert reader.blocks(GROUP, key(1))
         clock.now += INTERVAL / 2
     clock.now += 10
 
-    assert reader.bars(GROUP, key(1))
+    assert reader.blocks(GROUP, key(1))
     assert rows(people_engine) == []
     clock.now += INTERVAL
-    assert not reader.stands()
+    assert not reader.is_raised()
 
 
 def test_rows_of_a_server_that_nobody_has_any_more_go_once_nothing_of_before_can_be_there(
@@ -370,7 +370,7 @@ def test_rows_of_a_server_that_nobody_has_any_more_go_once_nothing_of_before_can
     reader = process()
     settings = backend.settings
     assert reader.deliver() == 1
-    assert not reader.bars(GROUP, key(1))
+    assert not reader.blocks(GROUP, key(1))
     clock.now += settings.ttl + settings.lease_ttl
     assert reader.deliver() == 1
 
@@ -392,15 +392,15 @@ def test_where_there_are_more_rows_than_one_look_takes_whole_servers_are_left_ou
     reader = process()
     looks = Looks(reader._reader)
 
-    assert reader.bars(GROUP, first[5])
-    assert reader.bars(GROUP, keys_on(backend, servers[1], 9)[8])
-    assert not reader.bars(GROUP, keys_on(backend, servers[2], 1)[0])
+    assert reader.blocks(GROUP, first[5])
+    assert reader.blocks(GROUP, keys_on(backend, servers[1], 9)[8])
+    assert not reader.blocks(GROUP, keys_on(backend, servers[2], 1)[0])
 
     # Each look takes three, and while there are more the next one is due at once.
     assert looks.count == 3
     assert rows(people_engine) == []
     clock.now += INTERVAL
-    assert not reader.stands()
+    assert not reader.is_raised()
     assert backend.fetch(GROUP, first[5]) == b"old"
     assert all(isinstance(backend.fetch(GROUP, name), Lease) for name in [*first[:5], *second])
 
@@ -466,9 +466,9 @@ def test_an_account_that_is_handed_in_for_reads_need_not_write(
         reader = sa.create_engine(people_engine.url, isolation_level="AUTOCOMMIT", connect_args=only_reads)
     fence = fence_of(people_engine, backend, reader)
     assert fence is not None
-    fence.publish([place(backend, key(1))])
+    fence.insert([place(backend, key(1))])
 
-    assert fence.bars(GROUP, key(1))
+    assert fence.blocks(GROUP, key(1))
 
     assert rows(people_engine) == []
     with pytest.raises(sa.exc.OperationalError), reader.begin() as connection:
@@ -481,15 +481,15 @@ def test_what_this_process_could_not_place_bars_here_at_once(
     process: Process, backend: MemcachedBackend, clock: Clock
 ) -> None:
     fence = process()
-    assert not fence.stands()
+    assert not fence.is_raised()
     clock.now += 0.1
-    fence.note([place(backend, key(1))])
-    assert fence.bars(GROUP, key(1))
-    assert not fence.bars(GROUP, key(2))
+    fence.block_locally([place(backend, key(1))])
+    assert fence.blocks(GROUP, key(1))
+    assert not fence.blocks(GROUP, key(2))
     clock.now += INTERVAL
 
     # The look that comes now would have found it, were it not delivered by somebody else already.
-    assert not fence.stands()
+    assert not fence.is_raised()
 
 
 def test_what_is_noted_while_a_look_is_under_way_outlasts_it(
@@ -502,10 +502,10 @@ def test_what_is_noted_while_a_look_is_under_way_outlasts_it(
     with ThreadPoolExecutor(1) as pool:
         looking = pool.submit(fence.stands)
         assert looks.held.wait(30)
-        fence.note([place(backend, key(1))])
+        fence.block_locally([place(backend, key(1))])
         go_on.set()
         looking.result()
-    assert fence.bars(GROUP, key(1))
+    assert fence.blocks(GROUP, key(1))
 
 
 # A database of one connection
@@ -549,23 +549,23 @@ def test_what_is_noted_again_while_it_is_delivered_is_delivered_again(
     backend: MemcachedBackend, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fence = Fence(backend, None, clock=clock, wall=clock.wall)
-    fence.note([place(backend, key(1))])
+    fence.block_locally([place(backend, key(1))])
     retire = backend.retire
 
     def and_meanwhile(places: Collection[Place]) -> frozenset[Place]:
         retired = retire(places)
         clock.now += 0.1
-        fence.note(places)
+        fence.block_locally(places)
         return retired
 
     monkeypatch.setattr(backend, "retire", and_meanwhile)
     clock.now += INTERVAL
-    assert fence.bars(GROUP, key(1))
+    assert fence.blocks(GROUP, key(1))
     monkeypatch.undo()
 
-    assert fence.bars(GROUP, key(1))
+    assert fence.blocks(GROUP, key(1))
     clock.now += INTERVAL
-    assert not fence.stands()
+    assert not fence.is_raised()
 
 
 # A database without the table, or out of reach
@@ -585,7 +585,7 @@ def test_a_missing_table_is_told_once_with_its_remedy_and_asked_for_now_and_then
     polls = backend.counters.snapshot().fence_polls
     with caplog.at_level(logging.INFO, "person_repo.fence"):
         for _ in range(30):
-            assert not fence.stands()
+            assert not fence.is_raised()
             record(fence, without_table, [place(backend, key(1))])
             clock.now += INTERVAL
     assert backend.counters.snapshot().fence_polls - polls == 3
@@ -597,14 +597,14 @@ def test_a_missing_table_is_told_once_with_its_remedy_and_asked_for_now_and_then
     record(fence, without_table, [place(backend, key(1))])
     clock.now += 10
 
-    assert fence.bars(GROUP, key(1))
+    assert fence.blocks(GROUP, key(1))
 
 
 def test_nothing_can_be_published_without_the_table(
     process: Process, without_table: sa.Engine, backend: MemcachedBackend
 ) -> None:
     with pytest.raises(CacheUnavailableError, match=r"has no table person_repo_fence.*upgrade"):
-        process().publish([place(backend, key(1))])
+        process().insert([place(backend, key(1))])
 
 
 @pytest.mark.parametrize("how", ["proceed", "strict"])
@@ -614,22 +614,22 @@ def test_a_fence_that_cannot_be_read_raises_under_strict_only(
     backend = MemcachedBackend({"servers": servers, "on_unreachable": how, "fence_interval": INTERVAL})
     reader = read_engine_of(people_engine)
     fence = Fence(backend, reader, clock=clock, wall=clock.wall)
-    fence.publish([place(backend, key(1))], held_for=100)
-    assert fence.bars(GROUP, key(1))
+    fence.insert([place(backend, key(1))], held_for=100)
+    assert fence.blocks(GROUP, key(1))
     refuse = _refusing("SELECT")
     sa.event.listen(reader, "before_cursor_execute", refuse)
     for _ in range(3):
         clock.now += INTERVAL
         if how == "strict":
             with pytest.raises(sa.exc.OperationalError):
-                fence.bars(GROUP, key(1))
+                fence.blocks(GROUP, key(1))
         else:
-            assert fence.bars(GROUP, key(1))
+            assert fence.blocks(GROUP, key(1))
     assert [record.levelno for record in caplog.records if record.name == "person_repo.fence"] == [logging.ERROR]
 
     sa.event.remove(reader, "before_cursor_execute", refuse)
     clock.now += INTERVAL
-    assert fence.bars(GROUP, key(1))
+    assert fence.blocks(GROUP, key(1))
     reader.dispose()
 
 

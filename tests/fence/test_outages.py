@@ -97,7 +97,7 @@ class Site:
         self._count = count
 
     def home(self, id: str) -> str:
-        (server, _), _ = self.backend.places_of(self.keys.group, self.keys.of((id,))[0])
+        (server, _), _ = self.backend.places_of(self.keys.group, self.keys.key_of((id,))[0])
         return server
 
     @contextmanager

@@ -726,7 +726,7 @@ def test_a_value_beyond_the_limit_lifts_no_tombstone_that_came_while_it_was_load
     notes: Service[Note], many: bool
 ) -> None:
     """memcached deletes what stands at a key where it refuses an item for its size: such an item is never sent."""
-    backend, key = notes.cached.backend, notes.cached.keys.of((2,))[0]
+    backend, key = notes.cached.backend, notes.cached.keys.key_of((2,))[0]
     placed: list[Tombstones] = []
 
     def commit(*_: object) -> None:

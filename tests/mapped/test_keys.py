@@ -71,7 +71,7 @@ ids = st.deferred(lambda: identities).map(lambda identity: identity[0]) | st.fro
 def test_a_plain_id_has_the_key_of_its_identity_and_every_other_has_none(id: Any) -> None:
     plain = type(id) is str and 0 < len(id) <= 40 and quote(id, safe="", errors="surrogatepass") == id
 
-    key = TOLD.of_plain(id)
+    key = TOLD.plain_key_of(id)
 
     assert (key is not None) == plain
     assert key is None or (key, key) == TOLD.of((id,))
@@ -80,16 +80,16 @@ def test_a_plain_id_has_the_key_of_its_identity_and_every_other_has_none(id: Any
 @given(many=st.lists(ids, min_size=1))
 @profile(max_examples=200)
 def test_ids_at_once_have_the_keys_of_each(many: list[Any]) -> None:
-    each = [TOLD.of_plain(id) for id in many]
+    each = [TOLD.plain_key_of(id) for id in many]
 
-    assert TOLD.of_all_plain(many) == (None if None in each else dict(zip(many, each, strict=True)))
-    assert TOLD.of_all([(id,) for id in many]) == tuple(map(list, zip(*[TOLD.of((id,)) for id in many], strict=True)))
+    assert TOLD.plain_keys_of(many) == (None if None in each else dict(zip(many, each, strict=True)))
+    assert TOLD.keys_of([(id,) for id in many]) == tuple(map(list, zip(*[TOLD.of((id,)) for id in many], strict=True)))
 
 
 def test_nothing_is_plain_where_no_string_is_an_id_as_it_is() -> None:
-    assert PEOPLE.of_plain("ada") is None
-    assert PEOPLE.of_all_plain(["ada"]) is None
-    assert Keyspace("person_repo", "person", longest=1000).of_plain("a" * 101) is None
+    assert PEOPLE.plain_key_of("ada") is None
+    assert PEOPLE.plain_keys_of(["ada"]) is None
+    assert Keyspace("person_repo", "person", longest=1000).plain_key_of("a" * 101) is None
 
 
 @pytest.mark.parametrize("case", GOLDEN)
@@ -136,7 +136,7 @@ identities = st.lists(parts, min_size=1, max_size=3).map(tuple)
 @profile(max_examples=300)
 def test_every_server_takes_every_key(identity: tuple[Any, ...]) -> None:
     for keys in (PEOPLE, CROWDED):
-        key, _ = keys.of(identity)
+        key, _ = keys.key_of(identity)
         assert 0 < len(key.encode("ascii")) <= LONGEST_KEY < 250
         assert all(0x21 <= ord(letter) <= 0x7E for letter in key)
         assert key.startswith(f"{keys.group}:")

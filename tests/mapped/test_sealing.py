@@ -253,7 +253,7 @@ def did(service: PersonService, use: Callable[[], object]) -> Stats:
 
 
 def key_of(service: PersonService, id: str) -> str:
-    return service.cached.keys.of((id,))[0]
+    return service.cached.keys.key_of((id,))[0]
 
 
 def on_the_server(server: Memcached, key: str) -> bytes:

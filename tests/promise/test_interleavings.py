@@ -169,7 +169,7 @@ class Town:
 
     def evict(self, id: str = "ada") -> None:
         """The cache forgets what stands at a key, whatever it is."""
-        key = self.here.cached.keys.of((id,))[0]
+        key = self.here.cached.keys.key_of((id,))[0]
         if isinstance(self.backend, MemoryBackend):
             self.backend.evict(key)
         else:
@@ -555,7 +555,7 @@ def test_an_evicted_epoch_brings_nothing_back(town: Town) -> None:
     town.settled(ada=OLD, bob=BOB)
     town.commit(lambda session: session.execute(sa.text("UPDATE person SET last_name = 'Lovelace' WHERE id = 'ada'")))
     assert town.elsewhere.stats().model_drops == 1
-    key, group = town.here.cached.keys.of(("ada",))[0], town.here.cached.keys.group
+    key, group = town.here.cached.keys.key_of(("ada",))[0], town.here.cached.keys.group
     for _ in range(3):
         if isinstance(town.backend, MemoryBackend):
             town.backend.clear()  # there an epoch cannot be forgotten but with everything else
@@ -703,7 +703,7 @@ def test_a_lease_of_a_server_that_restarted_is_no_lease_of_the_new_one(outage: T
     store is accepted.
     """
     people = outage.here.cached
-    key = people.keys.of(("ada",))[0]
+    key = people.keys.key_of(("ada",))[0]
     for server in outage.memcached:
         server.restart()  # to count from 1
     filled: list[Any] = []

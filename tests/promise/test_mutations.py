@@ -212,12 +212,12 @@ def _nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _rows_beside_the_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Fence, "record", lambda self, connection, dialect, places: self.publish(places))
+    monkeypatch.setattr(Fence, "record", lambda self, connection, dialect, places: self.insert(places))
 
 
 def _rows_are_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    publish = Fence.publish
-    monkeypatch.setattr(Fence, "publish", lambda self, places, held_for=0: publish(self, places))
+    publish = Fence.insert
+    monkeypatch.setattr(Fence, "insert", lambda self, places, held_for=0: publish(self, places))
 
 
 def _nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,24 +225,24 @@ def _nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _nothing_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Fence, "note", lambda self, places: None)
+    monkeypatch.setattr(Fence, "block_locally", lambda self, places: None)
 
 
 def _looks_count_from_their_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    publish = Fence._publish
+    publish = Fence._swap_view
     monkeypatch.setattr(
-        Fence, "_publish", lambda self, rows, servers, began: publish(self, rows, servers, self._clock())
+        Fence, "_swap_view", lambda self, rows, servers, began: publish(self, rows, servers, self._clock())
     )
 
 
 def _looks_drop_every_note(monkeypatch: pytest.MonkeyPatch) -> None:
-    publish = Fence._publish
+    publish = Fence._swap_view
 
     def forgetting(self: Any, rows: Any, servers: Any, began: float) -> None:
         self._noted = {}
         publish(self, rows, servers, began)
 
-    monkeypatch.setattr(Fence, "_publish", forgetting)
+    monkeypatch.setattr(Fence, "_swap_view", forgetting)
 
 
 def _deliverers_lift_what_they_delivered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,14 +292,14 @@ def _deliverers_leave_leases(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _readers_look_after_the_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
-    fetch, bars = MemcachedBackend.fetch, Fence.bars
+    fetch, bars = MemcachedBackend.fetch, Fence.blocks
 
     def fetched_first(self: Any, group: str, key: str, **options: Any) -> Any:
         found = fetch(self, group, key, **options)
         return BLOCKED if bars(self.staged_fence, group, key) else found
 
     monkeypatch.setattr(MemcachedBackend, "fetch", fetched_first)
-    monkeypatch.setattr(Fence, "bars", lambda *_: False)
+    monkeypatch.setattr(Fence, "blocks", lambda *_: False)
 
 
 def _told_once_for_two_phases(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,8 +315,8 @@ def _told_once_for_two_phases(monkeypatch: pytest.MonkeyPatch) -> None:
 def _silent_releases_are_not_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def tell(fence: Any, places: Any) -> None:
         if places:
-            fence.publish(places)
-            fence.note(places)
+            fence.insert(places)
+            fence.block_locally(places)
 
     monkeypatch.setattr(pending, "_tell_afterwards", tell)
 

@@ -389,7 +389,7 @@ def test_one_server_of_several_that_cannot_be_reached_concerns_its_own_keys_only
     writer.add_many([person(id) for id in ids])
     reader.get_many(ids)
     lost = backend.servers[0]
-    there = [id for id in ids if backend._server_of(writer.cached.keys.of((id,))[0]) == lost]
+    there = [id for id in ids if backend._server_of(writer.cached.keys.key_of((id,))[0]) == lost]
     elsewhere = [id for id in ids if id not in there]
     cut_off(writer, lost)
     unplaced = writer.stats().unplaced

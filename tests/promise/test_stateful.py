@@ -475,7 +475,7 @@ class Transactions(RuleBasedStateMachine):
             self.servers[which % len(self.servers)].flush()
         elif which:
             cached: Any = self.hosts[0].service.cached
-            cached.backend.evict(cached.keys.of((id,))[0])
+            cached.backend.evict(cached.keys.key_of((id,))[0])
         else:
             self._forget_everything()
 

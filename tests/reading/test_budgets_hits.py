@@ -105,7 +105,7 @@ class TestHitOnMemcached:
 
     def test_some_ninety_bytes_are_sent_and_as_many_received_beside_the_item(self, memcached: PersonService) -> None:
         """The key of the marker and of the item; the lines of two replies, the epoch twice."""
-        key = memcached.cached.keys.of(("p007",))[0]
+        key = memcached.cached.keys.key_of(("p007",))[0]
         item = memcached.cached.backend.fetch(memcached.cached.keys.group, key)
         assert isinstance(item, bytes)
 
@@ -127,7 +127,7 @@ class TestHitOnMemcached:
         assert len(did.received) <= 3
 
     def test_a_hundred_send_their_keys_and_little_else(self, memcached: PersonService) -> None:
-        keys = [memcached.cached.keys.of((id,))[0] for id in IDS]
+        keys = [memcached.cached.keys.key_of((id,))[0] for id in IDS]
         items = memcached.cached.backend.fetch_many(memcached.cached.keys.group, keys)
         size = sum(len(item) for item in items if isinstance(item, bytes))
 

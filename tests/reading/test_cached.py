@@ -82,7 +82,7 @@ class Bench:
         cover(self.database.engine, self.mapping, self.people.keys, self.backend)
 
     def key(self, *identity: Any) -> str:
-        return self.people.keys.of(identity)[0]
+        return self.people.keys.key_of(identity)[0]
 
     def lease(self, *identity: Any) -> Lease:
         """The right to fill an item, taken by another reader."""
@@ -300,7 +300,7 @@ def test_nobody_sees_what_another_changes_in_what_he_was_given(engine: sa.Engine
 def test_a_value_that_comes_while_waiting_is_a_hit(quick: Bench) -> None:
     quick.people.add(person())
     lease = quick.lease("ada")
-    full = quick.people.keys.of(("ada",))[1]
+    full = quick.people.keys.key_of(("ada",))[1]
     item = Codec(quick.mapping).encode(full, ("ada", "Ada", "of another reader", 1))
     quick.time.meanwhile = lambda: quick.elsewhere.fill(lease, item)
     with quick.spent() as spent:
@@ -312,7 +312,7 @@ def test_a_value_that_comes_while_waiting_is_a_hit(quick: Bench) -> None:
 
 def test_an_absence_that_comes_while_waiting_is_a_hit(quick: Bench) -> None:
     lease = quick.lease("nobody")
-    item = Codec(quick.mapping).encode(quick.people.keys.of(("nobody",))[1], None)
+    item = Codec(quick.mapping).encode(quick.people.keys.key_of(("nobody",))[1], None)
     quick.time.meanwhile = lambda: quick.elsewhere.fill(lease, item)
 
     assert quick.people.get("nobody") is None
@@ -390,7 +390,7 @@ def test_of_many_those_that_others_load_are_awaited_together_after_the_rest_is_l
         loads.append(quick.people.stats().loads)
         while len(leases) > 5:
             id, lease = leases.popitem()
-            item = Codec(quick.mapping).encode(quick.people.keys.of((id,))[1], (id, "Ada", "elsewhere", 1))
+            item = Codec(quick.mapping).encode(quick.people.keys.key_of((id,))[1], (id, "Ada", "elsewhere", 1))
             assert quick.elsewhere.fill(lease, item)
 
     before = quick.people.stats().loads
@@ -493,12 +493,12 @@ def test_of_many_fills_those_that_writers_overtook_are_refused(bench: Bench, cap
 @pytest.fixture
 def garbage(quick: Bench) -> dict[str, bytes]:
     codec = Codec(quick.mapping)
-    ours = codec.encode(quick.people.keys.of(("ada",))[1], ("ada", "Ada", "Lovelace", 1))
+    ours = codec.encode(quick.people.keys.key_of(("ada",))[1], ("ada", "Ada", "Lovelace", 1))
     return {
         "no msgpack": b"\xc1",
         "cut off": ours[:-1],
         "too long": ours + b"\x00",
-        "another key": codec.encode(quick.people.keys.of(("eve",))[1], ("eve", "Eve", "", 1)),
+        "another key": codec.encode(quick.people.keys.key_of(("eve",))[1], ("eve", "Eve", "", 1)),
         "another schema": ours.replace(codec.schema.to_bytes(8, "big"), (codec.schema ^ 1).to_bytes(8, "big")),
         "a pickle": b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94.",
         "of another kind": b"\x93\x01\x02\x03",
@@ -538,7 +538,7 @@ def test_an_item_of_no_use_that_comes_while_waiting_is_left_alone(quick: Bench, 
 def test_an_item_of_no_use_is_not_replaced_where_a_better_one_has_come(quick: Bench, garbage: dict[str, bytes]) -> None:
     quick.people.add(person())
     quick.put(garbage["a pickle"], "ada")
-    good = Codec(quick.mapping).encode(quick.people.keys.of(("ada",))[1], ("ada", "Ada", "Lovelace", 1))
+    good = Codec(quick.mapping).encode(quick.people.keys.key_of(("ada",))[1], ("ada", "Ada", "Lovelace", 1))
     fetch = quick.backend.fetch
 
     def overtaken(group: str, key: str, *, reject: bytes | None = None) -> Any:
@@ -573,7 +573,7 @@ def refuses_mallory() -> Iterator[None]:
 
 def forge(bench: Bench, id: str) -> bytes:
     """Puts an item of Mallory where that of a person belongs."""
-    item = Codec(bench.mapping).encode(bench.people.keys.of((id,))[1], (id, "Mallory", "Lovelace", 1))
+    item = Codec(bench.mapping).encode(bench.people.keys.key_of((id,))[1], (id, "Mallory", "Lovelace", 1))
     bench.put(item, id)
     return item
 
@@ -953,8 +953,8 @@ def test_keys_of_one_table_and_namespace_are_the_same_for_everybody(
     one = CachedRepository(SQLAlchemyRepository(Person, people_sqlite), make_region("memory://", namespace="crm"))
     other = CachedRepository(SQLAlchemyRepository(Person, people_sqlite), make_region("memory://", namespace="erp"))
 
-    assert one.keys.of(("ada",)) == ("pr:crm:person:sada", "pr:crm:person:sada")
-    assert other.keys.of(("ada",)) != one.keys.of(("ada",))
+    assert one.keys.key_of(("ada",)) == ("pr:crm:person:sada", "pr:crm:person:sada")
+    assert other.keys.key_of(("ada",)) != one.keys.key_of(("ada",))
     assert EntityMapping(Person).table.fullname in one.keys.group
 
 

@@ -67,7 +67,7 @@ def _value(kind: int, raw: bytes) -> Any:
 
 
 def _examine(keys: Keyspace, left: Identity, right: Identity) -> None:
-    (left_key, left_full), (right_key, right_full) = keys.of(left), keys.of(right)
+    (left_key, left_full), (right_key, right_full) = keys.key_of(left), keys.key_of(right)
     witness(f"{left_key == left_full} {[type(part).__name__ for part in left]}")
     for key in (left_key, right_key):
         assert len(key.encode("ascii")) <= LONGEST_KEY, key

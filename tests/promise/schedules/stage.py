@@ -171,7 +171,7 @@ class Stage:
             names = [f"{letter}:{port}" for letter in "abc"[: self.scenario.servers]]
             backend = MemcachedBackend({"servers": names})
             keys = Keyspace("person_repo", self._mapping.table.fullname)
-            if len({backend._server_of(keys.of((id,))[0]) for id in self.scenario.rows}) == len(names):
+            if len({backend._server_of(keys.key_of((id,))[0]) for id in self.scenario.rows}) == len(names):
                 return names
         raise AssertionError
 
@@ -235,7 +235,7 @@ class Stage:
         for number in itertools.count():
             if all(server.items for server in world.servers):
                 return
-            key, _ = self._auditor.repository.keys.of((f"nobody-{number}",))
+            key, _ = self._auditor.repository.keys.key_of((f"nobody-{number}",))
             self._auditor.repository.get(f"nobody-{number}")
             for server in world.servers:
                 server.items.pop(key.encode(), None)
@@ -293,7 +293,7 @@ class Stage:
         """
         repository = self._auditor.repository
         world.passes(World.TICK)
-        if world.database.fence or (repository.fence is not None and repository.fence.stands()):
+        if world.database.fence or (repository.fence is not None and repository.fence.is_raised()):
             raise Violation("undelivered", f"at the end these are left in the fence: {world.database.fence}")
         if not self._is_served(world):
             world.passes(_LONGEST_MARKER)

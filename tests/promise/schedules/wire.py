@@ -1,6 +1,6 @@
 """A memcached without a network: the meta commands that ``cache.memcached.backend`` sends, as 1.6.18 has them.
 
-Commands are executed one at a time, when the schedule says so. ``promise/test_schedules.py`` compares every reply with a
+Commands are executed one at a time, when the schedule says so. ``test_schedules`` compares every reply with a
 real memcached's over random sequences of commands.
 """
 
