@@ -171,7 +171,7 @@ def test_a_look_that_never_ends_holds_nobody_for_long(process: Process) -> None:
     looks = Looks(fence._reader)
     go_on = looks.hold = threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        hanging = pool.submit(fence.stands)
+        hanging = pool.submit(fence.is_raised)
         assert looks.held.wait(30)
 
         assert not fence.is_raised()
@@ -189,7 +189,7 @@ def test_a_look_that_is_a_moment_overdue_is_good_while_another_thread_looks(proc
     looks = Looks(fence._reader)
     go_on = looks.hold = threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        looking = pool.submit(fence.stands)
+        looking = pool.submit(fence.is_raised)
         assert looks.held.wait(30)
 
         assert not fence.is_raised()
@@ -264,7 +264,7 @@ def test_a_look_that_took_longer_than_a_later_one_is_forgotten(
     looks = Looks(fence._reader)
     go_on = looks.hold = threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        earlier = pool.submit(fence.stands)
+        earlier = pool.submit(fence.is_raised)
         assert looks.held.wait(30)
         writer.insert([place(backend, key(1))], held_for=100)
         clock.now += 1.0
@@ -500,7 +500,7 @@ def test_what_is_noted_while_a_look_is_under_way_outlasts_it(
     looks = Looks(fence._reader)
     go_on = looks.hold = threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        looking = pool.submit(fence.stands)
+        looking = pool.submit(fence.is_raised)
         assert looks.held.wait(30)
         fence.block_locally([place(backend, key(1))])
         go_on.set()
