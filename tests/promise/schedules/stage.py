@@ -374,7 +374,11 @@ class _Reader(_Player):
         super().__init__(mapping, backend)
         self.engine = ReadEngine(mapping.names)
         database: Any = SimpleNamespace(
-            mapping=mapping, loader=Loader(mapping, self.engine), on_hosts_connection=False, engine=None, read_engine=None
+            mapping=mapping,
+            loader=Loader(mapping, self.engine),
+            on_hosts_connection=False,
+            engine=None,
+            read_engine=None,
         )
         self._waited = 0.0
         self.repository: CachedRepository[Any] = CachedRepository(
