@@ -8,8 +8,8 @@ from typing import Any, Self
 import sqlalchemy as sa
 
 from person_repo.database.engines import DIRECT_DRIVERS
+from person_repo.database.marks import DECLARED, DeclaredInsert
 from person_repo.mapped.mapping import EntityMapping, Identity, Row
-from person_repo.writing.statements import TOLD, Told
 
 __all__ = ["Insert"]
 
@@ -53,9 +53,9 @@ class Insert:
     def send(self, connection: sa.Connection, rows: Sequence[Row]) -> None:
         """Inserts these rows."""
         given = self._given
-        told = Told(self._mapping.table, self._key_names, lambda: self._identities(rows))
+        declared = DeclaredInsert(self._mapping.table, self._key_names, lambda: self._identities(rows))
         connection.exec_driver_sql(
-            self._sql, [(*row, *given) for row in rows] if given else [*rows], execution_options={TOLD: told}
+            self._sql, [(*row, *given) for row in rows] if given else [*rows], execution_options={DECLARED: declared}
         )
 
     def _identities(self, rows: Sequence[Row]) -> list[Identity] | None:

@@ -20,6 +20,7 @@ from sqlalchemy.orm import exc as orm_exc
 from person_repo.database.bulk import Insert
 from person_repo.database.engines import has_one_connection, read_engine_of
 from person_repo.database.loading import Loader, Queries
+from person_repo.database.marks import OWN
 from person_repo.exceptions import (
     ConfigurationError,
     EntityExistsError,
@@ -33,7 +34,6 @@ from person_repo.exceptions import (
 )
 from person_repo.mapped.mapping import EntityMapping, Identity, Row
 from person_repo.model import Person
-from person_repo.writing import statements as changes
 
 __all__ = ["BoundRepository", "Repository", "SQLAlchemyRepository", "Sessions"]
 
@@ -354,7 +354,7 @@ class BoundRepository(Generic[E]):
         connection = self.session.connection(bind_arguments={"mapper": self.mapping.mapper})
         if connection.dialect.name == "sqlite":
             nothing = sa.delete(self.mapping.table).where(sa.false())
-            connection.execute(nothing, execution_options={changes.OWN: True})
+            connection.execute(nothing, execution_options={OWN: True})
 
     def get_one(self, id: Any, *, for_update: bool = False) -> E:
         """See ``Repository`` and ``get``."""

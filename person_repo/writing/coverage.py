@@ -39,6 +39,7 @@ from sqlalchemy.engine.interfaces import CacheStats, ExecutionContext
 from sqlalchemy.sql import dml
 
 from person_repo.cache.contract import LeaseBackend
+from person_repo.database.marks import DECLARED, OWN, DeclaredInsert
 from person_repo.exceptions import ConfigurationError, InvalidIdError
 from person_repo.fence.view import Fence, fence_of
 from person_repo.mapped.keys import Keyspace
@@ -210,14 +211,14 @@ class _Coverage:
             return
         if not writes and ";" not in statement and (statement[:6] in ("SELECT", "select") or _is_query(context)):
             return
-        if _SENT in context.__dict__ or context.execution_options.get(changes.OWN):
+        if _SENT in context.__dict__ or context.execution_options.get(OWN):
             return
         connection = context.root_connection
         kind, commits = (TextKind.WRITE, False) if writes else changes.kind_of_text(statement, connection.dialect.name)
         try:
-            told = context.execution_options.get(changes.TOLD)
-            if told is not None:
-                found = self._of_told(connection, told)
+            declared = context.execution_options.get(DECLARED)
+            if declared is not None:
+                found = self._of_declared(connection, declared)
             else:
                 found = self._of_dml(connection, context) if writes else self._of_text(statement, kind)
         except sa.exc.DBAPIError:
@@ -276,13 +277,15 @@ class _Coverage:
             may_ask=lambda: not self._commits_itself(connection, _driver_of(connection)),
         )
 
-    def _of_told(self, connection: sa.Connection, told: changes.Told) -> list[Change]:
+    def _of_declared(self, connection: sa.Connection, declared: DeclaredInsert) -> list[Change]:
         pending: Pending | None = connection.connection.info.get(_PENDING)
         found = []
-        for model in self._by_table.get(told.table.name.lower(), ()):
-            same = model.source is told.table and model.key_names == told.key_names and not model.converts_keys()
+        for model in self._by_table.get(declared.table.name.lower(), ()):
+            same = (
+                model.source is declared.table and model.key_names == declared.key_names and not model.converts_keys()
+            )
             dropped = pending is not None and _drops(pending, model)
-            found.append(Change(model, told.identities() if same and not dropped else None))
+            found.append(Change(model, declared.identities() if same and not dropped else None))
         return found
 
     def _of_text(self, statement: str, kind: str) -> list[Change]:

@@ -21,16 +21,14 @@ import sqlalchemy as sa
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.sql import dml, elements, operators, visitors
 
+from person_repo.database.marks import OWN
 from person_repo.mapped.mapping import EntityMapping, Identity
 
 __all__ = [
-    "OWN",
-    "TOLD",
     "ByKey",
     "Change",
     "Parameters",
     "TextKind",
-    "Told",
     "Watched",
     "by_key",
     "chains",
@@ -40,12 +38,6 @@ __all__ = [
     "set_columns",
     "targets_of",
 ]
-
-OWN = "person_repo_own"
-"""The execution option of statements sent here: they change nothing that is not looked at already."""
-
-TOLD = "person_repo_told"
-"""The execution option of an insert sent here that SQLAlchemy did not make: what it changes, as ``Told``."""
 
 Parameters = Sequence[Mapping[str, Any]]
 """The parameter sets of an execution, by name."""
@@ -86,17 +78,6 @@ class Watched:
     def compares_exactly(self, dialect: sa.Dialect) -> bool:
         """Whether ``=`` on the primary key finds the rows of equal keys and no other, so that parameters name them."""
         return not self.converts_keys() and all(_exact(key.column.type, dialect) for key in self.mapping.key_fields)
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What an insert changes: rows of a table, ``identities`` by the columns of these names; None if there may be any
-    others.
-    """
-
-    table: sa.Table
-    key_names: tuple[str, ...]
-    identities: Callable[[], list[Identity] | None]
 
 
 @dataclass

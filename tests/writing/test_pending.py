@@ -16,13 +16,13 @@ KEYS = [f"{GROUP}:s{number}" for number in range(30)]
 
 
 def levels(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.levelname for record in caplog.records if record.name == "person_repo.writing.pending"]
+    return [record.levelname for record in caplog.records if record.name == "person_repo.writing"]
 
 
 def test_of_several_servers_the_one_that_cannot_be_told_is_logged_once_and_once_when_it_can(
     memcached_servers: list[Memcached], caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "person_repo.writing.pending")
+    caplog.set_level(logging.INFO, "person_repo.writing")
     patient = {"timeout": 10.0, "connect_timeout": 10.0, "breaker_failures": 1_000_000}
     backend = MemcachedBackend({"servers": [server.url for server in memcached_servers], **patient})
     memcached_servers[1].kill()
