@@ -651,7 +651,7 @@ def test_what_is_not_bytes_is_rejected_where_there_is_a_secret(item: Any) -> Non
 # The fingerprint
 
 FINGERPRINTS = (
-    "from models import Parcel; from person_repo.model import Person;"
+    "from support.models import Parcel; from person_repo.model import Person;"
     "from person_repo.mapped.mapping import EntityMapping; from person_repo.mapped.codec import Codec;"
     "print(*[Codec(EntityMapping(entity)).schema for entity in (Person, Parcel)])"
 )

@@ -74,7 +74,7 @@ def test_a_plain_id_has_the_key_of_its_identity_and_every_other_has_none(id: Any
     key = TOLD.plain_key_of(id)
 
     assert (key is not None) == plain
-    assert key is None or (key, key) == TOLD.of((id,))
+    assert key is None or (key, key) == TOLD.key_of((id,))
 
 
 @given(many=st.lists(ids, min_size=1))
@@ -83,7 +83,7 @@ def test_ids_at_once_have_the_keys_of_each(many: list[Any]) -> None:
     each = [TOLD.plain_key_of(id) for id in many]
 
     assert TOLD.plain_keys_of(many) == (None if None in each else dict(zip(many, each, strict=True)))
-    assert TOLD.keys_of([(id,) for id in many]) == tuple(map(list, zip(*[TOLD.of((id,)) for id in many], strict=True)))
+    assert TOLD.keys_of([(id,) for id in many]) == tuple(map(list, zip(*[TOLD.key_of((id,)) for id in many], strict=True)))
 
 
 def test_nothing_is_plain_where_no_string_is_an_id_as_it_is() -> None:
@@ -97,11 +97,11 @@ def test_keys_never_change(case: str) -> None:
     """Programs of two versions write one table for a while; each must invalidate what the other cached."""
     identity, key = GOLDEN[case]
 
-    assert PEOPLE.of(identity) == (key, key)
+    assert PEOPLE.key_of(identity) == (key, key)
 
 
 def test_the_key_of_a_long_id_never_changes() -> None:
-    key, full = PEOPLE.of(("x" * 300,))
+    key, full = PEOPLE.key_of(("x" * 300,))
 
     assert full == "pr:person_repo:person:s" + "x" * 300
     assert key == "pr:person_repo:person:h5709b68ab089cc310fbd0955ad58b400680a8792"
@@ -144,7 +144,7 @@ def test_every_server_takes_every_key(identity: tuple[Any, ...]) -> None:
 
 @pytest.mark.parametrize("length", range(1, 120))
 def test_the_longest_names_leave_room_for_every_id(length: int) -> None:
-    key, full = CROWDED.of(("x" * length,))
+    key, full = CROWDED.key_of(("x" * length,))
 
     assert len(key) <= LONGEST_KEY
     assert (key == full) is (len(full) <= LONGEST_KEY)
@@ -181,7 +181,7 @@ def one(value: Any) -> Any:
 @profile(max_examples=300)
 def test_distinct_identities_have_distinct_keys(left: tuple[Any, ...], right: tuple[Any, ...]) -> None:
     assume(list(map(one, left)) != list(map(one, right)))
-    (left_key, left_full), (right_key, right_full) = PEOPLE.of(left), PEOPLE.of(right)
+    (left_key, left_full), (right_key, right_full) = PEOPLE.key_of(left), PEOPLE.key_of(right)
 
     assert left_full != right_full
     assert left_key != right_key
@@ -201,17 +201,17 @@ def test_distinct_identities_have_distinct_keys(left: tuple[Any, ...], right: tu
 def test_values_that_a_database_takes_for_one_have_one_key(left: Any, right: Any) -> None:
     """Whoever writes the row in one spelling invalidates what was read in the other."""
     assert left == right
-    assert PEOPLE.of((left,)) == PEOPLE.of((right,))
+    assert PEOPLE.key_of((left,)) == PEOPLE.key_of((right,))
 
 
 def test_decimals_are_told_apart_in_every_context() -> None:
     with decimal.localcontext(prec=3):
-        assert PEOPLE.of((decimal.Decimal("123.4567"),)) != PEOPLE.of((decimal.Decimal("123.4568"),))
+        assert PEOPLE.key_of((decimal.Decimal("123.4567"),)) != PEOPLE.key_of((decimal.Decimal("123.4568"),))
 
 
 @pytest.mark.parametrize("identity", [("x" * 300,), ("😀" * 100,), ("a" * 120, "b" * 120), (b"x" * 200,)])
 def test_a_long_identity_is_a_digest_on_the_wire_and_told_in_full(identity: tuple[Any, ...]) -> None:
-    key, full = PEOPLE.of(identity)
+    key, full = PEOPLE.key_of(identity)
 
     assert len(full) > LONGEST_KEY
     assert key != full
@@ -219,9 +219,9 @@ def test_a_long_identity_is_a_digest_on_the_wire_and_told_in_full(identity: tupl
 
 
 def test_a_string_that_looks_like_a_digest_is_no_digest() -> None:
-    digest = PEOPLE.of(("x" * 300,))[0].removeprefix("pr:person_repo:person:")
+    digest = PEOPLE.key_of(("x" * 300,))[0].removeprefix("pr:person_repo:person:")
 
-    assert PEOPLE.of((digest,))[0] != PEOPLE.of(("x" * 300,))[0]
+    assert PEOPLE.key_of((digest,))[0] != PEOPLE.key_of(("x" * 300,))[0]
 
 
 def test_a_subclass_of_a_string_has_the_key_of_its_text() -> None:
@@ -229,7 +229,7 @@ def test_a_subclass_of_a_string_has_the_key_of_its_text() -> None:
         pass
 
     for text in ("ada", "x" * 100, "x" * 300):
-        assert CROWDED.of((Text(text),)) == CROWDED.of((text,))
+        assert CROWDED.key_of((Text(text),)) == CROWDED.key_of((text,))
 
 
 @given(one=st.tuples(texts, texts), other=st.tuples(texts, texts))
@@ -241,12 +241,12 @@ def test_tables_share_no_key(one: tuple[str, str], other: tuple[str, str]) -> No
     mine, theirs = Keyspace("crm", one[0]), Keyspace("crm", other[0])
 
     assert mine.group != theirs.group
-    assert mine.of((one[1],)) != theirs.of((other[1],))
-    assert theirs.group not in mine.of((one[1],))
+    assert mine.key_of((one[1],)) != theirs.key_of((other[1],))
+    assert theirs.group not in mine.key_of((one[1],))
 
 
 def test_namespaces_share_no_key() -> None:
-    assert Keyspace("a", "person").of(("x",)) != Keyspace("b", "person").of(("x",))
+    assert Keyspace("a", "person").key_of(("x",)) != Keyspace("b", "person").key_of(("x",))
 
 
 @given(table=texts)
@@ -261,5 +261,5 @@ def test_every_server_takes_the_name_of_every_group(table: str) -> None:
 @pytest.mark.parametrize("value", [None, 1.0, ("a",), datetime.time(12), object(), [1]])
 def test_a_value_of_no_key_type_is_refused(value: Any) -> None:
     with pytest.raises(InvalidIdError, match="cannot be part of a cache key") as caught:
-        PEOPLE.of((value,))
+        PEOPLE.key_of((value,))
     assert f"the type {type(value).__name__}" in str(caught.value)
