@@ -60,7 +60,7 @@ GOLDEN: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 
 
-TOLD = Keyspace("person_repo", "person", longest=40)
+BY_ID = Keyspace("person_repo", "person", longest=40)
 ids = st.deferred(lambda: identities).map(lambda identity: identity[0]) | st.from_regex(
     r"[A-Za-z0-9_.~-]{0,41}", fullmatch=True
 )
@@ -71,19 +71,20 @@ ids = st.deferred(lambda: identities).map(lambda identity: identity[0]) | st.fro
 def test_a_plain_id_has_the_key_of_its_identity_and_every_other_has_none(id: Any) -> None:
     plain = type(id) is str and 0 < len(id) <= 40 and quote(id, safe="", errors="surrogatepass") == id
 
-    key = TOLD.plain_key_of(id)
+    key = BY_ID.plain_key_of(id)
 
     assert (key is not None) == plain
-    assert key is None or (key, key) == TOLD.key_of((id,))
+    assert key is None or (key, key) == BY_ID.key_of((id,))
 
 
 @given(many=st.lists(ids, min_size=1))
 @profile(max_examples=200)
 def test_ids_at_once_have_the_keys_of_each(many: list[Any]) -> None:
-    each = [TOLD.plain_key_of(id) for id in many]
+    each = [BY_ID.plain_key_of(id) for id in many]
 
-    assert TOLD.plain_keys_of(many) == (None if None in each else dict(zip(many, each, strict=True)))
-    assert TOLD.keys_of([(id,) for id in many]) == tuple(map(list, zip(*[TOLD.key_of((id,)) for id in many], strict=True)))
+    assert BY_ID.plain_keys_of(many) == (None if None in each else dict(zip(many, each, strict=True)))
+    pairs = [BY_ID.key_of((id,)) for id in many]
+    assert BY_ID.keys_of([(id,) for id in many]) == tuple(map(list, zip(*pairs, strict=True)))
 
 
 def test_nothing_is_plain_where_no_string_is_an_id_as_it_is() -> None:
