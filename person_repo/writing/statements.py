@@ -22,6 +22,7 @@ from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.sql import dml, elements, operators, visitors
 
 from person_repo.database.marks import OWN
+from person_repo.mapped.fields import binds
 from person_repo.mapped.mapping import EntityMapping, Identity
 
 __all__ = [
@@ -257,8 +258,7 @@ def _is_named(bind: Any, parameters: Parameters) -> bool:
     if not isinstance(bind, elements.BindParameter) or bind.expanding:
         return False
     type_ = bind.type
-    binds = isinstance(type_, sa.TypeDecorator) and type(type_).process_bind_param is not _UNBOUND
-    return not binds and not _converts(type_) and all(bind.key in given for given in parameters)
+    return not binds(type_) and not _converts(type_) and all(bind.key in given for given in parameters)
 
 
 def of_statement(
@@ -595,7 +595,6 @@ _MISSING = _Missing()
 _RESPELT = _Missing()
 """One that SQLAlchemy takes for known, and is not: it takes what is sent for what is stored."""
 
-_UNBOUND = sa.TypeDecorator.process_bind_param
 _DIALECT = DefaultDialect()
 
 
@@ -616,8 +615,7 @@ def _arrives(value: Any, type_: sa.types.TypeEngine[Any]) -> bool:
     """Whether a parameter's type, which need not be the column's, sends a value as it is."""
     if _converts(type_):
         return False
-    binds = isinstance(type_, sa.TypeDecorator) and type(type_).process_bind_param is not _UNBOUND
-    return not binds or bool(type_.process_bind_param(value, _DIALECT) == value)  # type: ignore[attr-defined]
+    return not binds(type_) or bool(type_.process_bind_param(value, _DIALECT) == value)
 
 
 def _converts(type_: sa.types.TypeEngine[Any]) -> bool:

@@ -620,6 +620,22 @@ def test_load_listeners_are_called_whenever_they_were_added(engine: sa.Engine) -
     assert heard == [(hydrated, "Ada", None)]
 
 
+def test_a_load_listener_on_all_mapped_classes_is_called_alone_and_in_a_batch() -> None:
+    heard: list[Any] = []
+
+    def listener(target: Any, context: Any) -> None:
+        heard.append(target)
+
+    event.listen(orm.Mapper, "load", listener)
+    try:
+        hydrated = [PEOPLE.hydrate(ADA), *PEOPLE.hydrate_all([("ada", ADA)]).values()]
+    finally:
+        event.remove(orm.Mapper, "load", listener)
+    PEOPLE.hydrate(ADA)
+
+    assert list(map(id, heard)) == list(map(id, hydrated))
+
+
 def test_a_refresh_listener_is_called_when_the_object_is_refreshed_only(engine: sa.Engine) -> None:
     stored(engine, Person(id="ada", first_name="Ada", last_name="Lovelace"))
     heard: list[Any] = []

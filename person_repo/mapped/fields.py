@@ -1,0 +1,286 @@
+"""One mapped column: how its values travel to the cache and back, and which values it refuses. Pure.
+
+The limits are those of all supported databases at once, so that a value is refused alike on each of them.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import enum
+import math
+import sys
+import uuid
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, TypeGuard
+
+import sqlalchemy as sa
+from sqlalchemy import orm
+from sqlalchemy.engine.default import DefaultDialect
+
+from person_repo.exceptions import ConfigurationError
+
+__all__ = ["INTEGERS", "Field", "Row", "binds", "fields_of", "mapped_columns"]
+
+Row = tuple[Any, ...]
+"""The values of an entity's mapped columns, in the order of ``EntityMapping.fields``."""
+
+INTEGERS = range(-(2**63), 2**63)
+"""The integers that a column can hold: SQLite and BIGINT end here, and drivers raise errors of their own beyond."""
+
+_PLAIN_TYPES = (
+    str, int, bool, float, bytes, decimal.Decimal, uuid.UUID,
+    datetime.datetime, datetime.date, datetime.time, datetime.timedelta,
+)  # fmt: skip
+
+# Of a longer integer no digits are counted: MySQL's NUMERIC ends at 65, and Python needs long to write a million.
+_MAX_DECIMAL_BITS = 1024
+
+# Python takes an int for a bool or a float, and so do drivers. Other mixtures are converted by the database, each in
+# its own way (for MySQL every word equals 0), and a list becomes a part of the statement.
+_NUMBERS = (int, float, decimal.Decimal)
+_ACCEPTED_TYPES: dict[Any, tuple[type, ...]] = {bool: (int,), int: (int,), float: _NUMBERS, decimal.Decimal: _NUMBERS}
+
+# A TypeDecorator converts for one and the same dialect on the way into the cache and out of it, whichever dialect read
+# the row.
+_DIALECT = DefaultDialect()
+
+_EXACT = decimal.Context(prec=decimal.MAX_PREC, Emin=decimal.MIN_EMIN, Emax=decimal.MAX_EMAX)
+
+
+class _Travel(NamedTuple):
+    """How the values of a column type travel: see ``Field``."""
+
+    python_type: Any
+    wire: Any
+    encode: Callable[[Any], Any] | None = None
+    decode: Callable[[Any], Any] | None = None
+
+
+class Field:
+    """One mapped column.
+
+    ``name``: the attribute. ``python_type``: the type of loaded values, ``object`` if they can have any. ``wire``: the
+    type that msgpack carries; ``encode`` and ``decode`` convert to it and from it, None included, and are None for
+    values that travel unchanged. ``length``: the most characters, or bytes, that the column takes; None for no limit.
+    """
+
+    __slots__ = (
+        "_accepted_types", "_max_accepted", "_max_unchanged", "_words", "column", "decode", "encode", "length", "name",
+        "python_type", "wire",
+    )  # fmt: skip
+
+    def __init__(self, name: str, column: sa.Column[Any]) -> None:
+        self.name = name
+        self.column = column
+        self.python_type, self.wire, self.encode, self.decode = _travel(column.type, column)
+        self._accepted_types = _accepted_types(column.type, self.python_type)
+        self._words = frozenset(column.type.enums) if isinstance(column.type, sa.Enum) else None
+        plain = self.encode is None and self.python_type in (str, bytes)
+        self.length: int | None = getattr(column.type, "length", None) if plain else None
+        # For the fast paths of ``refusal`` and ``as_stored``: an ASCII string up to these lengths is neither refused
+        # nor changed. -1 is no string.
+        longest = sys.maxsize if self.length is None else self.length
+        self._max_accepted = longest if plain and self.python_type is str and self._words is None else -1
+        self._max_unchanged = self._max_accepted if _keeps_strings(column.type) else -1
+
+    def refusal(self, value: Any) -> str | None:
+        """The reason why the column cannot hold a value that is not None, as the end of a sentence; None if it can.
+
+        An SQL expression is never refused: its value is the database's.
+        """
+        # Fast path for most values; ``mismatch`` and ``excess`` would find nothing either.
+        if type(value) is str and len(value) <= self._max_accepted and value.isascii():
+            return None
+        if hasattr(value, "__clause_element__") or isinstance(value, sa.ClauseElement):
+            return None
+        return self.mismatch(value) or self.excess(value)
+
+    def mismatch(self, value: Any) -> str | None:
+        """The reason why a value is of the wrong kind: databases would convert it, each in its own way."""
+        if self._words is not None and isinstance(value, str) and not isinstance(value, enum.Enum):
+            return None if value in self._words else f"is none of {', '.join(sorted(self._words))}"
+        time_too = self.python_type is datetime.date and isinstance(value, datetime.datetime)
+        if self._accepted_types is None or (isinstance(value, self._accepted_types) and not time_too):
+            return None
+        return f"is {type(value).__name__}; the column takes {self.python_type.__name__}"
+
+    def excess(self, value: Any) -> str | None:
+        """The reason why a value of the right kind is beyond what the column, or any database, can hold."""
+        if self.length is not None and len(value) > self.length:
+            units = "characters" if isinstance(value, str) else "bytes"
+            return f"has {len(value)} {units}; the limit is {self.length}"
+        if isinstance(value, str) and not value.isascii() and not _encodable(value):
+            return "has a lone surrogate, which no database stores; remove it"
+        if isinstance(value, int) and self.python_type in _ACCEPTED_TYPES:
+            if self.python_type is decimal.Decimal and value.bit_length() <= _MAX_DECIMAL_BITS:
+                return self._decimal_excess(decimal.Decimal(value))
+            if value not in INTEGERS:
+                return "is beyond 64 bits; the column takes -2**63 to 2**63 - 1"
+        if isinstance(value, float) and not math.isfinite(value):
+            return "is not finite; no number of MySQL's is"
+        if isinstance(value, decimal.Decimal):
+            return self._decimal_excess(value)
+        return None
+
+    def _decimal_excess(self, value: decimal.Decimal) -> str | None:
+        if not value.is_finite():
+            return "is not finite; no number of MySQL's is"
+        precision, scale = (getattr(self.column.type, name, None) for name in ("precision", "scale"))
+        if precision is not None and value and value.adjusted() >= precision - (scale or 0):
+            return f"has {value.adjusted() + 1} digits before the point; the limit is {precision - (scale or 0)}"
+        return None
+
+    def as_stored(self, value: Any) -> Any:
+        """The value that a key column holds once ``value`` was written to it; None if only the database knows.
+
+        Cases: a value of the column's own type, which stays unless the column rounds, cuts or pads it; a value of a
+        subclass, which drivers write as the plain value; anything else, which the database converts.
+        """
+        # Fast path for most keys; the cases below would return the same.
+        if type(value) is str and len(value) <= self._max_unchanged and value.isascii():
+            return value
+        if type(value) is not self.python_type:
+            value = _plain(value, self.python_type)
+        if value is None or self.refusal(value) is not None or _rounds(self.column.type, value):
+            return None
+        return value
+
+
+def fields_of(mapper: orm.Mapper[Any]) -> tuple[Field, ...]:
+    """The columns of a class and of those that inherit from it, each once.
+
+    Raises ``ConfigurationError`` for a column type whose values cannot be cached.
+    """
+    fields: dict[sa.Column[Any], Field] = {}
+    for variant in mapper.self_and_descendants:
+        for prop, column in mapped_columns(variant):
+            fields.setdefault(column, Field(prop.key, column))
+    discriminator = mapper.polymorphic_on
+    if isinstance(discriminator, sa.Column):
+        fields.setdefault(discriminator, Field(discriminator.key, discriminator))
+    return tuple(fields.values())
+
+
+def mapped_columns(mapper: orm.Mapper[Any]) -> Iterable[tuple[orm.ColumnProperty[Any], sa.Column[Any]]]:
+    """The attributes that are columns, with the base table's column if an attribute stands for one of each table.
+
+    A ``column_property`` over an SQL expression is left out, and so stays unloaded on both sides of the toggle: it has
+    no row of its own whose change could be seen.
+    """
+    base = mapper.base_mapper.local_table
+    for prop in mapper.column_attrs:
+        columns = [column for column in prop.columns if isinstance(column, sa.Column)]
+        if columns:
+            yield prop, next((column for column in columns if column.table is base), columns[0])
+
+
+def binds(type_: sa.types.TypeEngine[Any]) -> TypeGuard[sa.TypeDecorator[Any]]:
+    """True for a ``TypeDecorator`` that converts values on their way into the database."""
+    bind = sa.TypeDecorator.process_bind_param
+    return isinstance(type_, sa.TypeDecorator) and type(type_).process_bind_param is not bind
+
+
+def _travel(type_: sa.types.TypeEngine[Any], column: sa.Column[Any]) -> _Travel:
+    """Cases: enumerations, by name, as SQLAlchemy stores them; JSON; a ``TypeDecorator``, by its own two conversions;
+    the types that msgpack carries unchanged.
+    """
+    if isinstance(type_, sa.Enum) and type_.enum_class is not None:
+        return _enumerated(type_.enum_class)
+    if isinstance(type_, sa.JSON):
+        return _Travel(object, Any)
+    if isinstance(type_, sa.PickleType):
+        raise ConfigurationError(
+            f"column {column} is a PickleType; what is cached is never unpickled: use JSON or a typed column"
+        )
+    if isinstance(type_, sa.TypeDecorator) and _loads(type_):
+        return _decorated(type_, column)
+    python_type = _python_type(type_)
+    if python_type in _PLAIN_TYPES:
+        return _Travel(python_type, python_type)
+    if isinstance(type_, sa.TypeDecorator):
+        return _travel(type_.impl_instance, column)
+    raise ConfigurationError(
+        f"column {column} has the type {type_!r}, whose values cannot be cached; wrap it in a TypeDecorator "
+        f"that binds to one of {', '.join(t.__name__ for t in _PLAIN_TYPES)}"
+    )
+
+
+def _enumerated(enum_class: type[enum.Enum]) -> _Travel:
+    members: dict[Any, Any] = {None: None, **enum_class.__members__}
+    return _Travel(enum_class, str, lambda member: None if member is None else member.name, members.__getitem__)
+
+
+def _decorated(type_: sa.TypeDecorator[Any], column: sa.Column[Any]) -> _Travel:
+    inner = _travel(type_.impl_instance, column)
+
+    def encode(value: Any) -> Any:
+        bound = type_.process_bind_param(value, _DIALECT)
+        return bound if inner.encode is None else inner.encode(bound)
+
+    def decode(value: Any) -> Any:
+        return type_.process_result_value(value if inner.decode is None else inner.decode(value), _DIALECT)
+
+    return _Travel(object, inner.wire, encode, decode)
+
+
+def _python_type(type_: sa.types.TypeEngine[Any]) -> Any:
+    try:
+        return type_.python_type
+    except NotImplementedError:
+        return object
+
+
+def _loads(type_: sa.TypeDecorator[Any]) -> bool:
+    """True for a decorator that converts loaded values, whose ``python_type`` therefore says nothing of them."""
+    return type(type_).process_result_value is not sa.TypeDecorator.process_result_value
+
+
+def _accepted_types(type_: sa.types.TypeEngine[Any], python_type: Any) -> tuple[type, ...] | None:
+    """The types of which a column takes instances; None for any: JSON, and what a host's decorator converts."""
+    if binds(type_) and python_type not in (str, bytes):
+        return None
+    return None if python_type is object else _ACCEPTED_TYPES.get(python_type, (python_type,))
+
+
+def _plain(value: Any, python_type: Any) -> Any:
+    """The plain value that any driver writes for a value of a subclass; None if there is none."""
+    if python_type is int and isinstance(value, int):
+        return int(value)
+    if python_type is str and isinstance(value, str):
+        plain = str.__str__(value)
+        # Drivers disagree if the two differ, as they do for a member of an Enum that is a str, too.
+        return plain if str(value) == plain else None
+    return None
+
+
+def _keeps_strings(type_: sa.types.TypeEngine[Any]) -> bool:
+    """True if the database gets every string as it is and keeps it so: ``_rounds`` for all strings at once."""
+    if isinstance(type_, sa.TypeDecorator):
+        return not binds(type_) and _keeps_strings(type_.impl_instance)
+    return not isinstance(type_, sa.CHAR)
+
+
+def _rounds(type_: sa.types.TypeEngine[Any], value: Any) -> bool:
+    """True if some database would keep another value than this one, which has the column's own type."""
+    if isinstance(type_, sa.TypeDecorator):
+        bound = type_.process_bind_param(value, _DIALECT) if binds(type_) else value
+        return bool(bound != value) or _rounds(type_.impl_instance, value)
+    if isinstance(value, str):
+        return isinstance(type_, sa.CHAR) and value.endswith(" ")  # MySQL drops the blanks that pad a CHAR
+    if isinstance(value, bytes):
+        return isinstance(type_, sa.BINARY) and len(value) != type_.length
+    if isinstance(value, datetime.datetime):
+        return value.microsecond != 0 or (value.tzinfo is None) is bool(getattr(type_, "timezone", False))
+    if isinstance(value, decimal.Decimal):
+        exponent = value.normalize(_EXACT).as_tuple().exponent
+        return not isinstance(exponent, int) or -exponent > (getattr(type_, "scale", None) or 0)
+    return False
+
+
+def _encodable(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
