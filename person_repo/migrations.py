@@ -129,7 +129,9 @@ def _named_lock(connection: sa.Connection, timeout: float) -> Iterator[None]:
     if connection.dialect.name not in ("mysql", "mariadb"):
         yield
         return
-    name = sa.func.concat("person_repo.", sa.func.md5(sa.func.coalesce(sa.func.database(), "")))
+    # SHA2: MySQL has no MD5() since 9.6. The name of a lock has at most 64 characters.
+    digest = sa.func.left(sa.func.sha2(sa.func.coalesce(sa.func.database(), ""), 256), 40)
+    name = sa.func.concat("person_repo.", digest)
     if connection.scalar(sa.select(sa.func.get_lock(name, timeout))) != 1:
         raise MigrationError(
             f"{_place(connection)}: somebody else is migrating this database and was not done after {timeout} s; "
