@@ -1,4 +1,4 @@
-"""What the cache could not be told, as one process knows it: when it looks, what it goes by, and what it delivers."""
+"""The fence as one process knows it: when it polls, what it blocks, and what it delivers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from conftest import patient_url
 from support.servers import Memcached, free_port
 
 from person_repo.cache.contract import Lease, Place, marker_of
@@ -18,7 +19,7 @@ from person_repo.cache.memcached.backend import MemcachedBackend
 from person_repo.cache.region import lease_backend, make_region
 from person_repo.database.engines import read_engine_of
 from person_repo.exceptions import CacheUnavailableError
-from person_repo.fence import view as fences
+from person_repo.fence import table, view
 from person_repo.fence.view import Fence, fence_of
 from person_repo.model import FENCE, Base, Person
 from person_repo.service import PersonService, connect
@@ -28,7 +29,7 @@ INTERVAL = 1.0
 
 
 class Clock:
-    """Seconds that only a test lets pass: those that measure intervals, and those since 1970."""
+    """Seconds that pass only when a test says so: on the clock that measures intervals, and since 1970 (``wall``)."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -50,9 +51,14 @@ def servers(memcached_servers: list[Memcached]) -> list[str]:
     return [server.url for server in memcached_servers]
 
 
+PATIENT = {"timeout": 10.0, "connect_timeout": 10.0, "lease_ttl": 600}
+"""No busy machine misses these deadlines; a server that is down refuses at once."""
+
+
 @pytest.fixture
-def backend(servers: list[str]) -> Iterator[MemcachedBackend]:
-    backend = MemcachedBackend({"servers": servers, "fence_interval": INTERVAL, "tombstone_ttl": 2})
+def backend(servers: list[str], clock: Clock) -> Iterator[MemcachedBackend]:
+    options = {"fence_interval": INTERVAL, "tombstone_ttl": 2, "monotonic": clock, **PATIENT}
+    backend = MemcachedBackend({"servers": servers, **options})
     yield backend
     backend.close()
 
@@ -62,7 +68,7 @@ Process = Callable[..., Fence]
 
 @pytest.fixture
 def process(people_engine: sa.Engine, backend: MemcachedBackend, clock: Clock) -> Iterator[Process]:
-    """``process()`` is the fence as one process knows it: each call is another process's."""
+    """``process()`` is the fence of one more process."""
     engines: list[sa.Engine] = []
 
     def begin(**options: Any) -> Fence:
@@ -80,8 +86,8 @@ def key(number: int) -> str:
 
 
 def keys_on(backend: MemcachedBackend, server: str, count: int) -> list[str]:
-    found = [key(n) for n in range(1000) if backend.places_of(GROUP, key(n))[0][0] == server]
-    return found[:count]
+    keys = [key(n) for n in range(1000) if backend.places_of(GROUP, key(n))[0][0] == server]
+    return keys[:count]
 
 
 def place(backend: MemcachedBackend, name: str) -> Place:
@@ -89,7 +95,7 @@ def place(backend: MemcachedBackend, name: str) -> Place:
 
 
 def record(fence: Fence, engine: sa.Engine, places: Collection[Place]) -> None:
-    """What a commit that could not reach these places leaves."""
+    """Commits, without having reached these places."""
     with engine.begin() as connection:
         fence.record(connection.connection, connection.dialect, places)
 
@@ -99,15 +105,16 @@ def rows(engine: sa.Engine) -> list[tuple[str, str]]:
         return [tuple(row) for row in connection.execute(sa.select(FENCE.c.server, FENCE.c.item).order_by(FENCE.c.id))]
 
 
-class Looks:
-    """The queries on an engine that ask the fence."""
+class Polls:
+    """Counts a fence's queries of its table; with ``hold`` set, the next one waits for that event."""
 
-    def __init__(self, engine: sa.Engine | None) -> None:
-        assert engine is not None
+    def __init__(self, fence: Fence | None) -> None:
+        assert fence is not None
+        assert fence._table is not None
         self.count = 0
         self.hold: threading.Event | None = None
         self.held = threading.Event()
-        sa.event.listen(engine, "after_cursor_execute", self._record)
+        sa.event.listen(fence._table.reader, "after_cursor_execute", self._record)
 
     def _record(self, _connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
         if statement.startswith("SELECT person_repo_fence.id"):
@@ -125,12 +132,12 @@ def filled(backend: MemcachedBackend, names: Collection[str]) -> None:
         assert backend.fill(lease, b"old")
 
 
-# Looking
+# Polls
 
 
-def test_threads_that_read_look_once_in_an_interval_all_together(process: Process, clock: Clock) -> None:
+def test_all_threads_together_poll_once_in_an_interval(process: Process, clock: Clock) -> None:
     fence = process()
-    looks = Looks(fence._reader)
+    polls = Polls(fence)
     threads = 8
     ready = threading.Barrier(threads)
 
@@ -143,78 +150,78 @@ def test_threads_that_read_look_once_in_an_interval_all_together(process: Proces
         for interval in (1, 2, 3):
             for done in [pool.submit(read) for _ in range(threads)]:
                 done.result()
-            assert looks.count == interval
+            assert polls.count == interval
             clock.now += INTERVAL
 
 
-def test_who_needs_a_look_that_another_thread_makes_waits_for_it(
+def test_a_thread_that_needs_the_poll_of_another_waits_for_it(
     process: Process, people_engine: sa.Engine, backend: MemcachedBackend
 ) -> None:
-    """The first look of a process: nobody may go by less than it finds."""
+    """The first poll of a process: no thread may read the cache before it ends."""
     fence = process()
     record(process(), people_engine, [place(backend, key(1))])
-    looks = Looks(fence._reader)
-    go_on = looks.hold = threading.Event()
+    polls = Polls(fence)
+    go_on = polls.hold = threading.Event()
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(fence.blocks, GROUP, key(1))
-        assert looks.held.wait(30)
+        assert polls.held.wait(30)
         second = pool.submit(fence.blocks, GROUP, key(1))
         go_on.set()
         assert first.result()
         assert second.result()
-    assert looks.count == 1
+    assert polls.count == 1
 
 
-def test_a_look_that_never_ends_holds_nobody_for_long(process: Process) -> None:
+def test_a_poll_that_never_ends_delays_others_by_a_second_at_most(process: Process) -> None:
     slept: list[float] = []
     fence = process(sleep=slept.append)
-    looks = Looks(fence._reader)
-    go_on = looks.hold = threading.Event()
+    polls = Polls(fence)
+    go_on = polls.hold = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         hanging = pool.submit(fence.is_raised)
-        assert looks.held.wait(30)
+        assert polls.held.wait(30)
 
         assert not fence.is_raised()
 
-        assert looks.count == 2
-        assert 0 < sum(slept) <= 1.1
+        assert polls.count == 2
+        assert 0 < sum(slept) <= 1.0 + 1e-9
         go_on.set()
         assert not hanging.result()
 
 
-def test_a_look_that_is_a_moment_overdue_is_good_while_another_thread_looks(process: Process, clock: Clock) -> None:
+def test_an_overdue_view_is_used_for_a_moment_while_another_thread_polls(process: Process, clock: Clock) -> None:
     fence = process(sleep=lambda seconds: pytest.fail("waited"))
     assert not fence.is_raised()
     clock.now += INTERVAL + 0.04
-    looks = Looks(fence._reader)
-    go_on = looks.hold = threading.Event()
+    polls = Polls(fence)
+    go_on = polls.hold = threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        looking = pool.submit(fence.is_raised)
-        assert looks.held.wait(30)
+        polling = pool.submit(fence.is_raised)
+        assert polls.held.wait(30)
 
         assert not fence.is_raised()
 
         go_on.set()
-        looking.result()
-    assert looks.count == 1
+        polling.result()
+    assert polls.count == 1
 
 
-def test_nobody_looks_unless_somebody_reads_through_the_cache(engine: sa.Engine, servers: list[str]) -> None:
+def test_only_reads_through_the_cache_poll(engine: sa.Engine, memcached_servers: list[Memcached]) -> None:
     Base.metadata.create_all(engine)
-    with PersonService.over(engine, make_region(f"memcached://{','.join(servers)}", fence_interval=0.001)) as people:
-        looks = Looks(people.read_engine)
+    with PersonService.over(engine, make_region(patient_url(memcached_servers, fence_interval=0.001))) as people:
+        polls = Polls(people.cached.fence)
         people.add(Person(id="ada", first_name="Ada", last_name="Lovelace"))
         people.update("ada", first_name="Augusta")
         with people.using(use_db=True):
             people.get("ada")
         people.list()
-        assert looks.count == 0
+        assert polls.count == 0
 
         people.get("ada")
-        assert looks.count == 1
+        assert polls.count == 1
 
 
-def test_what_a_transaction_could_not_place_is_known_with_its_commit_and_not_before(
+def test_readers_learn_of_a_recorded_place_after_its_commit_and_not_before(
     process: Process, people_engine: sa.Engine, backend: MemcachedBackend, clock: Clock
 ) -> None:
     writer, reader = process(), process()
@@ -235,7 +242,7 @@ def test_what_a_transaction_could_not_place_is_known_with_its_commit_and_not_bef
     assert not reader.blocks(GROUP, key(2))
 
 
-def test_a_marker_bars_every_item_of_its_group_on_that_server(
+def test_a_marker_blocks_every_item_of_its_group_on_its_server(
     process: Process, people_engine: sa.Engine, backend: MemcachedBackend, servers: list[str]
 ) -> None:
     record(process(), people_engine, [(servers[0], marker_of(GROUP))])
@@ -244,7 +251,7 @@ def test_a_marker_bars_every_item_of_its_group_on_that_server(
     assert not reader.blocks("pr:person_repo:pet", keys_on(backend, servers[0], 1)[0])
 
 
-def test_another_namespaces_rows_bar_nothing(
+def test_the_rows_of_another_namespace_block_nothing(
     process: Process, people_engine: sa.Engine, servers: list[str], backend: MemcachedBackend
 ) -> None:
     other = Fence(MemcachedBackend({"servers": servers, "namespace": "crm"}), read_engine_of(people_engine))
@@ -256,16 +263,16 @@ def test_another_namespaces_rows_bar_nothing(
     read_engine_of(people_engine).dispose()
 
 
-def test_a_look_that_took_longer_than_a_later_one_is_forgotten(
+def test_a_poll_that_ends_after_a_later_one_is_dropped(
     process: Process, people_engine: sa.Engine, backend: MemcachedBackend, clock: Clock
 ) -> None:
-    """A began before the commit, and ends after B, which began after it: to go by A again would be to forget."""
+    """Poll A begins before the commit and ends after poll B, which began after the commit: A lacks the row."""
     fence, writer = process(), process()
-    looks = Looks(fence._reader)
-    go_on = looks.hold = threading.Event()
+    polls = Polls(fence)
+    go_on = polls.hold = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         earlier = pool.submit(fence.is_raised)
-        assert looks.held.wait(30)
+        assert polls.held.wait(30)
         writer.insert([place(backend, key(1))], held_for=100)
         clock.now += 1.0
         assert fence.blocks(GROUP, key(1))
@@ -273,13 +280,13 @@ def test_a_look_that_took_longer_than_a_later_one_is_forgotten(
         earlier.result()
 
     assert fence.blocks(GROUP, key(1))
-    assert looks.count == 2
+    assert polls.count == 2
 
 
 # Delivery
 
 
-def test_what_can_be_reached_is_delivered_by_whoever_looks(
+def test_a_poll_delivers_what_can_be_reached(
     process: Process, people_engine: sa.Engine, backend: MemcachedBackend, clock: Clock
 ) -> None:
     filled(backend, [key(1), key(2)])
@@ -296,7 +303,7 @@ def test_what_can_be_reached_is_delivered_by_whoever_looks(
     assert backend.counters.snapshot().delivered == 1
 
 
-def test_what_cannot_be_reached_stays(
+def test_a_row_stays_while_its_server_cannot_be_reached(
     process: Process, people_engine: sa.Engine, memcached_servers: list[Memcached], clock: Clock,
     backend: MemcachedBackend, servers: list[str],
 ) -> None:  # fmt: skip
@@ -310,17 +317,17 @@ def test_what_cannot_be_reached_stays(
     assert not reader.blocks(GROUP, up)
 
     memcached_servers[0].start()
-    backend._begin()
+    clock.now += backend.settings.breaker_reset
 
     assert reader.deliver() == 0
     assert rows(people_engine) == []
     assert not reader.is_raised()
 
 
-def test_only_the_rows_that_were_seen_are_deleted(
+def test_only_the_rows_of_the_poll_are_deleted(
     process: Process, people_engine: sa.Engine, backend: MemcachedBackend, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
-    """A commit on the same item while what was there before is made to go: nobody knows what is there after that."""
+    """Another commit records the same item while a delivery removes it: an old entry may stand there again."""
     writer, reader = process(), process()
     record(writer, people_engine, [place(backend, key(1))])
     retire = backend.retire
@@ -340,11 +347,11 @@ def test_only_the_rows_that_were_seen_are_deleted(
     assert rows(people_engine) == []
 
 
-def test_what_is_held_bars_although_another_row_of_the_same_item_is_delivered(
+def test_a_held_row_blocks_although_another_row_of_the_same_item_is_delivered(
     process: Process, people_engine: sa.Engine, backend: MemcachedBackend, clock: Clock
 ) -> None:
-    """Two strict commits in a row on one item: what the first left is delivered while the second waits for readers to
-    know. They must go on knowing.
+    """Two strict commits in a row on one item: the row of the first is delivered while the second waits for readers to
+    poll its own. They must not forget it.
     """
     writer, reader = process(), process()
     record(writer, people_engine, [place(backend, key(1))])
@@ -363,7 +370,7 @@ def test_what_is_held_bars_although_another_row_of_the_same_item_is_delivered(
     assert not reader.is_raised()
 
 
-def test_rows_of_a_server_that_nobody_has_any_more_go_once_nothing_of_before_can_be_there(
+def test_rows_of_a_server_that_is_gone_for_good_are_deleted_once_every_old_entry_has_expired(
     process: Process, people_engine: sa.Engine, backend: MemcachedBackend, clock: Clock
 ) -> None:
     record(process(), people_engine, [("10.9.9.9:11211", key(1))])
@@ -381,23 +388,23 @@ def test_rows_of_a_server_that_nobody_has_any_more_go_once_nothing_of_before_can
     assert backend.counters.snapshot().delivered == 0
 
 
-def test_where_there_are_more_rows_than_one_look_takes_whole_servers_are_left_out(
+def test_more_rows_than_one_poll_takes_block_whole_servers(
     process: Process, people_engine: sa.Engine, backend: MemcachedBackend, servers: list[str], clock: Clock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(fences, "_MOST", 3)
+    monkeypatch.setattr(table, "_MAX_ROWS", 3)
     first, second = keys_on(backend, servers[0], 6), keys_on(backend, servers[1], 2)
     filled(backend, [*first, *second])
     record(process(), people_engine, [place(backend, name) for name in [*first[:5], *second]])
     reader = process()
-    looks = Looks(reader._reader)
+    polls = Polls(reader)
 
     assert reader.blocks(GROUP, first[5])
     assert reader.blocks(GROUP, keys_on(backend, servers[1], 9)[8])
     assert not reader.blocks(GROUP, keys_on(backend, servers[2], 1)[0])
 
-    # Each look takes three, and while there are more the next one is due at once.
-    assert looks.count == 3
+    # Each poll takes three rows; while there are more, the next poll is due at once.
+    assert polls.count == 3
     assert rows(people_engine) == []
     clock.now += INTERVAL
     assert not reader.is_raised()
@@ -405,11 +412,11 @@ def test_where_there_are_more_rows_than_one_look_takes_whole_servers_are_left_ou
     assert all(isinstance(backend.fetch(GROUP, name), Lease) for name in [*first[:5], *second])
 
 
-def test_many_items_are_made_to_go_with_their_groups_by_one_exchange_for_each_server(
+def test_many_items_are_delivered_as_groups_by_one_exchange_for_each_server(
     process: Process, people_engine: sa.Engine, backend: MemcachedBackend, servers: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(fences, "_ITEMS", 4)
+    monkeypatch.setattr(view, "_MAX_ITEMS", 4)
     first, second = keys_on(backend, servers[0], 4), keys_on(backend, servers[1], 3)
     filled(backend, [*first, *second])
     record(process(), people_engine, [place(backend, name) for name in [*first[:3], *second[:2]]])
@@ -418,17 +425,17 @@ def test_many_items_are_made_to_go_with_their_groups_by_one_exchange_for_each_se
     assert process().deliver() == 0
 
     spent = backend.counters.snapshot() - before
-    assert (spent.delivered, spent.round_trips) == (5, 4)  # to look at each marker, and to delete it
+    assert (spent.delivered, spent.round_trips) == (5, 4)  # each server is asked for the marker, and to delete it
     assert all(not isinstance(found, bytes) for found in backend.fetch_many(GROUP, [*first, *second]))
 
 
-def test_delivery_ends_where_rows_cannot_be_deleted(
+def test_delivery_stops_when_rows_cannot_be_deleted(
     process: Process, people_engine: sa.Engine, backend: MemcachedBackend
 ) -> None:
-    """They stay, and are delivered again: nothing is lost but the work."""
+    """The rows stay and are delivered again: nothing is lost but the work."""
     record(process(), people_engine, [place(backend, key(1))])
     reader = process()
-    sa.event.listen(reader._writer, "before_cursor_execute", _refusing("DELETE"))
+    sa.event.listen(reader._table.writer, "before_cursor_execute", _refusing("DELETE"))
 
     assert reader.deliver() == 1
     assert len(rows(people_engine)) == 1
@@ -442,10 +449,10 @@ def _refusing(word: str) -> Callable[..., None]:
     return refuse
 
 
-def test_delivery_in_the_middle_of_ones_own_transaction_does_not_wait_for_it(
+def test_delivery_in_the_middle_of_the_threads_own_transaction_does_not_wait_for_it(
     process: Process, people_engine: sa.Engine, backend: MemcachedBackend
 ) -> None:
-    """SQLite has one lock for writing, and this very thread has it."""
+    """SQLite has one lock for writers, and this very thread holds it."""
     record(process(), people_engine, [place(backend, key(1))])
     reader = process()
     with people_engine.begin() as connection:
@@ -457,8 +464,8 @@ def test_delivery_in_the_middle_of_ones_own_transaction_does_not_wait_for_it(
 def test_an_account_that_is_handed_in_for_reads_need_not_write(
     people_engine: sa.Engine, servers: list[str], tmp_path: Any
 ) -> None:
-    """What is delivered is deleted by the account of the host's engine, which writes anyway."""
-    backend = MemcachedBackend({"servers": servers, "on_unreachable": "strict"})
+    """The account of the host's engine deletes the delivered rows."""
+    backend = MemcachedBackend({"servers": servers, "on_unreachable": "strict", **PATIENT})
     if people_engine.dialect.name == "sqlite":
         reader = sa.create_engine(f"sqlite:///file:{people_engine.url.database}?mode=ro&uri=true")
     else:
@@ -477,7 +484,7 @@ def test_an_account_that_is_handed_in_for_reads_need_not_write(
     reader.dispose()
 
 
-def test_what_this_process_could_not_place_bars_here_at_once(
+def test_a_place_that_this_process_blocks_is_blocked_here_at_once(
     process: Process, backend: MemcachedBackend, clock: Clock
 ) -> None:
     fence = process()
@@ -488,23 +495,23 @@ def test_what_this_process_could_not_place_bars_here_at_once(
     assert not fence.blocks(GROUP, key(2))
     clock.now += INTERVAL
 
-    # The look that comes now would have found it, were it not delivered by somebody else already.
+    # This poll would have read the row, had another process not delivered it.
     assert not fence.is_raised()
 
 
-def test_what_is_noted_while_a_look_is_under_way_outlasts_it(
+def test_a_place_that_is_blocked_during_a_poll_outlasts_it(
     process: Process, backend: MemcachedBackend, clock: Clock
 ) -> None:
-    """The look began before the commit, so it did not find it."""
+    """The poll began before the commit, so it did not read the row."""
     fence = process()
-    looks = Looks(fence._reader)
-    go_on = looks.hold = threading.Event()
+    polls = Polls(fence)
+    go_on = polls.hold = threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        looking = pool.submit(fence.is_raised)
-        assert looks.held.wait(30)
+        polling = pool.submit(fence.is_raised)
+        assert polls.held.wait(30)
         fence.block_locally([place(backend, key(1))])
         go_on.set()
-        looking.result()
+        polling.result()
     assert fence.blocks(GROUP, key(1))
 
 
@@ -512,14 +519,15 @@ def test_what_is_noted_while_a_look_is_under_way_outlasts_it(
 
 
 @pytest.fixture
-def in_memory(servers: list[str]) -> Iterator[PersonService]:
-    with connect("sqlite://", f"memcached://{','.join(servers)}", fence_interval=0.001, breaker_reset=0.001) as people:
+def in_memory(memcached_servers: list[Memcached]) -> Iterator[PersonService]:
+    url = patient_url(memcached_servers, fence_interval=0.001, breaker_reset=0.001)
+    with connect("sqlite://", url) as people:
         Base.metadata.create_all(people.engine)
         people.add(Person(id="ada", first_name="0", last_name="of ada"))
         yield people
 
 
-def test_where_all_of_the_database_is_one_connection_its_fence_is_in_the_process(
+def test_a_database_of_one_connection_has_its_fence_in_the_process(
     in_memory: PersonService,
 ) -> None:
     people = in_memory
@@ -545,7 +553,7 @@ def test_where_all_of_the_database_is_one_connection_its_fence_is_in_the_process
     assert (people.stats() - before).hits == 1
 
 
-def test_what_is_noted_again_while_it_is_delivered_is_delivered_again(
+def test_a_place_that_is_blocked_again_during_its_delivery_is_delivered_again(
     backend: MemcachedBackend, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fence = Fence(backend, None, clock=clock, wall=clock.wall)
@@ -577,7 +585,7 @@ def without_table(people_engine: sa.Engine) -> sa.Engine:
     return people_engine
 
 
-def test_a_missing_table_is_told_once_with_its_remedy_and_asked_for_now_and_then(
+def test_a_missing_table_is_logged_once_with_its_remedy_and_polled_every_ten_seconds(
     process: Process, without_table: sa.Engine, backend: MemcachedBackend, clock: Clock,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
@@ -589,9 +597,9 @@ def test_a_missing_table_is_told_once_with_its_remedy_and_asked_for_now_and_then
             record(fence, without_table, [place(backend, key(1))])
             clock.now += INTERVAL
     assert backend.counters.snapshot().fence_polls - polls == 3
-    (told,) = caplog.records
-    assert told.levelno == logging.ERROR
-    assert "migrations.upgrade(engine)" in told.getMessage()
+    (logged,) = caplog.records
+    assert logged.levelno == logging.ERROR
+    assert "migrations.upgrade(engine)" in logged.getMessage()
 
     Base.metadata.create_all(without_table)
     record(fence, without_table, [place(backend, key(1))])
@@ -600,7 +608,7 @@ def test_a_missing_table_is_told_once_with_its_remedy_and_asked_for_now_and_then
     assert fence.blocks(GROUP, key(1))
 
 
-def test_nothing_can_be_published_without_the_table(
+def test_nothing_can_be_inserted_without_the_table(
     process: Process, without_table: sa.Engine, backend: MemcachedBackend
 ) -> None:
     with pytest.raises(CacheUnavailableError, match=r"has no table person_repo_fence.*upgrade"):
@@ -611,7 +619,7 @@ def test_nothing_can_be_published_without_the_table(
 def test_a_fence_that_cannot_be_read_raises_under_strict_only(
     people_engine: sa.Engine, servers: list[str], clock: Clock, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    backend = MemcachedBackend({"servers": servers, "on_unreachable": how, "fence_interval": INTERVAL})
+    backend = MemcachedBackend({"servers": servers, "on_unreachable": how, "fence_interval": INTERVAL, **PATIENT})
     reader = read_engine_of(people_engine)
     fence = Fence(backend, reader, clock=clock, wall=clock.wall)
     fence.insert([place(backend, key(1))], held_for=100)

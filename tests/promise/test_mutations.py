@@ -239,7 +239,7 @@ def _looks_drop_every_note(monkeypatch: pytest.MonkeyPatch) -> None:
     publish = Fence._swap_view
 
     def forgetting(self: Any, rows: Any, servers: Any, began: float) -> None:
-        self._noted = {}
+        self._local = {}
         publish(self, rows, servers, began)
 
     monkeypatch.setattr(Fence, "_swap_view", forgetting)
@@ -248,19 +248,19 @@ def _looks_drop_every_note(monkeypatch: pytest.MonkeyPatch) -> None:
 def _deliverers_lift_what_they_delivered(monkeypatch: pytest.MonkeyPatch) -> None:
     deliver = Fence._deliver
 
-    def lifting(self: Any, due: Any) -> int:
-        done = deliver(self, due)
+    def lifting(self: Any, table: Any, due: Any) -> int:
+        done = deliver(self, table, due)
         if done and self._view is not None:
-            self._bar(self._view.places - {row.place for row in due})
+            self._set_view(self._view.places - {row.place for row in due})
         return done
 
     monkeypatch.setattr(Fence, "_deliver", lifting)
 
 
 def _rows_go_before_what_they_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    def deliver(self: Any, due: Any) -> int:
-        self._delete([row.id for row in due])
-        return len(self._retired([row.place for row in due]))
+    def deliver(self: Any, table: Any, due: Any) -> int:
+        table.delete([row.id for row in due])
+        return len(self._retire([row.place for row in due]))
 
     monkeypatch.setattr(Fence, "_deliver", deliver)
 

@@ -118,7 +118,7 @@ def held_elsewhere(lock: Any) -> Iterator[None]:
 
 def lock_of_fence(people: PersonService) -> Any:
     assert people.cached.fence is not None
-    return people.cached.fence._looked
+    return people.cached.fence._lock
 
 
 def lock_of_a_breaker(people: PersonService) -> Any:
@@ -175,7 +175,7 @@ def test_a_child_does_not_wait_for_a_look_that_its_parent_is_at(
     with people_of(mysql_url, url_of(memcached_servers, fence_interval=0.001)) as people:
         fence = people.cached.fence
         assert fence is not None
-        fence._claimed_until = time.monotonic() + 1000
+        fence._polling_until = time.monotonic() + 1000
         monkeypatch.setattr(fence, "_sleep", lambda _: pytest.fail("waited"))
         time.sleep(0.06)
         assert in_child(lambda: people.get_one("p0").first_name) == "0"
@@ -271,8 +271,8 @@ def test_a_thread_that_is_interrupted_anywhere_gets_the_answer_to_its_next_quest
         fence, bulkhead = people.cached.fence, lease_backend(people.region).bulkhead
         assert fence is not None
         assert bulkhead is not None
-        assert not fence._looked.locked()
-        assert fence._claimed_until < time.monotonic()
+        assert not fence._lock.locked()
+        assert fence._polling_until < time.monotonic()
         assert not any(bulkhead._tickets.values())
         gc.collect()
         live(people, "p0", IDS)

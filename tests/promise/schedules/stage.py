@@ -22,7 +22,8 @@ from person_repo.cache.region import make_region
 from person_repo.database.loading import Loader
 from person_repo.exceptions import CacheUnavailableError
 from person_repo.fence import view as fence
-from person_repo.fence.view import Fence, _State
+from person_repo.fence.table import TableState
+from person_repo.fence.view import Fence
 from person_repo.mapped.keys import Keyspace
 from person_repo.mapped.mapping import EntityMapping
 from person_repo.model import Person
@@ -520,19 +521,21 @@ class _Fence(Fence):
 
     def _reset(self) -> None:
         super()._reset()
-        self._looked: Any = _Lock(self)
+        self._lock: Any = _Lock(self)
 
     def begin(self, looked: bool) -> None:
         """A process that knows of the table, and has just looked at it, or not yet."""
         _Fence.__init__(self, self.backend)
-        self._state = _State.READ
+        assert self._table is not None
+        self._table.state = TableState.READABLE
         if looked:
-            self._due = World.current.clock.now + self._settings.fence_interval
+            self._poll_due = World.current.clock.now + self._settings.fence_interval
 
     def shown(self) -> Hashable:
         """All that it knows."""
-        noted = tuple(self._noted.items()) if self._noted else ()
-        return self._due, self._began, self._claimed_until, self._state, noted, self._view
+        local = tuple(self._local.items()) if self._local else ()
+        state = None if self._table is None else self._table.state
+        return self._poll_due, self._view_began, self._polling_until, state, local, self._view
 
 
 class _Lock:
