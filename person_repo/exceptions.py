@@ -1,4 +1,4 @@
-"""Every error this package raises.
+"""Every error that this package raises.
 
 ::
 
@@ -15,10 +15,13 @@
     ├── MigrationError                       a schema that is not where the code needs it
     ├── OverloadError                        a read that waited too long for its turn at the database
     └── CacheError
-        └── CacheUnavailableError            a cache server did not answer, or not in time
+        ├── CacheUnavailableError            a cache server did not answer, or not in time
+        ├── RejectedItemError (ValueError)   bytes from the cache that are no item of their key and schema
+        ├── SealError (ValueError)           bytes that no known secret has sealed for their key
+        └── UncacheableError (ValueError)    a row that would not come back from the cache as it is
 
-Reads never raise a ``CacheError``: a cache that fails is counted, logged and served from the database. Commits raise
-one only where ``on_unreachable`` wants it.
+Reads never raise a ``CacheError``: a cache that fails is counted and logged, and the database answers. Commits raise
+one only if ``on_unreachable`` says so. The last three stay inside the package, and appear in its log.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from person_repo.messages import shown
 
 __all__ = [
     "CacheError",
@@ -40,14 +45,17 @@ __all__ = [
     "OverloadError",
     "PersonNotFoundError",
     "PersonRepoError",
+    "RejectedItemError",
     "RowProblem",
+    "SealError",
     "StaleEntityError",
+    "UncacheableError",
     "UnknownFieldError",
 ]
 
 
 class PersonRepoError(Exception):
-    """The root of every error this package raises."""
+    """The root of every error that this package raises."""
 
 
 class ConfigurationError(PersonRepoError, ValueError):
@@ -67,14 +75,14 @@ class UnknownFieldError(PersonRepoError, ValueError):
 
 
 class EntityNotFoundError(PersonRepoError, LookupError):
-    """No row has this primary key."""
+    """No row has this primary key. ``entity``: the name of the class; ``id``: the id."""
 
     def __init__(self, entity: str, id: object) -> None:
         self.entity = entity
         self.id = id
         super().__init__(f"no {entity} has the id {shown(id)}")
 
-    # An exception is rebuilt from its message, which is not what these two are made from.
+    # pickle would call ``type(error)(*error.args)``, and ``args`` is the message alone.
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.entity, self.id)
 
@@ -84,7 +92,16 @@ class PersonNotFoundError(EntityNotFoundError):
 
 
 class EntityExistsError(PersonRepoError):
-    """A row with this primary key, or with this value of a unique column, exists already."""
+    """A row with this primary key, or with this value of a unique column, exists already.
+
+    ``entity``: the name of the class. ``id``: the primary key that is taken; None if the database does not say which
+    row of several it is, or if the value of another unique column is taken.
+    """
+
+    def __init__(self, message: str = "", *, entity: str | None = None, id: Any = None) -> None:
+        self.entity = entity
+        self.id = id
+        super().__init__(message)
 
 
 class StaleEntityError(PersonRepoError):
@@ -93,7 +110,7 @@ class StaleEntityError(PersonRepoError):
 
 @dataclass(frozen=True, slots=True)
 class RowProblem:
-    """One row of a file that cannot be imported: ``file``, ``line`` (1 is the first), ``reason``."""
+    """A row of a file that cannot be imported: ``file``, ``line`` (1 is the first), ``reason``."""
 
     file: str
     line: int
@@ -104,7 +121,7 @@ class RowProblem:
 
 
 class ImportFailedError(PersonRepoError):
-    """A file has rows that cannot be imported; nothing of it was. ``problems`` lists all of them."""
+    """A file has rows that cannot be imported, so nothing of it was. ``problems`` lists all of them."""
 
     def __init__(self, problems: Sequence[RowProblem]) -> None:
         self.problems = tuple(problems)
@@ -124,7 +141,7 @@ class MigrationError(PersonRepoError):
 class OverloadError(PersonRepoError):
     """A read did not get its turn at the database in time: ``max_loads`` of them were under way.
 
-    Raised only where ``max_loads`` sets a bound.
+    Raised only if ``max_loads`` sets a bound.
     """
 
 
@@ -136,20 +153,13 @@ class CacheUnavailableError(CacheError):
     """A cache server refused, closed or did not answer within the deadline."""
 
 
-def shown(value: object, limit: int = 120) -> str:
-    """A value as a message shows it: its repr up to a limit, whatever it is, so that a bad value is told and not met.
+class RejectedItemError(CacheError, ValueError):
+    """Bytes from the cache are no item of this key and this schema."""
 
-    Cases: a long string, of which the rest is never built; an integer that Python refuses to write; an object that
-    fails at its own repr.
-    """
-    kind = type(value)
-    if isinstance(value, (str, bytes)) and kind in (str, bytes) and len(value) > limit:
-        units = "characters" if kind is str else "bytes"
-        return f"{repr(value[:limit])[:limit]}... ({len(value)} {units})"
-    try:
-        text = repr(value)
-    except Exception as exc:
-        if isinstance(value, int):
-            return f"<an integer of {int.bit_length(value)} bits>"
-        return f"<{kind.__name__} whose repr raises {type(exc).__name__}>"
-    return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
+
+class SealError(CacheError, ValueError):
+    """Bytes are no value that was sealed for this key with one of these secrets."""
+
+
+class UncacheableError(CacheError, ValueError):
+    """A row would not come back from the cache as it is."""

@@ -22,7 +22,7 @@ from alembic.util import CommandError
 
 from person_repo.database.engines import engine_of
 from person_repo.exceptions import MigrationError
-from person_repo.settings import redact
+from person_repo.urls import redact
 
 __all__ = ["VERSION_TABLE", "Target", "current", "downgrade", "exclusive", "head", "script_location", "upgrade"]
 

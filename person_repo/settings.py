@@ -1,113 +1,121 @@
-"""Frozen settings; the only reader of the environment; parses cache URLs."""
+"""Frozen settings, and the only reader of the environment."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import Any, Final, NamedTuple
 
 from person_repo.exceptions import ConfigurationError
-from person_repo.mapped.sealing import Seal
+from person_repo.urls import KNOWN_SCHEMES, CacheUrl, parse_cache_url, redact
 
-__all__ = ["KNOWN_SCHEMES", "ON_UNREACHABLE", "CacheSettings", "CacheUrl", "Settings", "parse_cache_url", "redact"]
+__all__ = [
+    "KNOWN_SCHEMES",
+    "LEAST_SECRET",
+    "ON_UNREACHABLE",
+    "CacheSettings",
+    "CacheUrl",
+    "Settings",
+    "parse_cache_url",
+    "redact",
+]
 
-KNOWN_SCHEMES = ("memcached", "memory", "null")
 ON_UNREACHABLE = ("proceed", "strict", "refuse")
+"""The values of ``CacheSettings.on_unreachable``."""
 
-_NAMESPACE = re.compile(r"[A-Za-z0-9_.-]{1,40}")
-# A server of a URL: neither user, path, query nor anything that urlsplit would drop without a word.
-_SERVER = re.compile(r"[^\s\x00-\x20\x7f@/?#\\]+")
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_SECRET_OPTION = re.compile(
-    r"(?i)[?&;][^=&;]*(?:password|passwd|pwd|passphrase|secret|token|credential)[^=&;]*=([^&]*)"
-)
-_SPOKEN: Mapping[type, str] = {int: "a whole number", float: "a number", bool: "True or False", str: "a string"}
+LEAST_SECRET: Final = 16
+"""Bytes of the shortest secret: 128 bits if each is random."""
+
+_SECRET_REMEDY: Final = 'make one with: python -c "import secrets; print(secrets.token_urlsafe(32))"'
+
 _KINDS: Mapping[str, type] = {"int": int, "float": float, "bool": bool, "str": str}
+_KIND_REMEDIES: Mapping[type, str] = {
+    int: "give a whole number",
+    float: "give a number",
+    bool: "give True or False",
+    str: "give a string",
+}
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off", ""})
 
 # memcached takes a larger number for a date, not for a duration (protocol.txt, "Expiration times").
-_LONGEST_TTL = 30 * 24 * 3600
+_LONGEST_TTL: Final = 30 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheSettings:
-    """How a region caches. Every field is also an option of a cache URL.
+    """How a region caches. Every field is also an option of a cache URL. Durations are in seconds.
 
-    ``ttl``: seconds a value or a negative entry lives at the server. ``ttl_jitter``: the part of it by which each
-    value's may be shorter, at random. ``refresh_ahead``: the last part of it, in which one reader renews
-    a value that is still read. ``lease_ttl``: seconds after which a
-    reader that died has lost its right to fill. ``tombstone_ttl``: seconds a tombstone outlives a
-    writer that died; longer than the slowest commit. ``wait``: seconds a reader waits for another's load before
-    it loads for itself. ``timeout``: seconds one operation may wait for the cache, in all: connecting,
-    further attempts and every server included. ``connect_timeout``: seconds of these for opening a connection.
-    ``breaker_failures``: failures in a row after which a server is left alone. ``breaker_reset``: seconds
-    after which one operation tries it again. ``on_unreachable``: what a commit does where a tombstone cannot be placed:
-    ``proceed`` (readers learn of it within ``fence_interval``), ``strict`` (the commit waits until they
-    have), ``refuse`` (it raises). ``fence_interval``: seconds for which a process may go by what it last read of
-    such commits. ``max_loads``: loads of one process from the database at a time, 0 for no bound.
-    ``max_load_wait``: seconds a read waits for its turn then, before it raises. ``max_keys``: changed keys of one model
-    in one transaction above which the whole model is dropped. ``max_items``: entries a memory region holds.
-    ``secret``: seals every value (see ``sealing``); of several, separated by commas, the first seals and each opens.
+    Raises ``ConfigurationError`` for a value of the wrong kind or beyond its limits.
     """
 
     namespace: str = "person_repo"
+    """The first part of every key. All who write one table share one namespace."""
     ttl: int = 3600
+    """Seconds that a value, or a known absence, lives in the cache."""
     ttl_jitter: float = 0.1
+    """The part of the ``ttl`` by which a value may live shorter, at random, so that values that were filled together do
+    not end together. 0: none."""
     refresh_ahead: float = 0.05
+    """The last part of the ``ttl``, in which one reader reloads a value that is still read, while the others go on
+    with it. 0: none."""
     lease_ttl: int = 5
+    """Seconds after which a reader that died has lost its right to fill."""
     tombstone_ttl: int = 60
+    """Seconds that a tombstone outlives a writer that died. Give more than the slowest COMMIT takes."""
     wait: float = 0.1
+    """Seconds that a reader waits for another reader's load before it loads for itself. 0: it does not wait."""
     timeout: float = 0.25
+    """Seconds that one operation may wait for the cache in all: connecting, further attempts and every server
+    included."""
     connect_timeout: float = 0.25
+    """Seconds of the ``timeout`` that opening a connection may take."""
     breaker_failures: int = 3
+    """Failures in a row after which a server is left alone."""
     breaker_reset: float = 1.0
+    """Seconds after which one operation tries a server that is left alone."""
     on_unreachable: str = "proceed"
+    """Decides how a commit ends that cannot place a tombstone. ``proceed``: readers learn of it within
+    ``fence_interval``; ``strict``: the commit waits until they have; ``refuse``: the commit raises."""
     fence_interval: float = 1.0
+    """Seconds for which a process may rely on the list of such commits that it last read."""
     max_loads: int = 0
+    """Loads from the database that one process may have under way for this cache. 0: any number."""
     max_load_wait: float = 5.0
+    """Seconds that a read waits for its turn at the database, before it raises ``OverloadError``."""
     max_keys: int = 1000
+    """Changed keys of one class in one transaction above which the whole class is dropped."""
     max_items: int = 100_000
+    """Entries that a ``memory://`` region holds."""
     tls: bool = False
+    """Encrypts the connections to memcached."""
     tls_ca: str = ""
+    """The file of the certificates that may have signed the server's. Empty: the system's."""
     tls_cert: str = ""
+    """The file of the client's own certificate. Empty: none."""
     tls_key: str = ""
+    """The file of the key of ``tls_cert``. Empty: the key is in the same file."""
     tls_hostname: str = ""
+    """The name that the server's certificate must have. Empty: the host of the URL."""
     secret: str = dataclasses.field(default="", repr=False)
+    """The secret that seals every value. Of several, separated by commas or in a list, the first seals and each opens.
+    Empty: nothing is sealed."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             _check_kind(field.name, getattr(self, field.name), _KINDS[str(field.type)])
-        if not _NAMESPACE.fullmatch(self.namespace):
-            raise ConfigurationError(f"namespace {self.namespace!r}: give 1 to 40 of the characters A-Z a-z 0-9 _ . -")
-        for name in ("ttl", "lease_ttl", "tombstone_ttl"):
-            if not 1 <= getattr(self, name) <= _LONGEST_TTL:
-                raise ConfigurationError(
-                    f"{name} {getattr(self, name)!r}: give whole seconds between 1 and {_LONGEST_TTL} (30 days)"
-                )
-        for name in ("timeout", "connect_timeout", "breaker_reset", "fence_interval", "max_load_wait"):
-            if not 0 < getattr(self, name) <= 60:
-                raise ConfigurationError(f"{name} {getattr(self, name)!r}: give seconds above 0, at most 60")
-        for name in ("ttl_jitter", "refresh_ahead"):
-            if not 0 <= getattr(self, name) <= 0.5:
-                raise ConfigurationError(f"{name} {getattr(self, name)!r}: give a part of the ttl, between 0 and 0.5")
-        if not 0 <= self.wait <= 60:
-            raise ConfigurationError(f"wait {self.wait!r}: give seconds between 0 and 60")
-        if self.on_unreachable not in ON_UNREACHABLE:
-            raise ConfigurationError(f"on_unreachable {self.on_unreachable!r}: give {', '.join(ON_UNREACHABLE)}")
-        if self.max_loads < 0:
-            raise ConfigurationError(f"max_loads {self.max_loads!r}: give at least 1, or 0 for no bound")
-        for name in ("max_keys", "max_items", "breaker_failures"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name} {getattr(self, name)!r}: give at least 1")
+        for name, rule in _RULES.items():
+            value = getattr(self, name)
+            if not rule.accepts(value):
+                raise ConfigurationError(f"{name} {value!r}: give {rule.allowed}")
         for name in ("tls_ca", "tls_cert", "tls_key", "tls_hostname"):
             if getattr(self, name) and not self.tls:
                 raise ConfigurationError(f"{name} is given and tls is off, so nothing would be encrypted; add tls=1")
-        Seal.of(self.secret)  # one that cannot be used is refused where it is given, not at the first service
+        if self.secret:
+            check_secrets(split_secrets(self.secret))
 
     def with_options(self, options: Mapping[str, Any], /) -> CacheSettings:
         """These settings with the given ones replaced; strings, as a URL has them, are converted. ``secret`` may be
@@ -122,22 +130,52 @@ class CacheSettings:
         return replace(self, **{name: _convert(name, value, kinds[name]) for name, value in options.items()})
 
 
-@dataclass(frozen=True, slots=True)
-class CacheUrl:
-    """A parsed cache URL: ``scheme``, ``servers`` (``host:port`` or a socket path each), ``options``."""
+class _Rule(NamedTuple):
+    """The limits of an option: whether a value is within, and the limits as a message says them."""
 
-    scheme: str
-    servers: tuple[str, ...]
-    options: Mapping[str, str]
+    accepts: Callable[[Any], bool]
+    allowed: str
+
+
+_LIFETIME = _Rule(lambda value: 1 <= value <= _LONGEST_TTL, f"whole seconds between 1 and {_LONGEST_TTL} (30 days)")
+_DEADLINE = _Rule(lambda value: 0 < value <= 60, "seconds above 0, at most 60")
+_PART_OF_TTL = _Rule(lambda value: 0 <= value <= 0.5, "a part of the ttl, between 0 and 0.5")
+_COUNT = _Rule(lambda value: value >= 1, "at least 1")
+
+_RULES: Mapping[str, _Rule] = {
+    "namespace": _Rule(
+        lambda value: re.fullmatch(r"[A-Za-z0-9_.-]{1,40}", value) is not None,
+        "1 to 40 of the characters A-Z a-z 0-9 _ . -",
+    ),
+    "ttl": _LIFETIME,
+    "lease_ttl": _LIFETIME,
+    "tombstone_ttl": _LIFETIME,
+    "timeout": _DEADLINE,
+    "connect_timeout": _DEADLINE,
+    "breaker_reset": _DEADLINE,
+    "fence_interval": _DEADLINE,
+    "max_load_wait": _DEADLINE,
+    "ttl_jitter": _PART_OF_TTL,
+    "refresh_ahead": _PART_OF_TTL,
+    "wait": _Rule(lambda value: 0 <= value <= 60, "seconds between 0 and 60"),
+    "on_unreachable": _Rule(lambda value: value in ON_UNREACHABLE, ", ".join(ON_UNREACHABLE)),
+    "max_loads": _Rule(lambda value: value >= 0, "at least 1, or 0 for no bound"),
+    "max_keys": _COUNT,
+    "max_items": _COUNT,
+    "breaker_failures": _COUNT,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the command line and ``connect`` need: two URLs and the toggle."""
+    """All that the command line and ``connect`` need: two URLs and the toggle."""
 
     database_url: str = "sqlite:///people.db"
+    """The database, as SQLAlchemy writes it."""
     cache_url: str = "memory://"
+    """The cache."""
     use_db: bool = False
+    """True: reads go to the database."""
 
     def __repr__(self) -> str:
         return (
@@ -147,9 +185,10 @@ class Settings:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """The settings of ``PERSON_REPO_DATABASE_URL``, ``_CACHE_URL`` and ``_USE_DB``; defaults where unset.
+        """The settings of ``PERSON_REPO_DATABASE_URL``, ``_CACHE_URL`` and ``_USE_DB``; defaults for those unset.
 
-        Raises ``ConfigurationError`` where ``PERSON_REPO_USE_DB`` is neither true nor false.
+        ``environ``: the variables; ``os.environ`` if not given. Raises ``ConfigurationError`` if
+        ``PERSON_REPO_USE_DB`` is neither true nor false.
         """
         source = os.environ if environ is None else environ
         default = cls()
@@ -160,102 +199,32 @@ class Settings:
         )
 
 
-def parse_cache_url(url: str) -> CacheUrl:
-    """The parts of ``memory://``, ``memcached://host[:port][,host[:port]...]?option=value`` and the like.
-
-    In the path of a socket, ``memcached:///path/to.sock``, a question mark is written ``%3F`` and a percent sign
-    ``%25``. Options stay strings; ``CacheSettings.with_options`` converts them.
-
-    Raises ``ConfigurationError`` for an unknown scheme, a port that is none, a missing server, an option given twice.
-    """
-    scheme, separator, rest = url.partition("://")
-    if not separator or scheme not in KNOWN_SCHEMES:
-        known = ", ".join(f"{name}://" for name in KNOWN_SCHEMES)
-        raise ConfigurationError(f"cache URL {redact(url)!r} has no known scheme; known are: {known}")
-    place, _, query = rest.partition("?")
-    options = _options(query, url)
-    if scheme != "memcached":
-        if place.strip("/"):
-            raise ConfigurationError(
-                f"cache URL {redact(url)!r}: {scheme}:// takes no server; write {scheme}://, then ?option=value"
-            )
-        return CacheUrl(scheme, (), options)
-    if place.startswith("/"):
-        return CacheUrl(scheme, (_socket(place, url),), options)
-    servers = tuple(_server(part, url) for part in place.rstrip("/").split(","))
-    if len(set(servers)) != len(servers):
-        raise ConfigurationError(f"cache URL {redact(url)!r} names a server twice")
-    return CacheUrl(scheme, servers, options)
+def split_secrets(secrets: str) -> list[str]:
+    """The secrets of a string that separates them by commas."""
+    return [secret.strip() for secret in secrets.split(",")]
 
 
-def redact(url: object) -> str:
-    """The URL as text with its passwords as ``***``; fit for messages and logs.
-
-    A password that was not percent-encoded may hold any delimiter, so everything from the first colon after the scheme
-    to the last ``@`` is taken for one: in doubt, too much is hidden.
-    """
-    render = getattr(url, "render_as_string", None)
-    text = render(hide_password=True) if callable(render) else str(url)
-    secret = [match.span(1) for match in _SECRET_OPTION.finditer(text)]
-    scheme = _SCHEME.match(text)
-    colon = text.find(":", scheme.end() if scheme else 0)
-    at = text.rfind("@")
-    if 0 <= colon < at:
-        secret.append((colon + 1, at))
-    shown, end = "", 0
-    for start, stop in sorted(secret):
-        if start > end or not shown:
-            shown += text[end:start] + "***"
-        end = max(end, stop)
-    return shown + text[end:]
-
-
-def _options(query: str, url: str) -> dict[str, str]:
-    pairs = parse_qsl(query, keep_blank_values=True)
-    options = dict(pairs)
-    if len(options) < len(pairs):
-        raise ConfigurationError(f"cache URL {redact(url)!r} gives an option twice")
-    if not all(map(str.isidentifier, options)):
-        raise ConfigurationError(f"cache URL {redact(url)!r}: after the ? only option=value, joined by &, can stand")
-    return options
-
-
-def _socket(place: str, url: str) -> str:
-    path = unquote(place)
-    if path.endswith("/") or "\0" in path:
-        raise ConfigurationError(f"cache URL {redact(url)!r} has no path of a socket; write memcached:///path/to.sock")
-    return path
-
-
-def _server(part: str, url: str) -> str:
-    try:
-        if not _SERVER.fullmatch(part) or part.endswith(":"):
-            raise ValueError(part)
-        pieces = urlsplit(f"//{part}")
-        host, port = pieces.hostname, 11211 if pieces.port is None else pieces.port
-    except ValueError:
-        host, port = None, 0
-    if not host or not port:
-        shown = "a part" if "@" in url else repr(part)  # of a URL with a password, any part can be a piece of it
-        raise ConfigurationError(
-            f"cache URL {redact(url)!r}: {shown} is no server; write host, host:port or [address]:port, without a user"
-        )
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def check_secrets(secrets: Sequence[str]) -> None:
+    """Raises ``ConfigurationError`` for no secret, and for one that is too short. The message shows none."""
+    if not secrets:
+        raise ConfigurationError(f"sealing needs a secret; {_SECRET_REMEDY}")
+    for number, secret in enumerate(secrets, 1):
+        if len(secret.encode(errors="surrogatepass")) < LEAST_SECRET:
+            which = f"number {number} of {len(secrets)} in secret" if len(secrets) > 1 else "secret"
+            raise ConfigurationError(f"{which} is shorter than {LEAST_SECRET} bytes; {_SECRET_REMEDY}")
 
 
 def _check_kind(name: str, value: object, kind: type) -> None:
     fits = isinstance(value, (int, float) if kind is float else kind)
     if not fits or (isinstance(value, bool) and kind is not bool):
         shown = name if name == "secret" else f"{name}={value!r}"
-        raise ConfigurationError(f"{shown} is {type(value).__name__}; give {_SPOKEN[kind]}")
+        raise ConfigurationError(f"{shown} is {type(value).__name__}; {_KIND_REMEDIES[kind]}")
 
 
 def _convert(name: str, value: Any, kind: type) -> Any:
-    """A string, as a URL or the environment has it, as a value of the kind; anything else as it is, but for a list of
-    secrets.
-    """
+    """A string of a URL or the environment as a value of the kind. Other values stay, but for a list of secrets."""
     if name == "secret" and isinstance(value, (list, tuple)):
-        return _joined(value)
+        return _comma_joined(value)
     if not isinstance(value, str) or kind is str:
         return value
     if kind is bool:
@@ -267,12 +236,12 @@ def _convert(name: str, value: Any, kind: type) -> Any:
     try:
         return kind(value)
     except ValueError as exc:
-        raise ConfigurationError(f"{name}={value!r} is no number; give {_SPOKEN[kind]}") from exc
+        raise ConfigurationError(f"{name}={value!r} is no number; {_KIND_REMEDIES[kind]}") from exc
 
 
-def _joined(secrets: list[Any] | tuple[Any, ...]) -> str:
-    """Secrets as one string. An empty one is refused: alone it would turn sealing off without a word."""
+def _comma_joined(secrets: list[Any] | tuple[Any, ...]) -> str:
     for number, secret in enumerate(secrets, 1):
+        # An empty secret alone would turn sealing off in silence.
         if not isinstance(secret, str) or not secret.strip() or "," in secret:
             raise ConfigurationError(
                 f"number {number} of {len(secrets)} in secret is no secret; give strings, not empty and without a comma"

@@ -11,6 +11,7 @@ from person_repo import exceptions
 from person_repo.exceptions import (
     CacheError,
     CacheUnavailableError,
+    EntityExistsError,
     EntityNotFoundError,
     ImportFailedError,
     PersonNotFoundError,
@@ -25,12 +26,14 @@ ERRORS = [
     EntityNotFoundError("Parcel", ("Köln", 7)),
     PersonNotFoundError("Person", "ada"),
     ImportFailedError([PROBLEM, PROBLEM]),
+    EntityExistsError("Parcel ('Köln', 7) exists already", entity="Parcel", id=("Köln", 7)),
+    EntityExistsError("Person exists already"),
     CacheUnavailableError("10.0.0.1:11211 did not answer"),
 ]
 
 
 def drawn_tree() -> dict[str, tuple[str | None, str | None]]:
-    """What the module's docstring says: each error with its parent and the built-in error it also is."""
+    """The tree in the module's docstring: each error with its parent and the built-in error that it is, too."""
     tree: dict[str, tuple[str | None, str | None]] = {}
     above: dict[int, str] = {}
     for line in (exceptions.__doc__ or "").splitlines():
@@ -112,6 +115,14 @@ def test_an_error_survives_the_way_to_another_process(error: PersonRepoError) ->
         assert vars(other) == vars(error)
 
 
-def test_cache_errors_can_be_told_from_those_of_the_database() -> None:
+def test_an_error_about_a_taken_key_has_the_entity_and_the_id_if_they_are_known() -> None:
+    known = EntityExistsError("Person 'ada' exists already", entity="Person", id="ada")
+    unknown = EntityExistsError("Person exists already")
+
+    assert (str(known), known.entity, known.id) == ("Person 'ada' exists already", "Person", "ada")
+    assert (str(unknown), unknown.entity, unknown.id) == ("Person exists already", None, None)
+
+
+def test_cache_errors_are_apart_from_those_of_the_database() -> None:
     assert issubclass(CacheUnavailableError, CacheError)
     assert not issubclass(EntityNotFoundError, CacheError)

@@ -18,7 +18,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NoReturn, TypeVar
-from urllib.parse import unquote
 
 import click
 
@@ -34,7 +33,8 @@ from person_repo.exceptions import (
     StaleEntityError,
     UnknownFieldError,
 )
-from person_repo.settings import Settings, redact
+from person_repo.settings import Settings
+from person_repo.urls import hide_passwords, redact
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -204,17 +204,7 @@ def _without_passwords(message: str, call: _Call) -> str:
         settings = call.settings()
     except ConfigurationError:
         return message
-    for url in (settings.database_url, settings.cache_url):
-        for secret in _secrets(url):
-            message = message.replace(secret, "***")
-    return message
-
-
-def _secrets(url: str) -> set[str]:
-    """What ``redact`` hides of a URL, as it is written there and as it is meant."""
-    shown = "(.*)".join(map(re.escape, redact(url).split("***")))
-    written = re.fullmatch(shown, url, re.DOTALL)
-    return {form for secret in (written.groups() if written else ()) for form in (secret, unquote(secret)) if form}
+    return hide_passwords(message, settings.database_url, settings.cache_url)
 
 
 def _visible(text: str) -> str:

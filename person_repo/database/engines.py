@@ -19,7 +19,7 @@ from sqlalchemy import event, pool
 from sqlalchemy.engine.interfaces import DBAPIConnection, IsolationLevel
 
 from person_repo.exceptions import ConfigurationError
-from person_repo.settings import redact
+from person_repo.urls import redact
 
 __all__ = ["DIRECT_DRIVERS", "SHARED_CONNECTION", "engine_of", "fork_safely", "has_one_connection", "read_engine_of"]
 
@@ -133,7 +133,7 @@ def _beside(engine: sa.Engine) -> sa.Engine:
         logger.warning(
             "%s keeps one connection for each thread, so nothing read from it is cached; give create_engine "
             "poolclass=StaticPool and connect_args={'check_same_thread': False}, or a file",
-            engine.url.render_as_string(hide_password=True),
+            redact(engine.url),
         )
     # Checked out for good: to check it in would roll back what the host is in the middle of. So would the end of the
     # thread or of the service that holds it; therefore the one connection of all threads holds itself.

@@ -30,9 +30,9 @@ from person_repo.exceptions import (
     PersonNotFoundError,
     PersonRepoError,
     StaleEntityError,
-    shown,
 )
 from person_repo.mapped.mapping import EntityMapping, Identity, Row
+from person_repo.messages import shown
 from person_repo.model import Person
 
 __all__ = ["BoundRepository", "Repository", "SQLAlchemyRepository", "Sessions"]

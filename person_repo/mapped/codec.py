@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from person_repo.exceptions import RejectedItemError, UncacheableError
 from person_repo.mapped.mapping import EntityMapping, Row
 from person_repo.mapped.sealing import Seal
 
@@ -32,14 +33,6 @@ FORMAT = 1
 
 _PLAIN = frozenset({str, int, bool, bytes, type(None)})
 """The types whose values are the same where they are equal."""
-
-
-class RejectedItemError(ValueError):
-    """Bytes from the cache are no item of this key and this schema."""
-
-
-class UncacheableError(ValueError):
-    """A row would not come back from the cache as it is."""
 
 
 class Codec(Generic[E]):

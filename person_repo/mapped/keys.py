@@ -16,8 +16,9 @@ from hashlib import blake2b
 from typing import Any
 from urllib.parse import quote
 
-from person_repo.exceptions import InvalidIdError, shown
+from person_repo.exceptions import InvalidIdError
 from person_repo.mapped.mapping import Identity
+from person_repo.messages import shown
 
 __all__ = ["LONGEST_KEY", "Keyspace", "group_of"]
 

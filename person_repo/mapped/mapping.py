@@ -14,9 +14,10 @@ from typing import Any, Generic, TypeVar, cast
 import sqlalchemy as sa
 from sqlalchemy import exc, orm
 
-from person_repo.exceptions import ConfigurationError, InvalidEntityError, InvalidIdError, UnknownFieldError, shown
+from person_repo.exceptions import ConfigurationError, InvalidEntityError, InvalidIdError, UnknownFieldError
 from person_repo.mapped.fields import INTEGERS, Field, Row, fields_of
 from person_repo.mapped.hydration import Hydrator
+from person_repo.messages import shown
 
 __all__ = ["EntityMapping", "Field", "Identity", "Row"]
 

@@ -19,15 +19,13 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Final
 
-from person_repo.exceptions import ConfigurationError
+from person_repo.exceptions import ConfigurationError, SealError
+from person_repo.settings import LEAST_SECRET, check_secrets, split_secrets
 
 __all__ = ["LEAST_SECRET", "OVERHEAD", "VERSION", "Seal", "SealError"]
 
 VERSION: Final = 1
 """The version of the layout above. Below 128, so that no sealed value begins as an item in msgpack does."""
-
-LEAST_SECRET: Final = 16
-"""Bytes of the shortest secret: 128 bits, where each is random."""
 
 _KEY_ID: Final = 4
 _SALT: Final = 24
@@ -46,12 +44,6 @@ OVERHEAD: Final = _BODY + _TAG
 # idea of XChaCha20; keyed and personalized BLAKE2b for the derivation is that of libsodium's crypto_kdf.
 _NONCE: Final = bytes(12)
 
-_REMEDY: Final = 'make one with: python -c "import secrets; print(secrets.token_urlsafe(32))"'
-
-
-class SealError(ValueError):
-    """Bytes are no value that was sealed for this key with one of these secrets."""
-
 
 class Seal:
     """Seals values with the first of these secrets, and opens what was sealed with any of them; safe for threads.
@@ -65,7 +57,8 @@ class Seal:
     __slots__ = ("_aead", "_head", "_invalid", "_masters", "_random")
 
     def __init__(self, secrets: Sequence[str], *, random: Callable[[int], bytes] = os.urandom) -> None:
-        # Here, for it is an extra, and takes longer to import than all the rest of the package.
+        check_secrets(secrets)
+        # Not at the top: the package is an extra, and takes longer to import than all the rest of this one.
         try:
             from cryptography.exceptions import InvalidTag
             from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -76,7 +69,7 @@ class Seal:
         self._aead = AESGCM
         self._invalid = InvalidTag
         self._random = random
-        masters = [_master(secret.encode(errors="surrogatepass")) for secret in _checked(secrets)]
+        masters = [_master(secret.encode(errors="surrogatepass")) for secret in secrets]
         self._head = _head(masters[0])
         # Backwards: of two secrets with one key id, which one pair of 2^32 has, the first is found again.
         self._masters = {_head(master): master for master in reversed(masters)}
@@ -84,7 +77,7 @@ class Seal:
     @classmethod
     def of(cls, secrets: str) -> Seal | None:
         """The seal of secrets that commas separate; None where there are none. Raises ``ConfigurationError``."""
-        return cls([secret.strip() for secret in secrets.split(",")]) if secrets else None
+        return cls(split_secrets(secrets)) if secrets else None
 
     def seal(self, value: bytes, key: str) -> bytes:
         """The value, sealed: ``OVERHEAD`` bytes longer, different at each call, good for this cache key alone."""
@@ -104,16 +97,6 @@ class Seal:
             return cipher.decrypt(_NONCE, sealed[_BODY:], _associated(head, key))
         except self._invalid as exc:
             raise SealError("sealed for another key, damaged or forged") from exc
-
-
-def _checked(secrets: Sequence[str]) -> Sequence[str]:
-    if not secrets:
-        raise ConfigurationError(f"sealing needs a secret; {_REMEDY}")
-    for number, secret in enumerate(secrets, 1):
-        if len(secret.encode(errors="surrogatepass")) < LEAST_SECRET:
-            which = f"number {number} of {len(secrets)} in secret" if len(secrets) > 1 else "secret"
-            raise ConfigurationError(f"{which} is shorter than {LEAST_SECRET} bytes; {_REMEDY}")
-    return secrets
 
 
 def _master(secret: bytes) -> bytes:
