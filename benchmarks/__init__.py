@@ -28,6 +28,8 @@ by default; ``commit-unflushed`` is the harsher comparison without.
 
 ``herd`` is no race: it shows readers over some seconds, one way to read after the other.
 
+**Two versions.** ``--against REF`` compares this checkout with another commit; ``benchmarks.against`` says how.
+
 ``python -m benchmarks --help`` lists the rest: choosing benchmarks, a quick run, JSON, plots, and where the time goes
 (``--profile hit``).
 """

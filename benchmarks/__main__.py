@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from benchmarks import against, counts
 from benchmarks.cases import CASES, Case
 from benchmarks.method import Pace, Result
 from benchmarks.profiles import profile
@@ -30,10 +32,13 @@ _BUSY = 1.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmarks that were asked for and prints what they found; 0 whether or not the targets were met."""
     options = _parser().parse_args(arguments)
-    cases = _chosen(options.only)
+    if options.count and not options.against:
+        raise SystemExit("benchmarks: --count compares two versions; name the other one with --against REF")
     try:
         with ExitStack() as stack:
-            return _run(options, cases, World(stack))
+            if options.against:
+                return _against(options, stack)
+            return _run(options, _chosen(options.only), World(stack))
     except (pytest.skip.Exception, pytest.fail.Exception) as exc:  # the tests' servers say so where one is missing
         raise SystemExit(f"benchmarks: {exc.msg}; make servers installs it") from None
 
@@ -42,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="What the package costs, beside the floor and its peers, on servers of its own.",
-        epilog="benchmarks: " + ", ".join(case.name for case in CASES),
+        epilog=f"benchmarks: {', '.join(case.name for case in CASES)}; with --against: {', '.join(against.NAMES)}",
     )
     parser.add_argument("--quick", action="store_true", help="a fifth of the rounds, 20,000 people imported")
     parser.add_argument("--rounds", type=int, metavar="N", help="so many rounds in every benchmark")
@@ -52,20 +57,55 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write everything there")
     parser.add_argument("--plots", type=Path, metavar="DIR", help="also draw SVG files there (needs matplotlib)")
     parser.add_argument("--replot", type=Path, metavar="JSON", help="measure nothing: draw what is written there")
+    parser.add_argument("--against", metavar="REF", help="compare this checkout with that commit, and with itself")
+    parser.add_argument("--count", action="store_true", help="with --against: count instructions and calls, no times")
+    parser.add_argument(
+        "--database", choices=("mariadb", "sqlite"), default="mariadb", help="of --against; mariadb if not given"
+    )
     parser.add_argument("--profile", metavar="NAME", help="measure nothing: show where the time of our operation goes")
     return parser
 
 
 def _chosen(patterns: Sequence[str]) -> list[Case]:
-    names = [case.name for case in CASES]
+    names = _matching([case.name for case in CASES], patterns)
+    return [case for case in CASES if case.name in names]
+
+
+def _matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
             raise SystemExit(f"benchmarks: there is no benchmark {pattern!r}; there are: {', '.join(names)}")
-    return [case for case in CASES if any(fnmatch.fnmatchcase(case.name, pattern) for pattern in patterns)]
+    return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def _against(options: argparse.Namespace, stack: ExitStack) -> int:
+    """Compares this checkout with another commit, by time or by counts."""
+    cases = _matching(against.NAMES, options.only)
+    old = stack.enter_context(against.checked_out(options.against))
+    processor = "" if options.count else stack.enter_context(against.pinned())
+    world = World(stack)
+    places = against.Places(world, options.database)
+    console = _console()
+    times: list[against.Comparison] = []
+    counted: list[tuple[against.Count, against.Count]] = []
+    if options.count:
+        if not counts.is_available():
+            console.print("valgrind is not installed: instructions are not counted, calls alone are.")
+        counted = against.count(old, cases, places, world.folder)
+        console.print(against.counts_table(old, counted))
+    else:
+        pace = Pace(quick=options.quick, rounds=options.rounds)
+        with _bars() as bars:
+            bar = bars.add_task(f"against {old.name}", total=against.sittings(pace) * len(cases))
+            times = against.compare(old, cases, places, pace, processor, _drawn(bars, bar))
+        console.print(against.comparisons_table(old, times))
+        _say_if_busy(console, world)
+    _write(options.json, against.as_json(old, times, counted, load=world.load))
+    return 0
 
 
 def _run(options: argparse.Namespace, cases: Sequence[Case], world: World) -> int:
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = _console()
     if options.profile:
         (case,) = _chosen([options.profile])
         console.print(profile(case, world), markup=False, highlight=False, soft_wrap=True)
@@ -76,20 +116,33 @@ def _run(options: argparse.Namespace, cases: Sequence[Case], world: World) -> in
         pace = Pace(quick=options.quick, rounds=options.rounds, rows=options.rows, seconds=options.seconds)
         results = list(_measured(cases, world, pace))
         console.print(contestants_table(results), ratios_table(results))
-        if world.load > _BUSY:
-            console.print(
-                f"The machine was busy when this began (load {world.load:.1f}): threads and processes had to share it."
-            )
+        _say_if_busy(console, world)
         found = as_json(results, world.versions(), quick=options.quick, load=world.load)
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    _write(options.json, found)
     if options.plots:
         from benchmarks.plots import draw
 
         for path in draw(found, options.plots):
             console.print(f"drew {path}", highlight=False)
     return 0
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 140)
+
+
+def _say_if_busy(console: Console, world: World) -> None:
+    if world.load > _BUSY:
+        console.print(
+            f"The machine was busy when this began (load {world.load:.1f}): threads and processes had to share it."
+        )
+
+
+def _write(path: Path | None, found: dict[str, Any]) -> None:
+    """Writes the JSON, if somebody asked for it."""
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _measured(cases: Sequence[Case], world: World, pace: Pace) -> Iterator[Result]:

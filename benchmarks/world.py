@@ -108,13 +108,17 @@ class World:
 
     def empty_mariadb(self, name: str) -> str:
         """The URL of a new database with the tables and no people."""
+        made = self.database(name)
+        migrations.upgrade(made)
+        return made
+
+    def database(self, name: str) -> str:
+        """The URL of a new database on MariaDB, without tables."""
         url: sa.URL = self.mariadb_server.url
         engine = self.engine(url, isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
             connection.exec_driver_sql(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
-        made = url.set(database=name).render_as_string(hide_password=False)
-        migrations.upgrade(made)
-        return made
+        return url.set(database=name).render_as_string(hide_password=False)
 
     @functools.cached_property
     def sqlite(self) -> str:

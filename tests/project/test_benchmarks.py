@@ -7,16 +7,20 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.servers import find_binary
 
+from benchmarks import against, counts
+from benchmarks.__main__ import main
 from benchmarks.cases import CASES
 from benchmarks.method import Clocked, Contestant, Pace, Spread, Target, WrongAnswerError, measure, ratios_of
 from benchmarks.report import as_json
+from benchmarks.world import World
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -108,6 +112,112 @@ def test_a_quick_run_is_shorter_and_a_given_number_of_rounds_wins() -> None:
     assert [Pace().of(300), Pace(quick=True).of(300), Pace(quick=True, rounds=7).of(300)] == [300, 60, 7]
 
 
+# Against another commit
+
+
+def compared(ratio: float, *same: float) -> against.Comparison:
+    one = Spread.of([1.0])
+    return against.Comparison(
+        case="hit", old=one, new=one, ratio=Spread.of([ratio]), same=Spread.of(same), same_by_sitting=same
+    )
+
+
+@pytest.mark.parametrize(
+    ("comparison", "slower"),
+    [
+        (compared(1.02, 1.0), False),
+        (compared(1.03, 1.0), True),
+        (compared(1.03, 1.0, 1.02), False),
+        (compared(1.03, 0.98, 1.0), False),  # two equal versions may differ by as much, either way
+        (compared(1.05, 0.98, 1.02), True),
+    ],
+)
+def test_slower_is_what_two_equal_versions_do_not_explain(comparison: against.Comparison, slower: bool) -> None:
+    assert comparison.slower is slower
+
+
+@pytest.fixture
+def places() -> Iterator[against.Places]:
+    find_binary("memcached")
+    with ExitStack() as stack:
+        yield against.Places(World(stack), "sqlite")
+
+
+def test_a_version_is_timed_beside_itself_in_every_case(places: against.Places) -> None:
+    reports: list[None] = []
+    itself = against.Version("itself", CHECKOUT)
+
+    found = against.compare(
+        itself, against.NAMES, places, Pace(quick=True, rounds=1), report=lambda: reports.append(None)
+    )
+
+    assert tuple(one.case for one in found) == against.NAMES
+    assert len(reports) == against.sittings(Pace(quick=True)) * len(found)
+    for one in found:
+        assert min(one.old.lower, one.new.lower, one.ratio.lower, one.same.lower) > 0
+
+
+def test_a_version_makes_as_many_calls_as_itself(
+    places: against.Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counts, "is_available", lambda: False)
+    itself = against.Version("itself", CHECKOUT)
+
+    for before, after in against.count(itself, ["hit", "memory-100"], places, tmp_path):
+        assert before == after
+        assert before.python_calls > 10
+        assert before.c_calls > 10
+        assert before.instructions is None
+
+
+@pytest.mark.skipif(not counts.is_available(), reason="valgrind is not installed: instructions are not counted")
+def test_instructions_are_those_between_the_marks(tmp_path: Path) -> None:
+    program = """
+import os
+for size in (1000, 2000):
+    numbers = []
+    os.sched_get_priority_min(0)
+    for number in range(size):
+        numbers.append(number)
+    os.sched_get_priority_max(0)
+    sorted(range(10_000), key=str)
+"""
+    command = [sys.executable, "-S", "-E", "-c", program]
+
+    single, double = counts.instructions(command, "", batches=2, folder=tmp_path)
+
+    assert 1.7 < double / single < 2.1
+
+
+def test_a_batch_that_was_not_counted_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "callgrind.out.1").write_text("summary: 3\n")
+    for number in (1, 2):
+        with pytest.raises(counts.CallgrindError, match=f"no batch {number}"):
+            counts.total(tmp_path / f"callgrind.out.{number}")
+
+
+def test_the_files_of_another_commit_are_those_of_git(tmp_path: Path) -> None:
+    if not (CHECKOUT / ".git").exists():
+        pytest.skip("no checkout of git: nothing to compare with")
+    with against.checked_out("HEAD") as version:
+        assert (version.folder / "person_repo" / "__init__.py").is_file()
+        assert (version.folder / "alembic").is_dir()
+    assert not version.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--against", "no-such-commit"], "git knows no commit 'no-such-commit'"),
+        (["--against", "HEAD", "--only", "hits"], "no benchmark 'hits'"),
+        (["--count"], "--against REF"),
+    ],
+)
+def test_a_comparison_that_is_not_possible_is_refused(arguments: list[str], said: str) -> None:
+    with pytest.raises(SystemExit, match=said):
+        main(arguments)
+
+
 # Runs
 
 
@@ -173,16 +283,8 @@ def test_every_benchmark_has_a_name_of_its_own() -> None:
 
 
 def test_an_unknown_benchmark_is_refused_with_the_known_ones() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "--only", "hits"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=CHECKOUT,
-    )
-    assert done.returncode == 1
-    assert "no benchmark 'hits'" in done.stderr
-    assert "get-many" in done.stderr
+    with pytest.raises(SystemExit, match="no benchmark 'hits'; there are: hit, get-many, "):
+        main(["--only", "hits"])
 
 
 def test_a_profile_lists_the_calls_of_one_operation_of_ours() -> None:

@@ -1,0 +1,70 @@
+"""Instructions of an operation, counted by valgrind's callgrind: the same on an idle machine and on a busy one.
+
+Counted is what the process itself executes, Python and C alike, and not what the kernel or a server does for it. Each
+case runs in batches of N and of 2 N operations. An operation costs the difference of two batches divided by N, so that
+whatever a batch costs beside its operations cancels out.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+__all__ = ["CallgrindError", "instructions", "is_available", "total"]
+
+# Functions of the C library that Python calls for those of ``os`` with the same names, and nothing else calls.
+_BEGIN = "sched_get_priority_min"
+_END = "sched_get_priority_max"
+
+
+class CallgrindError(Exception):
+    """A run under callgrind failed, or had another number of batches than it should."""
+
+
+def is_available() -> bool:
+    """True if valgrind is installed."""
+    return shutil.which("valgrind") is not None
+
+
+def instructions(
+    command: Sequence[str], said: str, *, batches: int, folder: Path, environment: Mapping[str, str] | None = None
+) -> list[int]:
+    """The instructions of each batch that a program marks, in order.
+
+    A batch begins with ``os.sched_get_priority_min(0)`` and ends with ``os.sched_get_priority_max(0)``.
+
+    - ``command``: the program and its arguments
+    - ``said``: its standard input
+    - ``batches``: how many it marks
+    - ``folder``: an empty folder for callgrind's files
+    - ``environment``: what the program's environment has beside this process's
+
+    Raises ``CallgrindError``.
+    """
+    place = folder / "callgrind.out"
+    valgrind = ["valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={place}"]
+    marks = [f"--zero-before={_BEGIN}", f"--dump-before={_END}"]
+    # A fixed seed of hashes makes the ways through dictionaries the same in every run.
+    variables = {**os.environ, **(environment or {}), "PYTHONHASHSEED": "0"}
+    done = subprocess.run(
+        [*valgrind, *marks, *command], input=said, env=variables, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise CallgrindError(f"{command[0]} ended with {done.returncode} under callgrind:\n{done.stderr[-2000:]}")
+    counted = [total(folder / f"{place.name}.{number}") for number in range(1, batches + 1)]
+    if (folder / f"{place.name}.{batches + 1}").exists():
+        raise CallgrindError(f"callgrind counted more than the {batches} batches that it should")
+    return counted
+
+
+def total(dump: Path) -> int:
+    """The instructions of one dump. Raises ``CallgrindError`` where there is none."""
+    text = dump.read_text(encoding="utf-8", errors="replace") if dump.exists() else ""
+    found = re.search(r"^totals: (\d+)$", text, re.MULTILINE)
+    if found is None:
+        raise CallgrindError(f"callgrind counted no batch {dump.suffix[1:]}: the program or its marks were not there")
+    return int(found[1])
