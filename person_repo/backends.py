@@ -18,6 +18,7 @@ from person_repo.cache.contract import (
     Outcome,
     Place,
     Tombstones,
+    group_of,
     marker_of,
     well_formed,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "Outcome",
     "Place",
     "Tombstones",
+    "group_of",
     "lease_backend",
     "marker_of",
     "well_formed",

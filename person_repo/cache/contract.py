@@ -46,6 +46,7 @@ __all__ = [
     "Place",
     "Tombstones",
     "marker_of",
+    "group_of",
     "well_formed",
 ]
 
@@ -104,6 +105,11 @@ def marker_of(group: str) -> str:
 
 
 Fetched = bytes | Expiring | Lease | Outcome
+def group_of(name: str) -> str:
+    """The group that a key, or a group's marker, belongs to."""
+    return name.rpartition(":")[0]
+
+
 """What a fetch finds: the value, the value with the right to renew it, a lease to fill the item, or why none of it."""
 
 

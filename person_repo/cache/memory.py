@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, cast
@@ -24,6 +22,7 @@ from person_repo.cache.contract import (
     Tombstones,
     well_formed,
 )
+from person_repo.forks import on_fork
 
 __all__ = ["MemoryBackend"]
 
@@ -76,9 +75,10 @@ class MemoryBackend(LeaseBackend):
         self._clock: Callable[[], float] = options.pop("clock", time.monotonic)
         super().__init__(options)
         self._reset()
-        _instances.add(self)
+        on_fork(self._reset)
 
     def _reset(self) -> None:
+        """Starts empty. A child never sees its parent's writes, so what it inherits would soon be stale."""
         self._lock = threading.Lock()
         self._items: OrderedDict[str, _Value | _Held] = OrderedDict()
         self._stones: dict[str, _Stones] = {}
@@ -265,17 +265,3 @@ class MemoryBackend(LeaseBackend):
         """dogpile: deletes an item."""
         with self._lock:
             self._plain.pop(key, None)
-
-
-_instances: weakref.WeakSet[MemoryBackend] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    # The parent's writes are never seen here again, and its lock may be held by a thread that
-    # does not exist here.
-    for backend in list(_instances):
-        backend._reset()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

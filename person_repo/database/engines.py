@@ -8,8 +8,6 @@ wait for itself.
 from __future__ import annotations
 
 import logging
-import os
-import ssl
 import threading
 import weakref
 from typing import Any
@@ -19,6 +17,8 @@ from sqlalchemy import event, pool
 from sqlalchemy.engine.interfaces import DBAPIConnection, IsolationLevel
 
 from person_repo.exceptions import ConfigurationError
+from person_repo.forks import on_fork
+from person_repo.tls import tls_context
 from person_repo.urls import redact
 
 __all__ = ["DIRECT_DRIVERS", "SHARED_CONNECTION", "engine_of", "fork_safely", "has_one_connection", "read_engine_of"]
@@ -62,15 +62,8 @@ def engine_of(url: str | sa.URL) -> sa.Engine:
 def _try_tls_files(url: sa.URL) -> None:
     """Reads what PyMySQL would read at the first connection, to raise an error that names no file."""
     ca, certificate, key = (str(url.query.get(f"ssl_{name}", "")) for name in ("ca", "cert", "key"))
-    if not (ca or certificate):
-        return
-    try:
-        context = ssl.create_default_context(cafile=ca or None)
-        if certificate:
-            context.load_cert_chain(certificate, key or None)
-    except (OSError, ssl.SSLError) as exc:
-        names = ", ".join(filter(None, (ca, certificate, key)))
-        raise ConfigurationError(f"the TLS files {names} of the database URL cannot be used: {exc}") from exc
+    if ca or certificate:
+        tls_context(ca, certificate, key, owner="the database URL")
 
 
 def read_engine_of(engine: sa.Engine) -> sa.Engine:
@@ -190,12 +183,11 @@ def _settings_of(engine: sa.Engine) -> dict[str, Any]:
 _of_this_process: weakref.WeakSet[sa.Engine] = weakref.WeakSet()
 
 
-def _after_fork_in_child() -> None:
+def _leave_connections_to_the_parent() -> None:
     # Two processes that read replies from one socket would read each other's. Not closed: that would end
     # the parent's conversation too.
     for engine in list(_of_this_process):
         engine.dispose(close=False)
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+on_fork(_leave_connections_to_the_parent)

@@ -5,7 +5,6 @@ Threads share one view. It is replaced and never changed, so that a read asks it
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import weakref
@@ -14,10 +13,10 @@ from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
-from person_repo.cache.contract import LeaseBackend, Place, marker_of
+from person_repo.cache.contract import LeaseBackend, Place, group_of, marker_of
 from person_repo.database.engines import has_one_connection, read_engine_of
 from person_repo.fence.table import FenceTable, Row
-from person_repo.mapped.keys import group_of
+from person_repo.forks import on_fork
 
 __all__ = ["Fence", "fence_of"]
 
@@ -71,7 +70,7 @@ class Fence:
         self._poll_due = clock() if reader is None else float("-inf")
         self._polling_until = float("-inf")  # until then another thread's poll is waited for
         self._reset()
-        _instances.add(self)
+        on_fork(self._reset)
 
     def _reset(self) -> None:
         # Not a Condition: its __enter__ is Python, so an exception that another thread sends, or Ctrl-C, can come after
@@ -291,16 +290,10 @@ def _made(engine: sa.Engine, backend: LeaseBackend, reader: sa.Engine | None) ->
     return Fence(backend, reader or read_engine_of(engine), writer=read_engine_of(engine))
 
 
-_instances: weakref.WeakSet[Fence] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
+def _unlock() -> None:
     global _making
-    # A thread that does not exist here may hold the locks, or be polling.
+    # A thread that does not exist in this process may hold the lock.
     _making = threading.Lock()
-    for fence in list(_instances):
-        fence._reset()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+on_fork(_unlock)

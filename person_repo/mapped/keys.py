@@ -20,7 +20,7 @@ from person_repo.exceptions import InvalidIdError
 from person_repo.mapped.mapping import Identity
 from person_repo.messages import shown
 
-__all__ = ["LONGEST_KEY", "Keyspace", "group_of"]
+__all__ = ["LONGEST_KEY", "Keyspace"]
 
 LONGEST_KEY = 230
 """Bytes, and characters, of which all are ASCII. memcached takes 250: the rest is for markers that backends append."""
@@ -89,11 +89,6 @@ class Keyspace:
             return None
         text = self._text
         return {id: text + id for id in ids}
-
-
-def group_of(key: str) -> str:
-    """The group that a key, or the name of a group's marker, belongs to."""
-    return key.rpartition(":")[0]
 
 
 def _part(value: Any) -> str:

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -42,6 +41,7 @@ from person_repo.cache.contract import LeaseBackend
 from person_repo.database.marks import DECLARED, OWN, DeclaredInsert
 from person_repo.exceptions import ConfigurationError, InvalidIdError
 from person_repo.fence.view import Fence, fence_of
+from person_repo.forks import on_fork
 from person_repo.mapped.keys import Keyspace
 from person_repo.mapped.mapping import EntityMapping, Identity
 from person_repo.writing import statements as changes
@@ -508,14 +508,13 @@ def _coverage_of(engine: sa.Engine) -> _Coverage:
         return found
 
 
-def _after_fork_in_child() -> None:
+def _unlock() -> None:
     global _covering
-    # A thread that does not exist here may hold it.
+    # A thread that does not exist in this process may hold the lock.
     _covering = threading.Lock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+on_fork(_unlock)
 
 
 def _watched(contexts: type[ExecutionContext], coverage: _Coverage) -> type[ExecutionContext]:

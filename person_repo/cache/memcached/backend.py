@@ -30,9 +30,9 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import ssl
 import threading
 import time
-import weakref
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
@@ -54,9 +54,11 @@ from person_repo.cache.contract import (
     marker_of,
     well_formed,
 )
-from person_repo.cache.memcached.connection import LARGEST_REQUEST, Connection, Patience, Reply, tls_context
+from person_repo.cache.memcached.connection import LARGEST_REQUEST, Connection, Patience, Reply
 from person_repo.exceptions import CacheError, CacheUnavailableError, ConfigurationError
-from person_repo.settings import parse_cache_url
+from person_repo.forks import on_fork
+from person_repo.settings import CacheSettings, parse_cache_url
+from person_repo.tls import tls_context
 
 __all__ = ["MemcachedBackend"]
 
@@ -198,13 +200,13 @@ class MemcachedBackend(LeaseBackend):
         self._lease = b" f c v N%d%b\r\n" % (self.settings.lease_ttl, renewal)
         self._markers: dict[str, bytes] = {}
         self._heads: dict[str, bytes] = {}
-        self._tls = tls_context(self.settings)
+        self._tls = _tls_of(self.settings)
         self.addresses: dict[str, str] = {}
         self._monotonic = monotonic
         self._down: set[str] = set()
         self._refusing: set[str] = set()
         self._begin()
-        _instances.add(self)
+        on_fork(self._begin)
 
     def _begin(self) -> None:
         """Everything that belongs to one process: connections, and locks that another thread may hold."""
@@ -857,6 +859,12 @@ class MemcachedBackend(LeaseBackend):
         return (server, key), (server, marker_of(group))
 
 
+def _tls_of(settings: CacheSettings) -> ssl.SSLContext | None:
+    if not settings.tls:
+        return None
+    return tls_context(settings.tls_ca, settings.tls_cert, settings.tls_key, owner="the cache")
+
+
 def _renewable(key: str, connection: Connection, words: list[bytes], value: bytes) -> bytes | Expiring:
     """The value; with the lease to renew it where the server has chosen this reader. What changes the item before it is
     renewed changes its CAS id, as with every lease.
@@ -966,16 +974,3 @@ def _parts(marker: str, names: Sequence[str]) -> Iterator[tuple[list[str], bytes
     for at in range(0, len(names), step):
         part = list(names[at : at + step])
         yield part, f"get {marker} {' '.join(part)}\r\n".encode()
-
-
-_instances: weakref.WeakSet[MemcachedBackend] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    # Two processes that read replies from one socket would read each other's.
-    for backend in list(_instances):
-        backend._begin()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

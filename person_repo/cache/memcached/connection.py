@@ -19,10 +19,10 @@ from typing import Any, Final
 
 from pymemcache.client.base import Client  # type: ignore[import-untyped]
 
-from person_repo.exceptions import CacheUnavailableError, ConfigurationError
+from person_repo.exceptions import CacheUnavailableError
 from person_repo.settings import CacheSettings
 
-__all__ = ["LARGEST_REQUEST", "Connection", "Patience", "Reply", "tls_context"]
+__all__ = ["LARGEST_REQUEST", "Connection", "Patience", "Reply"]
 
 Reply = tuple[list[bytes], bytes]
 """One reply: the words of its line, and the value block (empty where it has none)."""
@@ -457,20 +457,6 @@ def _looked_up(host: str, port: int, until: float) -> list[Any]:
         raise answer
     found: list[Any] = answer
     return found
-
-
-def tls_context(settings: CacheSettings) -> ssl.SSLContext | None:
-    """What the settings' TLS files make; None where TLS is off. Raises ``ConfigurationError``: they cannot be used."""
-    if not settings.tls:
-        return None
-    try:
-        context = ssl.create_default_context(cafile=settings.tls_ca or None)
-        if settings.tls_cert:
-            context.load_cert_chain(settings.tls_cert, settings.tls_key or None)
-    except (OSError, ssl.SSLError) as exc:
-        names = ", ".join(filter(None, (settings.tls_ca, settings.tls_cert, settings.tls_key)))
-        raise ConfigurationError(f"the TLS files {names} cannot be used: {exc}") from exc
-    return context
 
 
 class _Named:

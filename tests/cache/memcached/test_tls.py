@@ -143,7 +143,7 @@ def test_where_tls_fails_the_database_answers_and_the_log_says_why(
 
         assert service.stats().hits == 0
         assert service.stats().errors > 0
-    warnings = [r for r in caplog.records if r.name.endswith(".memcached") and r.levelno == logging.WARNING]
+    warnings = [r for r in caplog.records if r.name == "person_repo.cache" and r.levelno == logging.WARNING]
     assert [re.search(reason, warning.getMessage()) is not None for warning in warnings] == [True]
 
 

@@ -1,0 +1,52 @@
+"""One hook for forks: whoever holds something of one process registers how a child makes its own.
+
+A forked child inherits sockets, on which it would read its parent's replies, and locks that a thread of the parent may
+hold and nobody in the child gives back. So the child makes both anew before any other code of it runs.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable
+
+__all__ = ["on_fork"]
+
+Reset = Callable[[], object]
+
+_resets: dict[int, Callable[[], Reset | None]] = {}
+"""By the id of each reference, in the order in which they were registered. Adding and removing are one step each of the
+interpreter, and need no lock, which would itself have to be made anew.
+"""
+
+
+def on_fork(reset: Reset) -> None:
+    """Calls ``reset`` in each child that this process forks, from now on, before anything else runs there.
+
+    ``reset`` takes no argument. It is a method, which is called for as long as its object lives and does not keep it
+    alive, or a function of a module. It may not take a lock, nor close a socket in a way that the peer notices: the
+    parent goes on with both. One that raises keeps no other from being called.
+    """
+    if hasattr(reset, "__self__"):
+        method = weakref.WeakMethod(reset, lambda gone: _resets.pop(id(gone), None))
+        _resets[id(method)] = method
+    else:
+        _resets[id(reset)] = lambda: reset
+
+
+def _after_fork_in_child() -> None:
+    failures: list[Exception] = []
+    for reference in list(_resets.values()):
+        reset = reference()
+        if reset is None:
+            continue
+        try:
+            reset()
+        except Exception as exc:
+            failures.append(exc)
+    if failures:
+        raise ExceptionGroup("what belonged to the parent is still in use", failures)  # the interpreter prints it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
