@@ -30,6 +30,7 @@ import msgspec
 from dogpile.cache.api import NO_VALUE, BytesBackend, CantDeserializeException, NoValue
 
 from person_repo.cache.bulkhead import Bulkhead
+from person_repo.mapped.sealing import Seal
 from person_repo.observability.counters import Counters
 from person_repo.settings import CacheSettings
 
@@ -45,8 +46,8 @@ __all__ = [
     "Outcome",
     "Place",
     "Tombstones",
-    "marker_of",
     "group_of",
+    "marker_of",
     "well_formed",
 ]
 
@@ -104,12 +105,12 @@ def marker_of(group: str) -> str:
     return f"{group}:!"
 
 
-Fetched = bytes | Expiring | Lease | Outcome
 def group_of(name: str) -> str:
     """The group that a key, or a group's marker, belongs to."""
     return name.rpartition(":")[0]
 
 
+Fetched = bytes | Expiring | Lease | Outcome
 """What a fetch finds: the value, the value with the right to renew it, a lease to fill the item, or why none of it."""
 
 
@@ -141,6 +142,9 @@ class LeaseBackend(BytesBackend):
     ``arguments`` (dogpile's name for a backend's options) may hold any field of ``CacheSettings``. The dogpile face
     (``get_serialized`` and so on) keeps its items apart from those of the contract.
 
+    Raises ``ConfigurationError`` for an unknown option, a value out of range, or a secret without the
+    package that seals.
+
     A subclass implements the abstract methods; ``person_repo.testing.contract.LeaseContract`` tests that it does.
     """
 
@@ -153,6 +157,7 @@ class LeaseBackend(BytesBackend):
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         self.settings: CacheSettings = CacheSettings().with_options(arguments)
+        Seal.of(self.settings.secret)  # It raises here, and not at the first service, if the extra is not installed.
         self.counters = Counters()
         limit = self.settings.max_loads
         self.bulkhead: Bulkhead | None = Bulkhead(limit, self.settings.max_load_wait) if limit else None

@@ -10,7 +10,6 @@ from dogpile.cache import CacheRegion, register_backend
 from person_repo.cache.contract import LeaseBackend
 from person_repo.cache.foreign import ForeignBackend
 from person_repo.exceptions import ConfigurationError
-from person_repo.mapped.sealing import Seal
 from person_repo.settings import CacheSettings, parse_cache_url
 
 __all__ = ["lease_backend", "make_region", "region_of"]
@@ -38,7 +37,6 @@ def make_region(url: str, **options: Any) -> CacheRegion:
     parsed = parse_cache_url(url)
     chosen = {**parsed.options, **options}
     settings = CacheSettings().with_options(chosen)
-    Seal.of(settings.secret)  # raises here, not at the first service, if the extra ``cryptography`` is missing
     arguments = {**chosen, "servers": parsed.servers} if parsed.servers else chosen
     return dogpile.cache.make_region(name=settings.namespace).configure(
         f"person_repo.{parsed.scheme}", expiration_time=settings.ttl, arguments=arguments

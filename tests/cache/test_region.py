@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from person_repo.cache.null import NullBackend
 from person_repo.cache.region import lease_backend, make_region, region_of
 from person_repo.exceptions import ConfigurationError
 from person_repo.model import Base, Person
-from person_repo.service import PersonService
+from person_repo.service import PersonService, connect
 
 GROUP = "pr:test:person"
 KEY = f"{GROUP}:sada"
@@ -83,6 +84,32 @@ class Failing(CacheBackend):
 
 
 dogpile.cache.register_backend("person_repo_tests.failing", __name__, "Failing")  # type: ignore[no-untyped-call]
+
+
+# Secrets
+
+WAYS_TO_MAKE_A_CACHE: dict[str, Callable[[str], object]] = {
+    "a region": lambda secret: make_region("memory://", secret=secret),
+    "a region by URL": lambda secret: make_region(f"memory://?secret={secret}"),
+    "a service": lambda secret: connect("sqlite://", "null://", secret=secret),
+    "a backend": lambda secret: MemoryBackend({"secret": secret}),
+    "a region of others": lambda secret: lease_backend(
+        dogpile.cache.make_region().configure("dogpile.cache.memory"), secret=secret
+    ),
+}
+
+
+@pytest.mark.parametrize("make", WAYS_TO_MAKE_A_CACHE.values(), ids=WAYS_TO_MAKE_A_CACHE)
+def test_a_secret_that_cannot_seal_is_refused_where_the_cache_is_made_and_not_shown(
+    make: Callable[[str], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigurationError, match="secret is shorter than 16 bytes") as short:
+        make("QXQXQXQXQXQXQXQ")
+    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.ciphers.aead", None)
+    with pytest.raises(ConfigurationError, match=r"pip install 'person-repo\[cryptography\]'") as missing:
+        make("QXQXQXQXQXQXQXQX")
+
+    assert "QX" not in f"{short.value} {missing.value}"
 
 
 # Of our own

@@ -239,6 +239,7 @@ class TestExitCodes:
             (["export", "no/such/folder.csv"], 2, "file", "No such file"),
             (["import", str(LAUREATES), "--skip-bad", str(LAUREATES)], 2, "configuration", "exists"),
             (["--cache-url", "carrier-pigeon://", "list"], 2, "configuration", "memcached://"),
+            (["--cache-url", "memory://?secret=QX", "list"], 2, "configuration", "secret is shorter"),
             (["add", *KNUTH.values()], 4, "exists", "exists already"),
         ],
         ids=lambda value: " ".join(value)[:30].replace("\udce9", "?") if isinstance(value, list) else None,
