@@ -15,8 +15,8 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check
 help:
 	@echo "make demo     the main job on a SQLite file and a cache in memory"
 	@echo "make test     lint, docs and every test, on servers of its own (PYTEST_ARGS='-k name' to choose)"
-	@echo "make lint     ruff, mypy, pyright and the import layers"
-	@echo "make bench    the figures of the README, and the plots (BENCH_ARGS='--quick --only hit' to choose)"
+	@echo "make lint     ruff, mypy, pyright, import contracts, spelling; the measures of the package, as a report"
+	@echo "make bench    the figures of the README, and the plots (BENCH_ARGS='--quick --only hit', '--against REF')"
 	@echo "make fuzz     hostile bytes against what reads them (FUZZ_RUNS=1000000 for each target)"
 	@echo "make docs     the pages, in docs/_build/html"
 	@echo "make clean    removes what the others made, .venv included"
@@ -35,6 +35,8 @@ lint: .venv/dev.stamp
 	$(BIN)/ruff format --check
 	@if [ -d tests/typing ]; then set -x; $(BIN)/mypy && $(BIN)/pyright tests/typing; else set -x; $(BIN)/mypy person_repo; fi
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/codespell
+	@$(BIN)/python tests/project/measures.py
 
 bench: .venv/bench.stamp servers
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)

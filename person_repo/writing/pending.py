@@ -32,7 +32,8 @@ logger = logging.getLogger("person_repo.writing")
 class Fences(Protocol):
     """Where the fence of a cache is, for the database that is written."""
 
-    def __call__(self, backend: LeaseBackend) -> Fence | None: ...
+    def __call__(self, backend: LeaseBackend) -> Fence | None:
+        """The fence of a backend's cache, or None if that cache has none."""
 
 
 class OpenTransaction(NamedTuple):
