@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from person_repo.cache.region import make_region
-    from person_repo.database.repository import BoundRepository, Repository, SQLAlchemyRepository
+    from person_repo.database.bound import BoundRepository
+    from person_repo.database.repository import Repository, SQLAlchemyRepository
     from person_repo.exceptions import (
         CacheError,
         CacheUnavailableError,
@@ -60,7 +61,7 @@ __all__ = [
 
 _MODULES = {
     "Base": "model",
-    "BoundRepository": "database.repository",
+    "BoundRepository": "database.bound",
     "CachedRepository": "reading.cached",
     "ExactString": "model",
     "Person": "model",

@@ -21,6 +21,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
 from person_repo.database.engines import engine_of
+from person_repo.database.locks import take_sqlite_lock
 from person_repo.exceptions import MigrationError
 from person_repo.urls import redact
 
@@ -100,27 +101,11 @@ def exclusive(target: Target, *, lock_timeout: float = 30) -> Iterator[sa.Connec
     MariaDB nobody is shut out.
     """
     with _connected(target) as connection:
-        if connection.dialect.name == "sqlite":
-            _take_write_lock(connection)
+        take_sqlite_lock(connection)
         with _named_lock(connection, lock_timeout):
             yield connection
             if connection is not target:
                 connection.commit()
-
-
-def _take_write_lock(connection: sa.Connection) -> None:
-    """SQLite's one write lock, held until the transaction ends.
-
-    Cases: the driver has not begun a transaction, as it does not by default before the first INSERT; or it has,
-    because the host told it to (``autocommit=False``, a ``begin`` event), and then only a write takes the lock.
-    """
-    if not connection.in_transaction():
-        connection.begin()
-    if not getattr(connection.connection.driver_connection, "in_transaction", False):
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-        return
-    connection.exec_driver_sql("CREATE TABLE person_repo_lock (held INTEGER)")
-    connection.exec_driver_sql("DROP TABLE person_repo_lock")
 
 
 @contextmanager

@@ -15,8 +15,9 @@ from sqlalchemy import orm
 
 from person_repo.cache.contract import Coherence
 from person_repo.cache.region import make_region, region_of
+from person_repo.database.bound import BoundRepository
 from person_repo.database.engines import engine_of, fork_safely
-from person_repo.database.repository import BoundRepository, Sessions, SQLAlchemyRepository, bind_of
+from person_repo.database.repository import Sessions, SQLAlchemyRepository, bind_of
 from person_repo.exceptions import ConfigurationError
 from person_repo.model import Person
 from person_repo.observability.counters import Stats

@@ -201,7 +201,7 @@ def import_people(
         judged = functools.partial(_judged, spool, ids.repeated())
         kept, skipped = _counted(judged(), _problems(name, header), name, bad)
         report("check", kept + skipped, None)
-        imported = service.database.add_rows(COLUMNS, _in_chunks(judged(), places, kept, report))
+        imported = service.database.add_rows(COLUMNS, _in_chunks(judged(), places, kept, report), checked=True)
     return ImportReport(file=name, imported=imported, skipped=skipped, bad_rows=bad_path)
 
 

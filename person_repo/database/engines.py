@@ -21,23 +21,28 @@ from person_repo.forks import on_fork
 from person_repo.tls import tls_context
 from person_repo.urls import redact
 
-__all__ = ["DIRECT_DRIVERS", "SHARED_CONNECTION", "engine_of", "fork_safely", "has_one_connection", "read_engine_of"]
+__all__ = ["MAY_JUDGE", "engine_of", "fork_safely", "has_one_connection", "read_engine_of"]
 
 logger = logging.getLogger("person_repo.database")
 
-DIRECT_DRIVERS = ("pysqlite", "pymysql")
-"""The drivers that are sent statements without SQLAlchemy's execution: those that the tests have. What another one's
-execution context does would be left out.
+MAY_JUDGE = "person_repo_may_judge"
+"""The execution option of a read engine on a host's own connection: True if the connection is the same in all threads,
+so that a transaction open on it is the only one. Engines with connections of their own do not have it.
 """
+
+# In the ``info`` of a host's connection: the reference that keeps it checked out.
+_KEEPALIVE = "person_repo_keepalive"
+
+_READER = "_person_repo_reader"
 
 
 def engine_of(url: str | sa.URL) -> sa.Engine:
     """An engine for a database URL; opens no connection. SQLite in memory gets one connection that all threads share.
 
     Raises ``ConfigurationError`` for a URL that cannot be read, whose driver is not installed, or that names TLS files
-    which cannot be used.
+    that cannot be used.
     """
-    # What SQLAlchemy and Python say of a URL may quote a part of the password, so no cause is chained.
+    # SQLAlchemy and Python may quote a part of the password in their messages, so no cause is chained.
     try:
         parsed = sa.make_url(url)
     except (sa.exc.ArgumentError, ValueError):
@@ -60,7 +65,7 @@ def engine_of(url: str | sa.URL) -> sa.Engine:
 
 
 def _try_tls_files(url: sa.URL) -> None:
-    """Reads what PyMySQL would read at the first connection, to raise an error that names no file."""
+    """Reads the files that PyMySQL would read at the first connection, where its error names no file."""
     ca, certificate, key = (str(url.query.get(f"ssl_{name}", "")) for name in ("ca", "cert", "key"))
     if ca or certificate:
         tls_context(ca, certificate, key, owner="the database URL")
@@ -69,20 +74,22 @@ def _try_tls_files(url: sa.URL) -> None:
 def read_engine_of(engine: sa.Engine) -> sa.Engine:
     """An engine for reads beside a host's: fresh committed rows, connections of its own.
 
-    Where the host's engine has one connection only (SQLite in memory), the reads share it without ever
-    ending its transactions; what is read while one is open is not taken for committed.
+    If the host's engine has one connection only (SQLite in memory), reads share it and never end its transactions;
+    rows read while one is open do not count as committed.
     """
     if has_one_connection(engine):
-        return _beside(engine)
-    # One for all repositories of the host's engine: each has a pool, and a database has so many connections.
-    known: sa.Engine | None = engine.__dict__.get(_READER)
-    if known is None:
-        known = engine.__dict__[_READER] = _apart(engine)
-    return known
+        return _reader_on_hosts_connection(engine)
+    # One for all repositories of the host's engine: each has a pool, and a database takes so many connections.
+    reader: sa.Engine | None = engine.__dict__.get(_READER)
+    if reader is None:
+        with _one_maker:
+            reader = engine.__dict__.get(_READER)
+            if reader is None:
+                reader = engine.__dict__[_READER] = _reader_with_own_pool(engine)
+    return reader
 
 
-def _apart(engine: sa.Engine) -> sa.Engine:
-    """Reads on connections of their own."""
+def _reader_with_own_pool(engine: sa.Engine) -> sa.Engine:
     reader = sa.create_engine(
         engine.url,
         pool=engine.pool.recreate(),
@@ -96,22 +103,23 @@ def _apart(engine: sa.Engine) -> sa.Engine:
 
 
 def has_one_connection(engine: sa.Engine) -> bool:
-    """Whether whoever uses an engine uses one connection with everybody else, at least in the same thread."""
+    """True if all users of an engine share one connection, at least those of one thread."""
     return isinstance(engine.pool, (pool.StaticPool, pool.SingletonThreadPool))
 
 
 def fork_safely(engine: sa.Engine) -> None:
     """From here on, a forked process opens connections of its own on this engine.
 
-    For engines that nobody else can know of: of its own ones a host disposes itself, as SQLAlchemy asks it to.
+    For engines that nobody else knows of: its own ones a host disposes itself, as SQLAlchemy asks it to.
     """
     if not isinstance(engine.pool, pool.StaticPool):  # a database in memory is copied with the process
         _of_this_process.add(engine)
 
 
 def _read_committed(dialect: sa.Dialect, connection: DBAPIConnection) -> None:
-    """Each statement a transaction of its own, which sees what is committed: the host's listeners, which were called
-    before, may have asked for READ UNCOMMITTED, and AUTOCOMMIT alone would leave it at that.
+    """Makes each statement a transaction of its own, which sees all that is committed and nothing else.
+
+    The host's listeners, called before, may have asked for READ UNCOMMITTED, and AUTOCOMMIT alone would leave it.
     """
     weakest: IsolationLevel = "READ COMMITTED"
     known = weakest in dialect.get_isolation_level_values(connection)
@@ -119,33 +127,33 @@ def _read_committed(dialect: sa.Dialect, connection: DBAPIConnection) -> None:
     dialect.set_isolation_level(connection, "AUTOCOMMIT")
 
 
-def _beside(engine: sa.Engine) -> sa.Engine:
-    """Reads on the host's own connection. Nothing here commits, rolls back or closes: those are the host's."""
-    shared = isinstance(engine.pool, pool.StaticPool) and engine.dialect.name == "sqlite"
-    if not shared:
+def _reader_on_hosts_connection(engine: sa.Engine) -> sa.Engine:
+    """Reads on the host's own connection, without a commit, rollback or close: those are the host's."""
+    may_judge = isinstance(engine.pool, pool.StaticPool) and engine.dialect.name == "sqlite"
+    if not may_judge:
         logger.warning(
             "%s keeps one connection for each thread, so nothing read from it is cached; give create_engine "
             "poolclass=StaticPool and connect_args={'check_same_thread': False}, or a file",
             redact(engine.url),
         )
-    # Checked out for good: to check it in would roll back what the host is in the middle of. So would the end of the
-    # thread or of the service that holds it; therefore the one connection of all threads holds itself.
-    held = threading.local()
+    # Never checked in: that would roll back what the host is in the middle of. The end of the thread, or of the
+    # service, that holds it would check it in.
+    of_thread = threading.local()
 
     def creator() -> Any:
         checked_out = engine.raw_connection()
         if isinstance(engine.pool, pool.StaticPool):
-            checked_out.info[SHARED_CONNECTION] = checked_out
+            checked_out.info[_KEEPALIVE] = checked_out
         else:
-            held.checked_out = checked_out
+            of_thread.checked_out = checked_out
         return checked_out.dbapi_connection
 
     reader = sa.create_engine(
         engine.url,
         creator=creator,
-        poolclass=pool.StaticPool if shared else pool.SingletonThreadPool,
+        poolclass=pool.StaticPool if may_judge else pool.SingletonThreadPool,
         pool_reset_on_return=None,
-        execution_options={**_options_of(engine), SHARED_CONNECTION: shared},
+        execution_options={**_options_of(engine), MAY_JUDGE: may_judge},
         **_settings_of(engine),
     )
     for name in ("do_begin", "do_commit", "do_rollback", "do_close", "do_terminate"):
@@ -153,41 +161,34 @@ def _beside(engine: sa.Engine) -> sa.Engine:
     return reader
 
 
-SHARED_CONNECTION = "person_repo_shared"
-"""The execution option of a read engine on a host's own connection: whether it may be judged by what is open on it.
-In that connection's ``info``: what keeps it checked out.
-"""
-
-
-_READER = "_person_repo_reader"
-
-
 def _options_of(engine: sa.Engine) -> dict[str, Any]:
     return {name: value for name, value in engine.get_execution_options().items() if name != "isolation_level"}
 
 
 def _settings_of(engine: sa.Engine) -> dict[str, Any]:
-    """What the host has told its dialect of values, where that knows such a setting: what reads there must read the
-    same here; and whether its logs and errors may show parameters.
-    """
-    names = {
+    """The host's settings that change how values are read or shown, as arguments for ``create_engine``."""
+    attributes = {
         "json_serializer": "_json_serializer",
         "json_deserializer": "_json_deserializer",
         "native_datetime": "native_datetime",
     }
-    found = {name: getattr(engine.dialect, attribute, None) for name, attribute in names.items()}
-    settings = {name: value for name, value in found.items() if value is not None}
+    values = {name: getattr(engine.dialect, attribute, None) for name, attribute in attributes.items()}
+    settings = {name: value for name, value in values.items() if value is not None}
     return {"hide_parameters": engine.hide_parameters, **settings}
 
 
+_one_maker = threading.Lock()
 _of_this_process: weakref.WeakSet[sa.Engine] = weakref.WeakSet()
 
 
-def _leave_connections_to_the_parent() -> None:
+def _begin_anew_in_child() -> None:
+    global _one_maker
+    # Held for ever if another thread of the parent was making a reader.
+    _one_maker = threading.Lock()
     # Two processes that read replies from one socket would read each other's. Not closed: that would end
-    # the parent's conversation too.
+    # the parent's conversation, too.
     for engine in list(_of_this_process):
         engine.dispose(close=False)
 
 
-on_fork(_leave_connections_to_the_parent)
+on_fork(_begin_anew_in_child)

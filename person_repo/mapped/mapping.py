@@ -8,14 +8,14 @@ import enum
 import operator
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, cast
 
 import sqlalchemy as sa
 from sqlalchemy import exc, orm
 
 from person_repo.exceptions import ConfigurationError, InvalidEntityError, InvalidIdError, UnknownFieldError
-from person_repo.mapped.fields import INTEGERS, Field, Row, fields_of
+from person_repo.mapped.fields import INTEGERS, Field, Row, fields_of, mapped_columns
 from person_repo.mapped.hydration import Hydrator
 from person_repo.messages import shown
 
@@ -47,6 +47,9 @@ class EntityMapping(Generic[E]):
         # Siblings may have attributes of one name for different columns; the first is taken.
         self.names = tuple(dict.fromkeys(field.name for field in self.fields))
         self.by_name = {name: next(field for field in self.fields if field.name == name) for name in self.names}
+        self._not_null = frozenset(name for name, field in self.by_name.items() if not _takes_none(field, mapper))
+        self.required_names = _required_names(mapper, self._not_null)
+        """The names without which no entity of this very class can be stored."""
         self.key_fields = _key_fields(mapper, self.by_name)
         key_indexes = tuple(self.fields.index(field) for field in self.key_fields)
         self.identity_in: Callable[[Row], Identity] = _picker(key_indexes)
@@ -150,9 +153,9 @@ class EntityMapping(Generic[E]):
         a lone surrogate, and for None where the column takes none and has no default.
         """
         for name, value in values.items():
-            field = self._field(name)
+            field = self.field(name)
             if value is None:
-                if not _takes_none(field, self.mapper):
+                if name in self._not_null:
                     raise InvalidEntityError(f"{self.name}.{name} is None; the column takes no NULL: give a value")
                 continue
             refusal = field.refusal(value)
@@ -172,7 +175,7 @@ class EntityMapping(Generic[E]):
         Raises ``UnknownFieldError`` for a name that is no mapped column, ``InvalidEntityError`` for a value of another
         kind than the column's: some databases would find rows for it that have no such value.
         """
-        return [self._criterion(self._field(name), value) for name, value in equals.items()]
+        return [self._criterion(self.field(name), value) for name, value in equals.items()]
 
     def _criterion(self, field: Field, value: Any) -> sa.ColumnElement[bool]:
         if value is not None and (refusal := field.refusal(value)) is not None:
@@ -186,7 +189,8 @@ class EntityMapping(Generic[E]):
         side: Any = getattr(self.entity, field.name) if compares else field.column
         return cast("sa.ColumnElement[bool]", side == value)
 
-    def _field(self, name: str) -> Field:
+    def field(self, name: str) -> Field:
+        """The column of this name. Raises ``UnknownFieldError``."""
         field = self.by_name.get(name)
         if field is None:
             raise UnknownFieldError(f"{self.name} has no field {shown(name)}; known are: {', '.join(self.names)}")
@@ -300,6 +304,11 @@ def _longest_plain_id(key: Sequence[Field]) -> int:
     if len(key) > 1 or key[0].python_type is not str:
         return -1
     return sys.maxsize if key[0].length is None else key[0].length
+
+
+def _required_names(mapper: orm.Mapper[Any], not_null: Container[str]) -> tuple[str, ...]:
+    names = [prop.key for prop, column in mapped_columns(mapper) if column is not mapper.polymorphic_on]
+    return tuple(name for name in names if name in not_null)  # the discriminator is set by SQLAlchemy itself
 
 
 def _takes_none(field: Field, mapper: orm.Mapper[Any]) -> bool:

@@ -31,7 +31,9 @@ from sqlalchemy import orm
 
 from person_repo.cache.contract import BLOCKED, BUSY, UNREACHABLE, Coherence, Expiring, Fetched, Lease, LeaseBackend
 from person_repo.cache.region import lease_backend, region_of
-from person_repo.database.repository import BoundRepository, SQLAlchemyRepository, identities, listed, required
+from person_repo.database.bound import BoundRepository
+from person_repo.database.ids import identities, listed, required
+from person_repo.database.repository import SQLAlchemyRepository
 from person_repo.exceptions import OverloadError
 from person_repo.fence.view import Fence, fence_of
 from person_repo.mapped.codec import Codec, RejectedItemError, UncacheableError

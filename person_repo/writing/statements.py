@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.sql import dml, elements, operators, visitors
 
+from person_repo.database.locks import take_sqlite_lock
 from person_repo.database.marks import OWN
 from person_repo.mapped.fields import binds
 from person_repo.mapped.mapping import EntityMapping, Identity
@@ -505,10 +506,7 @@ def _ask(
     columns = [_column_of(target, name) for name in entry.key_names]
     if any(column is None for column in columns):
         return None
-    if connection.dialect.name == "sqlite":
-        # It has no row locks: a statement that changes nothing takes the one lock for writing, so that the
-        # rows stay as they are asked for.
-        connection.execute(sa.delete(entry.source).where(sa.false()), execution_options={OWN: True})
+    take_sqlite_lock(connection, entry.source)
     query = sa.select(*[column for column in columns if column is not None]).where(*statement._where_criteria)
     typed = [key.column.type for key in entry.mapping.key_fields]
     query = query.with_only_columns(

@@ -125,7 +125,7 @@ def judged(people: PersonService, content: bytes) -> tuple[list[tuple[str, ...]]
     """The rows of a file that would be imported, and what is written of the others."""
     good: list[tuple[str, ...]] = []
 
-    def add_rows(_names: object, chunks: Iterable[Iterable[tuple[str, ...]]]) -> int:
+    def add_rows(_names: object, chunks: Iterable[Iterable[tuple[str, ...]]], **_options: object) -> int:
         good.extend(itertools.chain.from_iterable(chunks))
         return len(good)
 

@@ -18,6 +18,7 @@ from sqlalchemy import event, orm
 from sqlalchemy.dialects import mysql
 from support.models import HostBase, Parcel, parcel
 
+from person_repo.database import engines
 from person_repo.database.engines import read_engine_of
 from person_repo.database.loading import Loader, Queries
 from person_repo.database.repository import SQLAlchemyRepository
@@ -755,6 +756,27 @@ def test_what_sessions_on_one_connection_read_is_detached_and_complete(outer: sa
     assert found.version == 1
     assert people.get_one("ada") is not found
     people.close()
+
+
+def test_services_that_are_made_at_once_read_through_one_pool(
+    people_engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second thread asks for the read engine while the first one makes it."""
+    make = engines._reader_with_own_pool
+    readers: list[sa.Engine] = []
+    second = threading.Thread(target=lambda: readers.append(read_engine_of(people_engine)))
+
+    def interrupted(engine: sa.Engine) -> sa.Engine:
+        if second.ident is None:
+            second.start()
+            second.join(0.2)  # it waits for this thread; without a lock it would be done now
+        return make(engine)
+
+    monkeypatch.setattr(engines, "_reader_with_own_pool", interrupted)
+    readers.append(read_engine_of(people_engine))
+    second.join()
+
+    assert readers[0] is readers[1]
 
 
 def test_all_repositories_of_one_engine_read_through_one_pool(people_engine: sa.Engine) -> None:

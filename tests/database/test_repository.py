@@ -21,8 +21,9 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.ext.asyncio import async_sessionmaker
 from support.models import HostBase, Parcel, Size, parcel
 
-from person_repo.database.bulk import Insert
-from person_repo.database.repository import BoundRepository, SQLAlchemyRepository
+from person_repo.database.bound import BoundRepository
+from person_repo.database.bulk import DriverInsert
+from person_repo.database.repository import SQLAlchemyRepository
 from person_repo.exceptions import (
     ConfigurationError,
     EntityExistsError,
@@ -34,6 +35,7 @@ from person_repo.exceptions import (
     StaleEntityError,
     UnknownFieldError,
 )
+from person_repo.mapped.fields import Field
 from person_repo.model import Base, Person
 from person_repo.reading.cached import CachedRepository
 from person_repo.service import PersonService, Service
@@ -76,6 +78,15 @@ class Ticket(OwnBase):
     id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
     title: orm.Mapped[str] = orm.mapped_column(sa.String(40))
     steps: orm.Mapped[list[Step]] = orm.relationship(lazy="joined", cascade="all, delete-orphan")
+
+
+class Badge(OwnBase):
+    """A host's table with a unique column beside its key."""
+
+    __tablename__ = "badge"
+
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    code: orm.Mapped[str] = orm.mapped_column(sa.String(40), unique=True)
 
 
 class Step(OwnBase):
@@ -385,8 +396,9 @@ def test_what_the_database_makes_up_can_be_read_after_add(loose: Service[Loose])
 def test_a_key_that_is_taken_is_refused(people: PersonService) -> None:
     people.add(person())
     other = person(first_name="Augusta")
-    with pytest.raises(EntityExistsError, match="Person"):
+    with pytest.raises(EntityExistsError, match=r"^Person 'ada' exists already: ") as caught:
         people.add(other)
+    assert (caught.value.entity, caught.value.id) == ("Person", "ada")
 
     assert stored(people.engine) == [("ada", "Ada", "Lovelace", 1)]
     assert people.get("ada") == person()
@@ -415,6 +427,30 @@ def test_what_the_database_would_refuse_or_change_is_refused(people: PersonServi
             write(wrong)
 
     assert stored(people.engine) == []
+
+
+@toggle_has_no_part
+def test_a_taken_composite_key_is_named(parcels: Service[Parcel]) -> None:
+    parcels.add(parcel("Köln", 7))
+    with pytest.raises(EntityExistsError, match=r"^Parcel \('Köln', 7\) exists already: ") as caught:
+        parcels.add(parcel("Köln", 7))
+
+    assert (caught.value.entity, caught.value.id) == ("Parcel", ("Köln", 7))
+
+
+def test_no_id_is_named_where_another_unique_column_or_another_table_is_in_the_way(engine: sa.Engine) -> None:
+    OwnBase.metadata.create_all(engine)
+    with Service.over(Badge, engine, "memory://") as badges:
+        badges.add(Badge(id=1, code="a"))
+        with pytest.raises(EntityExistsError, match=r"^Badge exists already: ") as caught:
+            badges.add(Badge(id=2, code="a"))
+    with Service.over(Ticket, engine, "memory://") as tickets:
+        tickets.add(Ticket(id=1, title="first", steps=[Step(id=1)]))
+        with pytest.raises(EntityExistsError, match=r"^Ticket exists already: ") as other:
+            tickets.add(Ticket(id=2, title="second", steps=[Step(id=1)]))
+
+    assert (caught.value.entity, caught.value.id) == ("Badge", None)
+    assert (other.value.entity, other.value.id) == ("Ticket", None)
 
 
 @toggle_has_no_part
@@ -514,14 +550,95 @@ def test_rows_of_what_a_driver_cannot_take_as_it_is_are_stored_all_the_same(
     assert parcels.list() == made
 
 
+WRONG_ROWS = {
+    "row 2: Person.first_name 'xx.* has 201 characters; the limit is 200": [[("a", "A", "B"), ("b", "x" * 201, "B")]],
+    "row 3: Person.last_name is None; the column takes no NULL": [
+        [("a", "A", "B"), ("b", "A", "B")],
+        [("c", "A", None)],
+    ],
+    "row 1: Person.id 7 is int; the column takes str": [[(7, "A", "B")]],
+    r"row 1,002: Person.last_name .* has a lone surrogate": [
+        [(f"p{number}", "A", "B") for number in range(1001)],
+        [("last", "A", "\ud800")],
+    ],
+    r"row 2 of Person is \('b', 'B'\); give chunks of rows, each a tuple of 3 values: id, first_name, last_name": [
+        [("a", "A", "B"), ("b", "B")]
+    ],
+    r"row 1 of Person is 'ada'; give chunks of rows": [("ada", "A", "B")],
+    r"row 1 of Person is \{'id': 'a'.*; give chunks of rows": [[{"id": "a", "first_name": "A", "last_name": "B"}]],
+}
+
+
+@toggle_has_no_part
+@pytest.mark.parametrize("reason", WRONG_ROWS)
+def test_a_wrong_row_is_refused_by_its_number_with_value_limit_and_remedy(people: PersonService, reason: str) -> None:
+    chunks: Any = WRONG_ROWS[reason]
+    with pytest.raises(InvalidEntityError, match=f"^{reason}"):
+        people.database.add_rows(["id", "first_name", "last_name"], chunks)
+
+    assert stored(people.engine) == []
+
+
+@toggle_has_no_part
+def test_wrong_names_of_rows_are_refused_before_a_row_is_read(people: PersonService) -> None:
+    def never() -> Iterator[list[tuple[Any, ...]]]:
+        raise AssertionError("rows are read")
+        yield []
+
+    for names, error, reason in (
+        (["id", "first_name", "surname"], UnknownFieldError, "Person has no field 'surname'; known are: id, "),
+        (["id", "first_name", "id"], InvalidEntityError, "name id twice; name each field once"),
+        (["id"], InvalidEntityError, "lack first_name, last_name; add each column that takes no NULL"),
+        ([], InvalidEntityError, "lack id, first_name, last_name"),
+    ):
+        for checked in (False, True):
+            with pytest.raises(error, match=reason):
+                people.database.add_rows(names, never(), checked=checked)
+
+
+@toggle_has_no_part
+def test_rows_that_were_checked_are_not_checked_again(people: PersonService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Field, "refusal", lambda *_: "is looked at")
+    names = ["id", "first_name", "last_name"]
+    assert people.database.add_rows(names, [[("ada", "Ada", "King")]], checked=True) == 1
+    with pytest.raises(InvalidEntityError, match="row 1"):
+        people.database.add_rows(names, [[("bob", "Bob", "King")]])
+
+
+@toggle_has_no_part
+def test_rows_may_leave_out_what_has_a_default_or_takes_null(loose: Service[Loose]) -> None:
+    assert loose.database.add_rows(["code", "late"], [[("a", "later"), ("b", None)], [["c", "list"]]]) == 3
+
+    assert [(found.code, found.name, found.made, found.late) for found in loose.list()] == [
+        ("a", None, 42, "later"),
+        ("b", None, 42, None),
+        ("c", None, 42, "list"),
+    ]
+
+
+@toggle_has_no_part
+def test_rows_in_a_session_of_the_hosts_are_the_hosts_to_commit(people: PersonService) -> None:
+    assert people.get("ada") is None
+    with orm.Session(people.engine) as session:
+        assert people.bind(session).add_rows(["id", "first_name", "last_name"], [[("ada", "Ada", "King")]]) == 1
+        session.rollback()
+        assert people.get("ada") is None
+        people.bind(session).add_rows(["id", "first_name", "last_name"], [[("ada", "Ada", "King")]])
+        session.commit()
+
+    assert people.get("ada") == person(last_name="King")
+
+
 def test_rows_go_to_the_schema_that_the_host_translates_to(people_engine: sa.Engine) -> None:
     translated = people_engine.execution_options(schema_translate_map={None: None})
     mapping = SQLAlchemyRepository(Person, people_engine).mapping
     with translated.connect() as connection, people_engine.connect() as plain:
-        assert Insert.of(mapping, ["id", "first_name", "last_name"], connection) is None
-        assert Insert.of(mapping, ["first_name", "last_name"], plain) is None  # the key is made elsewhere
-        assert Insert.of(mapping, ["last_name", "id", "first_name"], plain) is None  # another order than the table's
-        assert Insert.of(mapping, ["id", "first_name", "last_name"], plain) is not None
+        assert DriverInsert.of(mapping, ["id", "first_name", "last_name"], connection) is None
+        assert DriverInsert.of(mapping, ["first_name", "last_name"], plain) is None  # the key is made elsewhere
+        assert (
+            DriverInsert.of(mapping, ["last_name", "id", "first_name"], plain) is None
+        )  # another order than the table's
+        assert DriverInsert.of(mapping, ["id", "first_name", "last_name"], plain) is not None
 
 
 def test_what_add_many_is_given_stays_as_it_is(people: PersonService) -> None:
@@ -850,8 +967,11 @@ def test_a_row_of_an_equal_looking_key_is_neither_read_nor_changed_nor_deleted(l
 def test_an_upsert_of_an_equal_looking_key_is_refused_as_the_database_would(loose: Service[Loose]) -> None:
     """There can be one row only, and it is not this one's."""
     loose.add(Loose(code="abc", name="lower"))
-    with pytest.raises(EntityExistsError):
+    with pytest.raises(
+        EntityExistsError, match=r"^Loose 'abc' exists already, and .* takes 'ABC' for the same"
+    ) as caught:
         loose.upsert(Loose(code="ABC", name="upper"))
+    assert caught.value.id == "abc"
 
     assert loose.get_one("abc").name == "lower"
 

@@ -16,7 +16,8 @@ import pytest
 
 import person_repo
 from person_repo import exceptions
-from person_repo.database.repository import BoundRepository, Repository, SQLAlchemyRepository
+from person_repo.database.bound import BoundRepository
+from person_repo.database.repository import Repository, SQLAlchemyRepository
 from person_repo.reading.cached import CachedRepository
 from person_repo.service import PersonService, Service
 
@@ -71,6 +72,13 @@ OF_A_BOUND_REPOSITORY = {
     "get": "(self, id: 'Any', *, for_update: 'bool' = False) -> 'E | None'",
     "get_one": "(self, id: 'Any', *, for_update: 'bool' = False) -> 'E'",
 }
+
+OF_WHAT_WRITES_ROWS = {
+    "add_rows": (
+        "(self, names: 'Sequence[str]', chunks: 'Iterable[Sequence[Row]]', *, checked: 'bool' = False) -> 'int'"
+    ),
+}
+"""``service.database`` has it, and what ``bind`` returns."""
 
 OF_A_SERVICE = {
     "__init__": (
@@ -138,6 +146,8 @@ def test_whatever_answers_for_people_has_the_methods_of_a_repository() -> None:
         assert signatures(implementation, METHODS) == METHODS
     assert signatures(BoundRepository, METHODS) == METHODS | OF_A_BOUND_REPOSITORY
     assert public(Repository) == set(METHODS)
+    for implementation in (SQLAlchemyRepository, BoundRepository):
+        assert signatures(implementation, OF_WHAT_WRITES_ROWS) == OF_WHAT_WRITES_ROWS
 
 
 def test_a_service_has_these_methods_beside() -> None:
@@ -231,4 +241,6 @@ def test_the_typing_test_uses_every_name_of_the_package() -> None:
     """``make lint`` has it read by mypy and pyright."""
     text = (CHECKOUT / "tests" / "typing" / "api.py").read_text(encoding="utf-8")
 
-    assert [name for name in [*NAMES, *METHODS, *OF_A_SERVICE, *PROPERTIES] if text.count(name) == 0] == ["__init__"]
+    assert [
+        name for name in [*NAMES, *METHODS, *OF_WHAT_WRITES_ROWS, *OF_A_SERVICE, *PROPERTIES] if text.count(name) == 0
+    ] == ["__init__"]

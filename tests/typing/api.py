@@ -178,6 +178,8 @@ def what_it_stands_on(people: PersonService) -> None:
     assert_type(people.read_engine, sa.Engine)
     assert_type(people.region, CacheRegion)
     assert_type(people.database, SQLAlchemyRepository[Person])
+    assert_type(people.database.add_rows(["id"], [[("ada",)], [("bob",)]]), int)
+    assert_type(people.database.add_rows(("id",), (rows for rows in [[("ada",)]]), checked=True), int)
     assert_type(people.cached, CachedRepository[Person])
     people.closing.callback(print, "closed")
     people.close()
