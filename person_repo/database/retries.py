@@ -26,7 +26,7 @@ def retried(write: Callable[[bool], R], may_pass: Callable[[Exception], bool]) -
     """The result of ``write``, which is called again while ``may_pass`` is true of the error that it raised.
 
     ``write`` is given False the first time and True later. After the last attempt its error is raised as it is. The
-    host's switches of stamina apply (``set_active``, ``set_testing``).
+    host's switches of stamina apply (``stamina.set_active``, ``stamina.set_testing``).
     """
     from stamina import retry_context  # not at the top: it imports asyncio, which reads need not wait for
 

@@ -50,6 +50,7 @@ EXTERNAL = (
     "sqlalchemy.orm.exc",
     "sqlite3",
     "ssl",
+    "stamina",
     "threading",
     "typing",
 )
