@@ -5,8 +5,8 @@ The format (msgpack, fixed by a golden test)::
     [schema: int, key: str, state: [column, ...] | nil]
 
 ``schema`` is a fingerprint of the mapped columns and of this format, ``key`` the full cache key, ``state`` the columns
-in the mapper's order, nil for an entity that is known not to exist. Where there is a secret, an item is sealed
-(``sealing``), and one that is not is no item.
+in the mapper's order, nil for an entity that is known not to exist. With a secret, every item is sealed (``sealing``),
+and bytes that are not sealed are no item.
 """
 
 from __future__ import annotations
@@ -30,45 +30,44 @@ E = TypeVar("E")
 FORMAT = 1
 """The version of the layout above; part of each item's fingerprint."""
 
-
+# Two values of one of these types that are equal are the same, all the way down.
 _PLAIN = frozenset({str, int, bool, bytes, type(None)})
-"""The types whose values are the same where they are equal."""
 
 
 class Codec(Generic[E]):
-    """Encodes and decodes the rows of one mapped class; ``seal``: with what every item is sealed, if at all."""
+    """Encodes and decodes the rows of one mapped class. ``seal`` seals and opens every item, if there is one."""
 
-    __slots__ = ("_as_it_is", "_conversions", "_decode", "_encode", "_mapping", "_names", "_seal", "schema")
+    __slots__ = ("_as_is", "_conversions", "_decode", "_encode", "_mapping", "_seal", "schema")
 
     def __init__(self, mapping: EntityMapping[E], seal: Seal | None = None) -> None:
         wires = tuple(field.wire | None for field in mapping.fields)
         self.schema = _fingerprint(mapping)
         self._mapping = mapping
-        self._names = mapping.names
         self._seal = seal
         item: Any = tuple[int, str, tuple[wires] | None]  # type: ignore[valid-type]
         self._decode = msgspec.msgpack.Decoder(item, ext_hook=_refused).decode
         self._encode = msgspec.msgpack.Encoder().encode
         self._conversions = [
-            (at, field.encode, field.decode)
-            for at, field in enumerate(mapping.fields)
+            (index, field.encode, field.decode)
+            for index, field in enumerate(mapping.fields)
             if field.encode is not None and field.decode is not None
         ]
-        self._as_it_is = not self._conversions and not mapping.inherits
+        # Rows travel unchanged, and each is of this one class.
+        self._as_is = not self._conversions and not mapping.inherits
 
     def encode(self, key: str, row: Row | None) -> bytes:
         """The bytes of a row, or of a known absence (None).
 
-        Raises ``UncacheableError`` where decoding them would give anything but an equal row of equal types: an
-        integer beyond 64 bits, NaN, a tuple inside JSON, a time in a zone other than UTC, an object of a
-        ``TypeDecorator`` whose class defines no equality.
+        Raises ``UncacheableError`` if decoding them would give anything but an equal row of equal types: an integer
+        beyond 64 bits, NaN, a tuple inside JSON, a time in a zone other than UTC, an object of a ``TypeDecorator``
+        whose class defines no equality.
         """
         try:
             encoded = self._encode((self.schema, key, None if row is None else self._to_wire(row)))
             if self._seal is not None:
                 encoded = self._seal.seal(encoded, key)
             changed = self._changed(row, self.decode(encoded, key))
-        except Exception as exc:  # a host's TypeDecorator may raise anything; the read it serves must not fail for it
+        except Exception as exc:  # a host's TypeDecorator may raise anything, and the read must not fail for it
             raise UncacheableError(f"{key}: {exc}") from exc
         if changed is not None:
             raise UncacheableError(f"{key}: {changed} would not come back from the cache as it is")
@@ -82,23 +81,24 @@ class Codec(Generic[E]):
         try:
             schema, named, row = self._decode(item if self._seal is None else self._seal.open(item, key))
             if schema == self.schema and named == key:
-                return row if row is None or self._as_it_is else self._from_wire(row)
-        except Exception as exc:  # whatever hostile bytes provoke (depth, range, encoding, names) is one outcome
+                return row if row is None or self._as_is else self._from_wire(row)
+        except Exception as exc:  # hostile bytes provoke many errors (depth, range, encoding, names): one outcome
             raise RejectedItemError(f"{key}: {exc}") from exc
         raise RejectedItemError(f"{key}: the item is of key {named!r:.120} and schema {schema:x}")
 
     def decode_all(self, items: Sequence[bytes], keys: Sequence[str]) -> list[Row | None] | None:
-        """``decode`` for each item, without a call for each where rows travel as they are; None where one is rejected:
-        ``decode`` tells which, and why.
+        """``decode`` each item, by a fast path without a call for each if rows travel unchanged and unsealed.
+
+        None if one is rejected: ``decode`` each to find out which, and why.
         """
-        decode, here = self._decode, self.schema
+        decode, own_schema = self._decode, self.schema
         rows: list[Row | None] = []
         try:
-            if self._seal is not None or not self._as_it_is:
+            if self._seal is not None or not self._as_is:
                 return [self.decode(item, key) for item, key in zip(items, keys, strict=True)]
             for item, key in zip(items, keys, strict=True):
                 schema, named, row = decode(item)
-                if named != key or schema != here:
+                if named != key or schema != own_schema:
                     return None
                 rows.append(row)
         except Exception:  # as in ``decode``
@@ -106,32 +106,33 @@ class Codec(Generic[E]):
         return rows
 
     def _changed(self, row: Row | None, decoded: Row | None) -> str | None:
-        """The first column that would come back as something else."""
+        """The name of the first column that would come back as something else."""
         if row is None or decoded is None:
             return None
         kinds = [*map(type, row)]
+        # Fast path for most rows; ``_same`` would say the same of each value.
         if row == decoded and kinds == [*map(type, decoded)] and _PLAIN.issuperset(kinds):
             return None
-        pairs = zip(self._names, row, decoded, strict=True)
-        return next((name for name, value, back in pairs if not _same(value, back)), None)
+        columns = zip(self._mapping.fields, row, decoded, strict=True)
+        return next((field.name for field, value, back in columns if not _same(value, back)), None)
 
     def _to_wire(self, row: Row) -> Row:
         values = list(row)
-        for at, encode, _ in self._conversions:
-            values[at] = encode(values[at])
+        for index, encode, _ in self._conversions:
+            values[index] = encode(values[index])
         return tuple(values)
 
     def _from_wire(self, row: Row) -> Row:
         values = list(row)
-        for at, _, decode in self._conversions:
-            values[at] = decode(values[at])
+        for index, _, decode in self._conversions:
+            values[index] = decode(values[index])
         if not self._mapping.has_class(values):
             raise ValueError("the item's discriminator is that of no class")
         return tuple(values)
 
 
 def _refused(code: int, _: memoryview) -> Any:
-    # Inside JSON any value of msgpack's is taken; what JSON has no like of would reach the caller as msgspec's object.
+    # Inside JSON any value of msgpack's is taken; an extension would reach the caller as an object of msgspec's.
     raise ValueError(f"a msgpack extension of the code {code}")
 
 
@@ -154,9 +155,9 @@ def _type_name(type_: Any) -> str:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Equal in value and in type, all the way down: ``1 == True == 1.0`` are three values here.
+    """True if two values are equal and of one type, all the way down: ``1 == True == 1.0`` are three values here.
 
-    So are noon in UTC and one o'clock in Paris, and the two turns of an hour that a time zone repeats.
+    Noon in UTC and one o'clock in Paris are two, and so are the two turns of an hour that a time zone repeats.
     """
     if type(one) is not type(other):
         return False

@@ -543,6 +543,40 @@ def test_an_item_of_no_known_class_is_rejected(kind: Any) -> None:
         kinds.encode("k", (1, kind))
 
 
+class Heavy(KindBase):
+    """The root of a hierarchy whose classes have tables, and columns, of their own."""
+
+    __tablename__ = "heavy"
+    __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "heavy"}
+
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    kind: orm.Mapped[str] = orm.mapped_column(sa.String(20))
+
+
+class Stone(Heavy):
+    __tablename__ = "stone"
+    __mapper_args__ = {"polymorphic_identity": "stone"}
+
+    id: orm.Mapped[int] = orm.mapped_column(sa.ForeignKey("heavy.id"), primary_key=True)
+    weight: orm.Mapped[float] = orm.mapped_column(sa.Float)
+
+
+class Log(Heavy):
+    __tablename__ = "log"
+    __mapper_args__ = {"polymorphic_identity": "log"}
+
+    id: orm.Mapped[int] = orm.mapped_column(sa.ForeignKey("heavy.id"), primary_key=True)
+    weight: orm.Mapped[float] = orm.mapped_column(sa.Float)
+
+
+def test_rows_of_siblings_that_give_two_columns_one_name_come_back() -> None:
+    codec = Codec(EntityMapping(Heavy))
+    for row in ((1, "stone", 1.5, None), (2, "log", None, 2.5)):
+        assert codec.decode(codec.encode("k", row), "k") == row
+    with pytest.raises(UncacheableError, match="weight would not come back"):
+        codec.encode("k", (2, "log", None, 2))
+
+
 FILLERS = {
     "zeros": b"\x00" * 1_000_000,
     "a long string": b"\xdb\x00\x0f\x42\x40" + b"a" * 1_000_000,
