@@ -1,4 +1,4 @@
-"""The shipped model: ``Person``, the table of the fence, and the ``Base`` and string type a host may use, too."""
+"""The shipped model: ``Person``, the table of the fence, and the ``Base`` and string type that hosts may use, too."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ class ExactString(sa.TypeDecorator[str]):
     cache_ok = True
 
     exact = True
-    """Two values are one key only if they are equal; a column type without this may fold case, accents or padding."""
+    """Two values are one key only if they are equal. A column type without this may fold case, accents or padding."""
 
     @property
     def python_type(self) -> type[str]:
-        """``str``: what a loaded value is."""
+        """``str``, the type of a loaded value."""
         return str
 
     def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
         """A binary collation without padding on MySQL and MariaDB, the database's own string elsewhere.
 
-        MySQL 8 and MariaDB have such a collation each, under names that the other does not know. Without a
-        connection (``--sql``) only a ``mariadb://`` URL tells that it is MariaDB.
+        MySQL 8 and MariaDB each have such a collation, under a name that the other does not know. Without a connection
+        (``--sql``) MariaDB is known by a ``mariadb://`` URL only.
         """
         if dialect.name not in ("mysql", "mariadb"):
             return dialect.type_descriptor(sa.String(self.length))
@@ -47,7 +47,7 @@ class ExactString(sa.TypeDecorator[str]):
 class Base(MappedAsDataclass, DeclarativeBase):
     """The declarative base of ``Person``: mapped dataclasses, and a name for every constraint.
 
-    SQLite can only change a constraint that has a name, so migrations need every one to have one.
+    Migrations need the names: SQLite can only change a constraint that has one.
     """
 
     metadata = sa.MetaData(
@@ -73,8 +73,8 @@ class Person(Base):
     """A person: ``id`` (the host's choice, at most 100 characters), ``first_name``, ``last_name`` (at most 200 each).
 
     All three compare exactly. ``version`` belongs to SQLAlchemy, which counts the changes of the row in it: a copy
-    older than the row, written back, raises ``StaleDataError`` instead of reverting somebody's change. Two people are
-    equal when their three fields are, whatever their versions.
+    older than the row that is written back raises ``StaleDataError`` and reverts nobody's change. Two people are equal
+    if their three fields are, whatever their versions.
     """
 
     __tablename__ = "person"
@@ -91,7 +91,7 @@ class Person(Base):
 FENCE = sa.Table(
     "person_repo_fence",
     Base.metadata,
-    # SQLite counts up by itself in a column of exactly this type only.
+    # SQLite counts up by itself only in a column of exactly this type.
     sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True, autoincrement=True),
     sa.Column("namespace", ExactString(40), nullable=False, index=True),
     sa.Column("server", ExactString(300), nullable=False),
@@ -100,6 +100,6 @@ FENCE = sa.Table(
     sa.Column("expires", sa.BigInteger(), nullable=False),
     **_INNODB,
 )
-"""What the cache has not been told, because a server could not be reached; see ``person_repo.fence``. Times in seconds
-since 1970. Empty as long as every server can be reached.
+"""Invalidations that a cache server could not be sent; see ``person_repo.fence``. Empty while every server can be
+reached. Times are in seconds since 1970.
 """

@@ -1,4 +1,4 @@
-"""From a primary key to a cache key. Pure, and stable: whoever writes one table must build the same keys.
+"""From a primary key to a cache key. Pure, and stable: all programs that write one table must build the same keys.
 
 A key is ``namespace:table:identity``. The schema is not part of it: with a fingerprint in the key, new code would
 fill keys that old code, still running, never invalidates. The item carries the fingerprint instead (``codec``).
@@ -23,15 +23,15 @@ from person_repo.messages import shown
 __all__ = ["LONGEST_KEY", "Keyspace"]
 
 LONGEST_KEY = 230
-"""Bytes, and characters, of which all are ASCII. memcached takes 250: the rest is for markers that backends append."""
+"""Bytes of the longest key, all ASCII. memcached takes 250; the rest is for markers that backends append."""
 
-# With the longest namespace (40) and the longest name of a table (80) such an identity still fits as it is.
+# Beside the longest namespace (40) and the longest name of a table (80), an identity of this length still fits.
 _LONGEST_PLAIN = 100
 _plain = re.compile(r"[A-Za-z0-9_.~-]+").fullmatch
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
-# Wide enough that no digit is rounded away, whatever the context of the thread.
+# So wide that no digit is rounded away, whatever the context of the thread.
 _EXACT = decimal.Context(prec=decimal.MAX_PREC, Emin=decimal.MIN_EMIN, Emax=decimal.MAX_EMAX, traps=[])
 
 
@@ -39,8 +39,8 @@ class Keyspace:
     """The cache keys of one table in one namespace.
 
     ``namespace``: as ``CacheSettings`` takes it, 1 to 40 of ``A-Z a-z 0-9 _ . -``. ``table``: any name, the schema
-    included. ``longest``: up to which length an ASCII string is the id of an entity as it is, -1 where none is.
-    ``group`` names the table as a whole, ``of`` an entity of it.
+    included. ``longest``: the length up to which an ASCII string needs no further check as an id; -1 if every id does.
+    ``group`` names the table as a whole, ``key_of`` an entity of it.
     """
 
     __slots__ = ("_longest", "_text", "group")
@@ -48,40 +48,42 @@ class Keyspace:
     def __init__(self, namespace: str, table: str, longest: int = -1) -> None:
         name = _quoted(table)
         if len(name) > 80:
-            name = f"%h{blake2b(name.encode(), digest_size=16).hexdigest()}"  # no quoted name has a small h there
+            # "%h" cannot come from quoting: percent-escapes have upper-case hex digits.
+            name = f"%h{blake2b(name.encode(), digest_size=16).hexdigest()}"
         self.group = f"pr:{namespace}:{name}"
         self._text = f"{self.group}:s"
         self._longest = min(longest, _LONGEST_PLAIN)
 
     def plain_key_of(self, id: Any) -> str | None:
-        """The key of an id that is a string whose every character stands for itself, as most ids are: on the wire and
-        in full, and no other check of the id is needed. None for every other.
+        """Fast path for most ids: the key, on the wire and in full, of a short string of unreserved characters.
+
+        Such an id needs no other check. None for every other id: take its identity, and ``key_of`` that.
         """
         return self._text + id if type(id) is str and len(id) <= self._longest and _plain(id) else None
 
     def key_of(self, identity: Identity) -> tuple[str, str]:
         """The key on the wire and the full key that the item must name.
 
-        The two differ where the full key is too long for a server: there the wire has a digest of it, and an
-        item that names another full key is a miss.
+        The two differ if the full key is too long for a server: then the wire has a digest of it, and an item that
+        names another full key is a miss.
         """
         if len(identity) == 1:
             value = identity[0]
             if type(value) is str and len(value) <= _LONGEST_PLAIN and _plain(value):
                 key = self._text + value
                 return key, key
-        full = f"{self.group}:" + ",".join([_part(value) for value in identity])
-        if len(full) <= LONGEST_KEY:
-            return full, full
-        return f"{self.group}:h{blake2b(full.encode(), digest_size=20).hexdigest()}", full
+        full_key = f"{self.group}:" + ",".join([_part(value) for value in identity])
+        if len(full_key) <= LONGEST_KEY:
+            return full_key, full_key
+        return f"{self.group}:h{blake2b(full_key.encode(), digest_size=20).hexdigest()}", full_key
 
     def keys_of(self, identities: Sequence[Identity]) -> tuple[list[str], list[str]]:
-        """``of`` each: the keys on the wire, and the full keys."""
-        named = [self.key_of(identity) for identity in identities]
-        return [key for key, _ in named], [full for _, full in named]
+        """The keys on the wire, and the full keys: ``key_of`` each identity."""
+        pairs = [self.key_of(identity) for identity in identities]
+        return [key for key, _ in pairs], [full_key for _, full_key in pairs]
 
     def plain_keys_of(self, ids: Sequence[Any]) -> dict[str, str] | None:
-        """``plain_key_of`` by id, told for all at once; None where another id is among them."""
+        """Fast path: ``plain_key_of`` each id, by id, without a call for each; None if one of them is not plain."""
         if {*map(type, ids)} != {str}:
             return None
         sizes = {*map(len, ids)}
@@ -104,7 +106,7 @@ def _part(value: Any) -> str:
     if isinstance(value, bool):
         return f"o{value:d}"
     if isinstance(value, int):
-        return f"i{value:d}" if value.bit_length() <= 64 else f"x{value:x}"  # str() refuses to write huge ones
+        return f"i{value:d}" if value.bit_length() <= 64 else f"x{value:x}"  # str() refuses to write a huge one
     if isinstance(value, bytes):
         return f"b{value.hex()}"
     if isinstance(value, uuid.UUID):
@@ -121,5 +123,5 @@ def _part(value: Any) -> str:
 
 
 def _quoted(text: str) -> str:
-    # A lone surrogate is in no row, but whoever asks for its key gets one.
+    # A lone surrogate is in no row; an id that has one gets a key all the same.
     return quote(text, safe="", errors="surrogatepass")

@@ -8,8 +8,8 @@ A sealed value (fixed by a golden test)::
     key id      = BLAKE2b-32 keyed with the master key
     message key = BLAKE2b-256 keyed with the master key, of the salt
 
-The version, the key id and the full cache key are authenticated with the value. Pure, but for random bytes that it is
-handed a source of.
+The version, the key id and the full cache key are authenticated with the value. Pure but for the source of random
+bytes, which can be given.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _BODY: Final = _HEAD + _SALT
 OVERHEAD: Final = _BODY + _TAG
 """Bytes that sealing adds to a value."""
 
-# GCM breaks where one key meets one nonce twice. Nonces of 12 random bytes are good for 2^32 messages under one key
+# GCM breaks if one key meets one nonce twice. Nonces of 12 random bytes are good for 2^32 messages under one key
 # (NIST SP 800-38D, 8.3), which is 50 days at a thousand fills a second, and processes that share a secret share no
 # counter. So each message has a key of its own, derived from 24 random bytes, and the nonce is constant: among 2^64
 # messages two share a salt with a probability of 2^-65. This is the construction of DNDK-GCM
@@ -46,11 +46,11 @@ _NONCE: Final = bytes(12)
 
 
 class Seal:
-    """Seals values with the first of these secrets, and opens what was sealed with any of them; safe for threads.
+    """Seals values with the first of these secrets, and opens values sealed with any of them. Safe for threads.
 
-    ``secrets``: random strings of 16 bytes at least. ``random`` gives as many random bytes as it is asked for.
+    ``secrets``: random strings of at least 16 bytes. ``random``: returns so many random bytes.
 
-    Raises ``ConfigurationError`` for no secret, or one that is too short, and where the package ``cryptography`` is not
+    Raises ``ConfigurationError`` for no secret, for one that is too short, and if the package ``cryptography`` is not
     installed. No message shows a secret.
     """
 
@@ -71,16 +71,16 @@ class Seal:
         self._random = random
         masters = [_master(secret.encode(errors="surrogatepass")) for secret in secrets]
         self._head = _head(masters[0])
-        # Backwards: of two secrets with one key id, which one pair of 2^32 has, the first is found again.
+        # Backwards, so that of two secrets with one key id (one pair of 2^32 has) the first is kept, which seals.
         self._masters = {_head(master): master for master in reversed(masters)}
 
     @classmethod
     def of(cls, secrets: str) -> Seal | None:
-        """The seal of secrets that commas separate; None where there are none. Raises ``ConfigurationError``."""
+        """The seal of secrets separated by commas; None for an empty string. Raises ``ConfigurationError``."""
         return cls(split_secrets(secrets)) if secrets else None
 
     def seal(self, value: bytes, key: str) -> bytes:
-        """The value, sealed: ``OVERHEAD`` bytes longer, different at each call, good for this cache key alone."""
+        """The sealed value: ``OVERHEAD`` bytes longer, different at each call, good for this cache key alone."""
         head = self._head
         salt = self._random(_SALT)
         cipher = self._aead(_message_key(self._masters[head], salt))
@@ -104,7 +104,7 @@ def _master(secret: bytes) -> bytes:
 
 
 def _head(master: bytes) -> bytes:
-    """What every value begins with that is sealed with this key."""
+    """The first bytes of every value that is sealed with this master key."""
     return bytes([VERSION]) + blake2b(key=master, digest_size=_KEY_ID, person=b"person_repo.id").digest()
 
 
