@@ -22,8 +22,8 @@ from person_repo.exceptions import ConfigurationError
 from person_repo.model import Person
 from person_repo.observability.counters import Stats
 from person_repo.reading.cached import CachedRepository
-from person_repo.writing import coverage as invalidation
-from person_repo.writing import pending
+from person_repo.writing.coverage import cover
+from person_repo.writing.invalidation import invalidate
 
 __all__ = ["PersonService", "Service", "connect"]
 
@@ -157,7 +157,7 @@ class Service(Generic[E]):
 
     def cover(self, engine: sa.Engine) -> None:
         """Keeps the promise for writes through another engine, too. May be called again."""
-        invalidation.cover(engine, self.cached.mapping, self.cached.keys, self.cached.backend)
+        cover(engine, self.cached.mapping, self.cached.keys, self.cached.backend)
 
     def invalidate(self, *ids: Any) -> None:
         """Drops these entities from the cache, for writes that SQLAlchemy never saw.
@@ -167,12 +167,11 @@ class Service(Generic[E]):
         """
         identities = [self.cached.mapping.identity(id) for id in ids]
         keys = [self.cached.keys.key_of(identity)[0] for identity in identities if identity is not None]
-        pending.release(pending.announced_apart(self.cached.fence, self.cached.backend, keys))
+        invalidate(self.cached.fence, self.cached.backend, keys)
 
     def invalidate_all(self) -> None:
         """Drops every entity of this class from the cache, for every process that uses it. Raises as ``invalidate``."""
-        groups = [self.cached.keys.group]
-        pending.release(pending.announced_apart(self.cached.fence, self.cached.backend, [], groups))
+        invalidate(self.cached.fence, self.cached.backend, groups=[self.cached.keys.group])
 
     def deliver(self) -> int:
         """Tells the cache now what it could not be told before, as far as it can be reached; how much is left.

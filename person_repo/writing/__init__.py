@@ -1,1 +1,1 @@
-"""Writes on a covered engine: what a statement changed, and the two steps around its commit."""
+"""Writes on a covered engine: ``coverage`` has the steps."""

@@ -1,107 +1,102 @@
-"""Rows that change because others do: the foreign-key actions that the metadata declares. No event tells of them."""
+"""Rows that change because others do: the foreign-key actions that the metadata declares. No event reports them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Generic, TypeVar
+from typing import Generic
 
 import sqlalchemy as sa
 from sqlalchemy.sql import dml
 
-from person_repo.writing import statements as changes
-from person_repo.writing.statements import Watched
+from person_repo.writing.clauses import Parameters, has_conflict_clause, replaces, set_columns, targets_of
+from person_repo.writing.tables import W
 
 __all__ = ["Cascades"]
 
-W = TypeVar("W", bound=Watched)
-
 
 class Cascades(Generic[W]):
-    """Which of some watched models a statement changes by way of foreign keys, however far.
+    """The watched tables that a statement changes through foreign keys, however far.
 
-    Any model that may be reached is named as a whole: which of its rows refer to those that a statement changes, only
-    the database knows.
+    A table that may be reached is named as a whole: only the database knows which rows refer to the changed ones.
     """
 
-    def __init__(self, models: Sequence[W]) -> None:
-        self._models = models
-        self._metadatas = list({id(model.source.metadata): model.source.metadata for model in models}.values())
+    def __init__(self, watched: Sequence[W]) -> None:
+        self._watched = watched
+        self._metadatas = list({id(table.table.metadata): table.table.metadata for table in watched}.values())
         self._tables = [metadata.tables for metadata in self._metadatas]
         self._known: dict[tuple[str, bool], list[tuple[frozenset[str], list[W]]]] = {}
-        self._tables_seen = 0
+        self._known_of = 0
 
     @property
-    def tables(self) -> int:
-        """How many tables there are, whose foreign keys count here: a host may map more classes later."""
+    def size(self) -> int:
+        """The number of tables whose foreign keys count here. It grows when a host maps more classes later."""
         return sum(map(len, self._tables))
 
-    def of_statement(self, statement: dml.UpdateBase, parameters: changes.Parameters) -> list[W]:
-        """The models whose rows change because a row that they refer to is deleted, or its key updated."""
-        found: list[W] = []
-        for by_update in _ways_to_act(statement):
-            for table in changes.targets_of(statement):
-                # Most updates set no column that anything refers to.
-                actions = self._actions_on(table, by_update)
-                named = changes.set_columns(statement, parameters) if by_update and actions else None
-                for referred, models in actions:
-                    if named is None or not named.isdisjoint(referred):
-                        found += [model for model in models if model not in found]
-        return found
+    def of_statement(self, statement: dml.UpdateBase, parameters: Parameters) -> list[W]:
+        """The tables whose rows change because a row that they refer to is deleted, or its key updated."""
+        reached: list[W] = []
+        for by_update in _possible_actions(statement):
+            for name in targets_of(statement):
+                actions = self._actions_on(name, by_update)
+                # Fast path: without an action on this table nobody needs the columns that the statement sets.
+                columns = set_columns(statement, parameters) if by_update and actions else None
+                for referred, tables in actions:
+                    if columns is None or not columns.isdisjoint(referred):
+                        reached += [table for table in tables if table not in reached]
+        return reached
 
     def of_text(self, text: str) -> list[W]:
-        """The models that a change of any table named in SQL text may reach."""
+        """The tables that a change of any table named in SQL text may reach."""
         words = {word.lower() for word in re.findall(r"\w+", text)}
-        tables = {table.name.lower() for metadata in self._metadatas for table in metadata.tables.values()}
+        names = {table.name.lower() for metadata in self._metadatas for table in metadata.tables.values()}
         return [
-            model
-            for table in tables & words
+            table
+            for name in names & words
             for by_update in (True, False)
-            for _, models in self._actions_on(table, by_update)
-            for model in models
+            for _, tables in self._actions_on(name, by_update)
+            for table in tables
         ]
 
-    def _actions_on(self, table: str, by_update: bool) -> list[tuple[frozenset[str], list[W]]]:
-        """For each foreign key that acts on a change of this table: the columns it refers to, and the models that are
-        changed by it.
+    def _actions_on(self, name: str, by_update: bool) -> list[tuple[frozenset[str], list[W]]]:
+        """For each foreign key that acts on a change of this table: the columns it refers to, and the watched tables
+        that it changes.
         """
-        seen = self.tables
-        if seen != self._tables_seen:
-            self._tables_seen, self._known = seen, {}
-        found = self._known.get((table, by_update))
-        if found is None:
-            actions = [action for metadata in self._metadatas for action in _actions(metadata, table, by_update)]
+        size = self.size
+        if size != self._known_of:
+            self._known_of, self._known = size, {}
+        known = self._known.get((name, by_update))
+        if known is None:
+            actions = [action for metadata in self._metadatas for action in _actions(metadata, name, by_update)]
             reached = [
-                (referred, [model for model in self._models if model.table in names]) for referred, names in actions
+                (referred, [table for table in self._watched if table.name in names]) for referred, names in actions
             ]
-            found = self._known[table, by_update] = [action for action in reached if action[1]]
-        return found
+            known = self._known[name, by_update] = [action for action in reached if action[1]]
+        return known
 
 
-def _ways_to_act(statement: dml.UpdateBase) -> list[bool]:
-    """Whether the foreign-key actions on updates (True) and on deletions (False) may follow from a statement."""
+def _possible_actions(statement: dml.UpdateBase) -> list[bool]:
+    """The foreign-key actions that a statement may cause: True for those on updates, False for those on deletions."""
     if not isinstance(statement, dml.Insert):
         return [isinstance(statement, dml.Update)]
-    return [True] * (statement._post_values_clause is not None) + [False] * changes.replaces(statement)
+    return [True] * has_conflict_clause(statement) + [False] * replaces(statement)
 
 
-def _actions(metadata: sa.MetaData, table: str, by_update: bool) -> Iterator[tuple[frozenset[str], set[str]]]:
-    """For each foreign key that acts on a change of a table: the columns it refers to, and the tables whose rows that
-    changes through declared actions, however far.
+def _actions(metadata: sa.MetaData, name: str, by_update: bool) -> Iterator[tuple[frozenset[str], set[str]]]:
+    """For each foreign key that acts on a change of a table: the columns it refers to, and the names of the tables
+    whose rows it changes through declared actions, however far.
 
-    A row that an action deletes is a deletion in turn, one whose column it sets is an update.
+    A row that an action deletes is a deletion in turn; a row whose column it sets is an update.
     """
-    for child, constraint in _acting(metadata, table, by_update):
+    for child, constraint in _acting(metadata, name, by_update):
         reached: set[tuple[str, bool]] = set()
         todo = [(child, by_update or not _deletes(constraint))]
         while todo:
             step = todo.pop()
             if step not in reached:
                 reached.add(step)
-                todo += [
-                    (name, step[1] or not _deletes(further)) for name, further in _acting(metadata, step[0], step[1])
-                ]
-        yield frozenset(element.column.name for element in constraint.elements), {name for name, _ in reached}
+                todo += [(further, step[1] or not _deletes(action)) for further, action in _acting(metadata, *step)]
+        yield frozenset(element.column.name for element in constraint.elements), {child for child, _ in reached}
 
 
 def _acting(metadata: sa.MetaData, parent: str, by_update: bool) -> Iterator[tuple[str, sa.ForeignKeyConstraint]]:
@@ -117,7 +112,7 @@ def _acts(constraint: sa.ForeignKeyConstraint, parent: str, by_update: bool) -> 
         return False
     try:
         return constraint.referred_table.name.lower() == parent
-    except sa.exc.NoReferenceError:  # it refers to a table that no metadata knows, so not to this one
+    except sa.exc.NoReferenceError:  # It refers to a table that no metadata knows, so not to this one.
         return False
 
 

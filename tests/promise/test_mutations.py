@@ -23,9 +23,10 @@ from person_repo.cache.memcached.connection import Patience
 from person_repo.cache.memory import MemoryBackend
 from person_repo.database import loading
 from person_repo.fence.view import Fence
-from person_repo.writing import coverage as invalidation
-from person_repo.writing import pending
+from person_repo.writing import outage
+from person_repo.writing.covered import PENDING
 from person_repo.writing.pending import Pending
+from person_repo.writing.transactions import Transactions
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
@@ -64,23 +65,23 @@ def _nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _tombstone_after_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    def do_commit(_coverage: Any, commit: Callable[[Any], None], connection: Any) -> None:
-        pending = connection.info.pop(invalidation._PENDING)
+    def do_commit(_: Any, commit: Callable[[Any], None], connection: Any) -> None:
+        pending = connection.info.pop(PENDING)
         commit(connection)
-        pending.put(None)
-        pending.end()
+        pending.place(None)
+        pending.finish()
 
-    monkeypatch.setattr(invalidation._Coverage, "_do_commit", do_commit)
+    monkeypatch.setattr(Transactions, "do_commit", do_commit)
 
 
 def _release_before_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    def do_commit(_coverage: Any, commit: Callable[[Any], None], connection: Any) -> None:
-        pending = connection.info.pop(invalidation._PENDING)
-        pending.put(None)
-        pending.end()
+    def do_commit(_: Any, commit: Callable[[Any], None], connection: Any) -> None:
+        pending = connection.info.pop(PENDING)
+        pending.place(None)
+        pending.finish()
         commit(connection)
 
-    monkeypatch.setattr(invalidation._Coverage, "_do_commit", do_commit)
+    monkeypatch.setattr(Transactions, "do_commit", do_commit)
 
 
 def _rows_of_other_keys(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +188,7 @@ def _leases_stay_where_no_tombstone_could_be_placed(monkeypatch: pytest.MonkeyPa
 
 def _leases_stay_and_nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     _leases_stay_where_no_tombstone_could_be_placed(monkeypatch)
-    monkeypatch.setattr(Pending, "_tell", lambda *_: None)
+    monkeypatch.setattr(Pending, "_record_unplaced", lambda *_: None)
 
 
 def _marker_on_one_server(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +209,7 @@ def _marker_on_one_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Pending, "_tell", lambda *_: None)
+    monkeypatch.setattr(Pending, "_record_unplaced", lambda *_: None)
 
 
 def _rows_beside_the_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,22 +304,22 @@ def _readers_look_after_the_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _told_once_for_two_phases(monkeypatch: pytest.MonkeyPatch) -> None:
-    tell = Pending._tell
+    record = Pending._record_unplaced
 
-    def unless_recorded(self: Any, backend: Any, placed: Any, transaction: Any) -> None:
+    def unless_recorded(self: Any, backend: Any, places: Any, transaction: Any) -> None:
         if not self._recorded.get(backend):
-            tell(self, backend, placed, transaction)
+            record(self, backend, places, transaction)
 
-    monkeypatch.setattr(Pending, "_tell", unless_recorded)
+    monkeypatch.setattr(Pending, "_record_unplaced", unless_recorded)
 
 
 def _silent_releases_are_not_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    def tell(fence: Any, places: Any) -> None:
+    def insert(fence: Any, places: Any) -> None:
         if places:
             fence.insert(places)
             fence.block_locally(places)
 
-    monkeypatch.setattr(pending, "_tell_afterwards", tell)
+    monkeypatch.setattr(outage, "after_commit", insert)
 
 
 # memory

@@ -27,7 +27,7 @@ from person_repo.cache.region import lease_backend
 from person_repo.fence import view as fences
 from person_repo.model import Base, Person
 from person_repo.service import PersonService, connect
-from person_repo.writing import coverage as invalidation
+from person_repo.writing import coverage
 
 IDS = [f"p{n}" for n in range(20)]
 
@@ -134,7 +134,7 @@ def place_of_the_bulkhead(people: PersonService) -> Any:
 
 
 LOCKS: list[Callable[[PersonService], Any]] = [
-    lock_of_fence, lock_of_a_breaker, place_of_the_bulkhead, lambda _: fences._making, lambda _: invalidation._covering,
+    lock_of_fence, lock_of_a_breaker, place_of_the_bulkhead, lambda _: fences._making, lambda _: coverage._covering,
 ]  # fmt: skip
 
 

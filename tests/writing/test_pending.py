@@ -10,9 +10,16 @@ from support.servers import Memcached
 from person_repo.cache.memcached.backend import MemcachedBackend
 from person_repo.cache.memory import MemoryBackend
 from person_repo.testing.contract import GROUP
-from person_repo.writing.pending import Pending, announce, release
+from person_repo.writing.pending import Pending
+from person_repo.writing.tombstones import PlacedTombstones
 
 KEYS = [f"{GROUP}:s{number}" for number in range(30)]
+
+
+def place_and_release(backend: MemcachedBackend, key: str) -> None:
+    tombstones = PlacedTombstones()
+    tombstones.place(backend, [key])
+    tombstones.release()
 
 
 def levels(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -27,7 +34,7 @@ def test_of_several_servers_the_one_that_cannot_be_told_is_logged_once_and_once_
     backend = MemcachedBackend({"servers": [server.url for server in memcached_servers], **patient})
     memcached_servers[1].kill()
     for key in KEYS:  # some on the server that is down, some on the others
-        release(announce(backend, [key]))
+        place_and_release(backend, key)
 
     assert levels(caplog) == ["WARNING"]
     assert memcached_servers[1].url in caplog.text
@@ -36,7 +43,7 @@ def test_of_several_servers_the_one_that_cannot_be_told_is_logged_once_and_once_
 
     memcached_servers[1].start()
     for key in KEYS:
-        release(announce(backend, [key]))
+        place_and_release(backend, key)
 
     assert levels(caplog) == ["WARNING", "INFO"]
     assert backend.counters.snapshot().unplaced == unplaced
@@ -47,11 +54,11 @@ def test_a_group_that_is_dropped_takes_no_more_keys() -> None:
     backend = MemoryBackend({"max_keys": 2})
     pending = Pending(lambda backend: None)
     pending.add(backend, GROUP, KEYS[:2])
-    assert not pending.drops(backend, GROUP)
+    assert not pending.has_whole(backend, GROUP)
 
     pending.add(backend, GROUP, KEYS[2:3])
-    assert pending.drops(backend, GROUP)
-    pending.put(None)
+    assert pending.has_whole(backend, GROUP)
+    pending.place(None)
 
     spent = backend.counters.snapshot()
     assert (spent.tombstones, spent.model_drops) == (0, 1)
@@ -60,14 +67,14 @@ def test_a_group_that_is_dropped_takes_no_more_keys() -> None:
 def test_what_is_in_doubt_is_the_whole_group_until_it_is_settled() -> None:
     backend = MemoryBackend({})
     pending = Pending(lambda backend: None)
-    pending.doubt(backend, GROUP)
-    pending.doubt(backend, GROUP)
-    pending.settle(backend, GROUP)
-    pending.put(None)
-    assert pending.drops(backend, GROUP)
-    pending.end()
+    pending.suspect(backend, GROUP)
+    pending.suspect(backend, GROUP)
+    pending.resolve(backend, GROUP)
+    pending.place(None)
+    assert pending.has_whole(backend, GROUP)
+    pending.finish()
 
-    pending.settle(backend, GROUP)
+    pending.resolve(backend, GROUP)
     pending.add(backend, GROUP, KEYS[:1])
-    pending.put(None)
-    assert not pending.drops(backend, GROUP)
+    pending.place(None)
+    assert not pending.has_whole(backend, GROUP)

@@ -17,18 +17,10 @@ from support.models import Parcel
 
 from person_repo.mapped.mapping import EntityMapping
 from person_repo.model import ExactString, Person
-from person_repo.writing.statements import (
-    Change,
-    TextKind,
-    Watched,
-    by_key,
-    chains,
-    kind_of_text,
-    of_statement,
-    replaces,
-    set_columns,
-    targets_of,
-)
+from person_repo.writing.clauses import replaces, set_columns, targets_of
+from person_repo.writing.sqltext import TextKind, chains, kind_of_text
+from person_repo.writing.statements import changes_of, key_parameters
+from person_repo.writing.tables import Change, WatchedTable
 
 READ, WRITE, ANY = TextKind.READ, TextKind.WRITE, TextKind.ANY
 BEGIN, COMMIT, ROLLBACK = TextKind.BEGIN, TextKind.COMMIT, TextKind.ROLLBACK
@@ -147,9 +139,9 @@ def test_a_chained_end_begins_the_next_transaction(text: str, expected: bool) ->
 # Models and their tables
 
 
-def watched(entity: type[Any]) -> Watched:
+def watched(entity: type[Any]) -> WatchedTable:
     mapping = EntityMapping(entity)
-    return Watched(mapping, mapping.table)
+    return WatchedTable(mapping, mapping.table)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +252,7 @@ def told(
     entry = watched(entity)
     connection: Any = Asking(dialect)
     try:
-        changes = of_statement(connection, statement, sets, {entry.table: [entry]}, most=most, may_ask=lambda: may_ask)
+        changes = changes_of(connection, statement, sets, {entry.name: [entry]}, most=most, may_ask=lambda: may_ask)
     except Asked:
         return ASKS
     assert what_its_form_tells(statement, sets, entry, dialect) in (None, changes)
@@ -268,7 +260,7 @@ def told(
         return None
     (change,) = changes
     assert isinstance(change, Change)
-    assert change.watched is entry
+    assert change.table is entry
     if change.identities is None:
         return WHOLE
     keys = [identity[0] if len(identity) == 1 else identity for identity in change.identities]
@@ -276,10 +268,10 @@ def told(
 
 
 def what_its_form_tells(
-    statement: dml.UpdateBase, sets: list[dict[str, Any]], entry: Watched, dialect: sa.Dialect
+    statement: dml.UpdateBase, sets: list[dict[str, Any]], entry: WatchedTable, dialect: sa.Dialect
 ) -> list[Change] | None:
     """What the form of a statement tells with the parameters of this one; None where it does not."""
-    forms = by_key(statement, sets, {entry.table: [entry]}, dialect)
+    forms = key_parameters(statement, sets, {entry.name: [entry]}, dialect)
     found = None if forms is None else [form.change(sets) for form in forms]
     return None if found is None or None in found else [change for change in found if change]
 
@@ -511,7 +503,7 @@ def test_the_form_of_what_names_rows_by_parameters_tells_them(
 
 
 def test_a_form_does_not_tell_of_a_key_that_only_the_database_knows() -> None:
-    (inserts,) = by_key(sa.insert(PERSON), [ROW], {"person": [watched(Person)]}, sqlite.dialect()) or []
+    (inserts,) = key_parameters(sa.insert(PERSON), [ROW], {"person": [watched(Person)]}, sqlite.dialect()) or []
 
     assert inserts.change([named(id=5)]) is None
     assert inserts.change([named(id="a" * 101)]) is None

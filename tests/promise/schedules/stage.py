@@ -28,7 +28,7 @@ from person_repo.mapped.keys import Keyspace
 from person_repo.mapped.mapping import EntityMapping
 from person_repo.model import Person
 from person_repo.reading.cached import CachedRepository
-from person_repo.writing import coverage as invalidation
+from person_repo.writing import coverage
 
 __all__ = ["EVERY_FAULT", "Scenario", "Stage", "Write", "autocommit", "commit", "refused", "rollback", "twophase"]
 
@@ -428,9 +428,9 @@ class _Writer(_Player):
         dialect.do_prepare_twophase = lambda connection, xid: connection.prepare()
         dialect.do_commit_twophase = lambda connection, xid, is_prepared, recover: connection.commit()
         keys = Keyspace(backend.settings.namespace, mapping.table.fullname)
-        invalidation.cover(self._engine, mapping, keys, backend)
-        self._coverage = invalidation._coverages[dialect]
-        (self._model,) = self._coverage._models
+        coverage.cover(self._engine, mapping, keys, backend)
+        self._covered = coverage._covered[dialect]
+        (self._model,) = self._covered.models
 
     def run(self, writes: tuple[Write, ...]) -> Callable[[Actor], None]:
         def run(actor: Actor) -> None:
@@ -447,13 +447,13 @@ class _Writer(_Player):
         dialect, kind = self._engine.dialect, write.kind
         connection: Any = FakeConnection(actor, actor.world.database, dialect, refuses=kind == "refused")
         dialect.do_begin(connection)
-        pending = self._coverage._pending_of(connection.info)
-        invalidation._add(pending, self._model, None if write.whole else [(id,) for id in write.changes])
+        pending = self._covered.pending_for(connection.info)
+        self._model.record(pending, None if write.whole else [(id,) for id in write.changes])
         try:
             if kind == "autocommit":
-                pending.put(None)
+                pending.place(None)
                 connection.write_and_commit(write.changes)
-                pending.end()
+                pending.finish()
             else:
                 connection.write(write.changes)
                 if kind == "rollback":

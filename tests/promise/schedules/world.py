@@ -21,7 +21,7 @@ from person_repo.cache.memcached import backend as memcached
 from person_repo.cache.memcached import connection as _meta
 from person_repo.fence import view as fence
 from person_repo.reading import cached
-from person_repo.writing import coverage as invalidation
+from person_repo.writing import covered
 
 if TYPE_CHECKING:
     from promise.schedules.database import FakeConnection, FakeDatabase
@@ -762,7 +762,7 @@ def without_a_network() -> Iterator[None]:
         (memcached, "time", clock),
         (memcached, "os", randoms),
         (cached, "fence_of", _fence_of),
-        (invalidation, "fence_of", _fence_of),
+        (covered, "fence_of", _fence_of),
         (fence, "_PAUSE", fence._PATIENCE),
     )
     before = [getattr(module, name) for module, name, _ in places]

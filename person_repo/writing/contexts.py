@@ -1,0 +1,323 @@
+"""A statement under way on a covered engine: examined before it is sent, closed when its result is here.
+
+SQLAlchemy makes an execution context for each statement. On a covered engine that is a ``CoveringContext``, and for a
+statement that matters it holds an ``InFlight``, from ``examine`` to the result or the error. A context has its own,
+because a host's listener may send other statements in the middle of one.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine.interfaces import ExecutionContext
+
+from person_repo.database.marks import DECLARED, OWN
+from person_repo.exceptions import InvalidIdError
+from person_repo.writing.connections import commits_itself, driver_of, has_more_results, info_of, is_open
+from person_repo.writing.covered import SINCE, Covered, CoveredModel
+from person_repo.writing.examination import (
+    Changes,
+    Form,
+    form_of,
+    is_query,
+    of_core,
+    of_declared,
+    of_text,
+    whole_models,
+)
+from person_repo.writing.outage import OpenTransaction
+from person_repo.writing.pending import Pending
+from person_repo.writing.sqltext import TextKind, chains, kind_of_text, sqlite_begins_before
+from person_repo.writing.tables import Change
+
+__all__ = ["covering", "examine"]
+
+logger = logging.getLogger("person_repo.writing")
+
+_IN_FLIGHT = "person_repo_in_flight"
+"""The attribute of an execution context that holds its ``InFlight``."""
+
+_SAVEPOINTS = (TextKind.SAVEPOINT, TextKind.RELEASE)
+_ENDS = (TextKind.BEGIN, TextKind.COMMIT, TextKind.ROLLBACK)
+
+
+def covering(contexts: type[ExecutionContext], covered: Covered) -> type[ExecutionContext]:
+    """The execution contexts of a dialect, with what is done before and after each statement."""
+    base: Any = contexts  # Called by its name: super() costs as much as all the rest, at each statement.
+
+    class CoveringContext(contexts):  # type: ignore[misc, valid-type]
+        def pre_exec(self) -> None:
+            base.pre_exec(self)
+            # A host's do_execute listener, on the dialect or on a class of dialects, may send a statement in the place
+            # of the dialect's function, so the statement is examined now. Usually the wrapped function does that.
+            if self.dialect._has_events and _may_be_sent_by_host(self.dialect):
+                examine(covered, self, self.statement)
+
+        def _setup_result_proxy(self) -> Any:
+            result = base._setup_result_proxy(self)
+            if (in_flight := self.__dict__.pop(_IN_FLIGHT, None)) is not None:
+                in_flight.finish(self, result)
+            return result
+
+        def handle_dbapi_exception(self, e: BaseException) -> None:
+            base.handle_dbapi_exception(self, e)
+            if (in_flight := self.__dict__.pop(_IN_FLIGHT, None)) is not None:
+                in_flight.fail(self)
+
+    return CoveringContext
+
+
+def _may_be_sent_by_host(dialect: sa.Dialect) -> bool:
+    events: Any = dialect.dispatch
+    return bool(events.do_execute or events.do_executemany or events.do_execute_no_params)
+
+
+def examine(covered: Covered, context: Any, statement: str) -> None:
+    """Record what a statement changes, right before it is sent.
+
+    Cases, in this order:
+
+    1. fast path: a Core write of a form that is known to change nothing covered, or a query. Nothing more to do;
+    2. a statement examined before (the next batch of an insert, a default that is asked for), or one of our own;
+    3. text that reads, and commits nothing;
+    4. any other statement: ``examination`` finds what it changes. It is in flight if that is anything covered, or if it
+       may begin or end a transaction.
+    """
+    writes = context.isinsert or context.isupdate or context.isdelete
+    form = None
+    if writes:
+        form = form_of(covered, context)
+        if form is not None and form.changes_nothing:
+            return
+    elif ";" not in statement and (statement[:6] in ("SELECT", "select") or is_query(context)):
+        return
+    if _IN_FLIGHT in context.__dict__ or context.execution_options.get(OWN):
+        return
+    kind, may_commit = (TextKind.WRITE, False) if writes else kind_of_text(statement, context.dialect.name)
+    if kind == TextKind.READ and not may_commit:
+        return
+    changes = _changes(covered, context, statement, kind, form, is_text=not writes)
+    if changes or may_commit or kind != TextKind.WRITE:
+        _put_in_flight(covered, context, statement, kind, changes, may_commit=may_commit)
+
+
+def _changes(covered: Covered, context: Any, statement: str, kind: str, form: Form | None, *, is_text: bool) -> Changes:
+    connection: sa.Connection = context.root_connection
+    try:
+        declared = context.execution_options.get(DECLARED)
+        if declared is not None:
+            return of_declared(covered, connection, declared)
+        return of_text(covered, connection, statement, kind) if is_text else of_core(covered, context, form)
+    except sa.exc.DBAPIError:
+        raise  # Our own key query failed; the host's statement would have failed the same way.
+    except Exception:  # A kind of statement never seen before: it must neither fail because of us nor go unseen.
+        logger.exception("what a statement changes cannot be told; every cached model is dropped: %.200s", statement)
+        return whole_models(covered.models)
+
+
+# The statement and its transaction
+
+
+def _put_in_flight(
+    covered: Covered, context: Any, statement: str, kind: str, changes: Changes, *, may_commit: bool
+) -> None:
+    """Record the changes of a statement with its transaction, and announce them now if the COMMIT may be too late.
+
+    Cases, in this order:
+
+    1. SQLite's savepoints: inside a transaction they change nothing here; outside, a savepoint begins one (see
+       ``_pending_of_savepoint``);
+    2. the statement ends its transaction: BEGIN, COMMIT or ROLLBACK by text, or any statement under AUTOCOMMIT;
+    3. it may end it on the way: DDL on MySQL, a procedure, what SQLite runs outside a transaction. In 2 and 3 all
+       changes of the transaction are announced before the statement, unless it is a ROLLBACK;
+    4. it leaves its transaction open: the changes wait for the COMMIT.
+    """
+    connection: sa.Connection = context.root_connection
+    info = info_of(connection.connection)
+    if info is None:
+        return
+    driver = driver_of(connection)
+    open_now = is_open(driver)
+    if kind == TextKind.BEGIN and open_now is False:
+        info[SINCE] = len(covered.models)  # A host's listener begins transactions itself, before ``do_begin``.
+    pending = covered.pending_in(info)
+    if kind in _SAVEPOINTS:
+        pending = _pending_of_savepoint(covered, info, pending, begins=kind == TextKind.SAVEPOINT and open_now is False)
+        if pending is None:
+            return
+    if pending is None:
+        pending = covered.pending_for(info)
+    ends = kind in _ENDS or (
+        not open_now and commits_itself(connection, driver, open_now=open_now, begun_by_text=pending.begun_by_text)
+    )
+    in_flight = InFlight(pending, driver, ends, begins=_begins(kind, statement), unannounced=kind != TextKind.ROLLBACK)
+    in_flight.record(changes)
+    may_end = ends or may_commit or (open_now is False and _is_outside(context.dialect, statement))
+    if may_end and in_flight.unannounced:
+        pending.place(_transaction_that_can_record(connection, kind, open_now))
+        in_flight.unannounced = False
+    context.__dict__[_IN_FLIGHT] = in_flight
+
+
+def _pending_of_savepoint(
+    covered: Covered, info: dict[Any, Any], pending: Pending | None, *, begins: bool
+) -> Pending | None:
+    """The changes of a transaction on SQLite that a savepoint began, or begins now; the RELEASE of that one commits.
+
+    None inside any other transaction, whose savepoints are not followed.
+    """
+    if not begins and (pending is None or not pending.begun_by_savepoint):
+        return None
+    pending = covered.pending_for(info)
+    pending.begun_by_savepoint = True
+    return pending
+
+
+def _begins(kind: str, statement: str) -> bool:
+    """True if a transaction is open after the text that ended, or began, one."""
+    return kind == TextKind.BEGIN or (kind in (TextKind.COMMIT, TextKind.ROLLBACK) and chains(statement))
+
+
+def _is_outside(dialect: sa.Dialect, statement: str) -> bool:
+    """True if SQLite runs a statement outside any transaction where none is open, and so commits it."""
+    return dialect.name == "sqlite" and not sqlite_begins_before(statement)
+
+
+def _transaction_that_can_record(connection: sa.Connection, kind: str, open_now: bool | None) -> OpenTransaction | None:
+    """The open transaction that the next statement ends, if the fence's rows can be written in it before; None if the
+    next statement commits by itself.
+
+    On SQLite an open transaction has the one lock for writing, so nothing can be written beside it.
+    """
+    ends = kind in (TextKind.BEGIN, TextKind.COMMIT, TextKind.RELEASE)
+    if open_now and (ends or connection.dialect.name == "sqlite"):
+        return OpenTransaction(connection.connection, connection.dialect)
+    return None
+
+
+@dataclass(slots=True)
+class InFlight:
+    """One statement under way, from right before it is sent until its result or its error is here.
+
+    ``pending``: the changes of its transaction. ``driver``: the driver's connection. ``ends``: no transaction is open
+    after it. ``begins``: it begins one by text. ``unannounced``: no tombstones are placed for it yet. ``generating``:
+    models whose new keys come with the result. ``counted``: the number of rows it must turn out to match, by model.
+    """
+
+    pending: Pending
+    driver: Any
+    ends: bool
+    begins: bool
+    unannounced: bool
+    generating: list[CoveredModel] = field(default_factory=list)
+    counted: list[tuple[CoveredModel, int]] = field(default_factory=list)
+
+    def record(self, changes: Changes) -> None:
+        """Add to the changes of the transaction, and remember what only the result can say."""
+        for change in changes:
+            try:
+                change.table.record(self.pending, change.identities)
+            except InvalidIdError:  # A row whose key no reader can ask for; the rows found with it are unknown.
+                change.table.record(self.pending, None)
+            if change.generated or change.counted:
+                self._await_result(change)
+
+    def _await_result(self, change: Change[CoveredModel]) -> None:
+        model = change.table
+        if change.generated and self.ends:
+            # Autocommit publishes the new rows before we know their keys, and readers may have cached their absence.
+            model.record(self.pending, None)
+        elif change.generated:
+            self.generating.append(model)
+            self.pending.suspect(model.backend, model.keys.group)
+        if change.counted and change.identities is not None:
+            self.counted.append((model, len(change.identities)))
+            self.pending.suspect(model.backend, model.keys.group)
+
+    def finish(self, context: Any, result: sa.CursorResult[Any]) -> None:
+        """The statement has run. Cases, in this order:
+
+        1. its transaction is open: its tombstones, if any, stay until the COMMIT or ROLLBACK;
+        2. it is not done: SQLite commits with the last row that is fetched, MySQL is at the next statement of the same
+           text. Its tombstones stay until the connection's COMMIT or ROLLBACK;
+        3. its transaction is over: the tombstones are released;
+        4. MySQL ended a transaction on the way, maybe before a part of it: they are released, the changes are kept.
+        """
+        has_news = self._learn_from_result(result) if self.generating or self.counted else False
+        is_over = is_open(self.driver) is False
+        if not (is_over or self.ends):
+            return
+        is_sqlite = context.dialect.name == "sqlite"
+        pending = self.pending
+        if has_news or self.unannounced:
+            pending.place_afterwards()
+        if _is_unfetched(result) if is_sqlite else has_more_results(self.driver):
+            return
+        if self.ends:
+            pending.begun_by_text = self.begins
+        if self.ends or is_sqlite:
+            pending.finish()
+        else:
+            pending.release_early()
+        if is_over:
+            pending.begun_by_savepoint = False
+
+    def fail(self, context: Any) -> None:
+        """The driver refused the statement. Cases, in this order:
+
+        1. the connection is gone, and nobody knows what the statement did: its tombstones stay to their ttl;
+        2. of several executions in one the first may have been done, with keys that nobody learns: the models stay
+           suspected;
+        3. tombstones that were placed for it are released. The changes are kept: MySQL commits before some statements
+           that then fail, and not before others.
+
+        Other failures (a listener of the host's, an interrupt) do not come here: the models stay suspected, and the
+        tombstones stand until the next statement or the transaction is over.
+        """
+        if context.root_connection._is_disconnect:
+            return
+        if not context.executemany:
+            self._resolve()
+        if not self.unannounced:
+            self.pending.release_early()
+
+    def _resolve(self) -> None:
+        """End the suspicions of what only the result can say."""
+        for model in [*self.generating, *[model for model, _ in self.counted]]:
+            self.pending.resolve(model.backend, model.keys.group)
+
+    def _learn_from_result(self, result: sa.CursorResult[Any]) -> bool:
+        """Record what only the result says: rows matched, keys that the database made. True if any of it is new."""
+        self._resolve()
+        mistaken = [model for model, asked in self.counted if result.rowcount != asked]
+        for model in mistaken:
+            model.record(self.pending, None)
+        for model in self.generating:
+            model.record(self.pending, _made_keys(result, model))
+        return bool(mistaken or self.generating)
+
+
+def _is_unfetched(result: sa.CursorResult[Any]) -> bool:
+    return result.returns_rows and not result.closed
+
+
+def _made_keys(result: Any, model: CoveredModel) -> list[Any] | None:
+    """The primary keys that the database made for inserted rows; None if the result does not hold them."""
+    try:
+        rows = result.context.inserted_primary_key_rows
+    except (AttributeError, sa.exc.InvalidRequestError):
+        return None
+    names = [column.name for column in result.context.compiled.statement.table.primary_key]
+    if not rows or sorted(names) != sorted(model.key_names):
+        return None
+    identities = []
+    for row in rows:
+        values = dict(zip(names, row, strict=True)) if row is not None else {}
+        identity = model.mapping.stored_identity([values.get(name) for name in model.key_names])
+        if identity is None:
+            return None
+        identities.append(identity)
+    return identities

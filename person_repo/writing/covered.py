@@ -1,0 +1,122 @@
+"""What a dialect is covered for: the models with their tables and caches, and the cascades between them."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine.base import OptionEngine
+
+from person_repo.cache.contract import LeaseBackend
+from person_repo.fence.view import Fence, fence_of
+from person_repo.mapped.keys import Keyspace
+from person_repo.mapped.mapping import EntityMapping, Identity
+from person_repo.writing.cascades import Cascades
+from person_repo.writing.outage import OpenTransaction
+from person_repo.writing.pending import Pending
+from person_repo.writing.tables import WatchedTable
+
+__all__ = ["COMMITTING", "PENDING", "SINCE", "Covered", "CoveredModel"]
+
+PENDING = "person_repo"
+"""The key in a DBAPI connection's ``info`` for its transaction's ``Pending``. Nothing there: nothing has changed."""
+
+SINCE = "person_repo_since"
+"""The key in a DBAPI connection's ``info`` for the number of models that were covered when its transaction began."""
+
+COMMITTING = "person_repo_committing"
+"""The key in a DBAPI connection's ``info`` that is there while the dialect sends COMMIT PREPARED as text."""
+
+
+class CoveredModel(WatchedTable):
+    """A watched table of a model, with the cache that holds its entities."""
+
+    def __init__(self, mapping: EntityMapping[Any], table: sa.Table, keys: Keyspace, backend: LeaseBackend) -> None:
+        super().__init__(mapping, table)
+        self.keys = keys
+        self.backend = backend
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, CoveredModel)
+            and other.backend is self.backend
+            and other.keys.group == self.keys.group
+            and other.mapping.entity is self.mapping.entity
+            and other.table is self.table
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def record(self, pending: Pending, identities: Iterable[Identity] | None) -> None:
+        """Add changed rows to a transaction's changes; None is any rows. Raises ``InvalidIdError`` for a row whose key
+        no reader can ask for.
+        """
+        if identities is None:
+            pending.add_group(self.backend, self.keys.group)
+        else:
+            key_of = self.keys.key_of
+            pending.add(self.backend, self.keys.group, [key_of(identity)[0] for identity in identities])
+
+    def is_whole_in(self, pending: Pending | None) -> bool:
+        """True if a transaction drops the whole model already, as in a long import: its keys need not be known."""
+        return pending is not None and pending.has_whole(self.backend, self.keys.group)
+
+
+class Covered:
+    """The models that one engine's dialect is covered for. All connections and option engines share the dialect."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        # Replaced and never changed: statements read them without a lock.
+        self.models: list[CoveredModel] = []
+        self.by_table: dict[str, list[CoveredModel]] = {}
+        self.cascades: Cascades[CoveredModel] = Cascades([])
+        root = engine
+        while isinstance(root, OptionEngine):
+            root = root._proxied
+        # Weak: the engine's dialect holds this, and nothing would free either.
+        self._engine = weakref.ref(root)
+
+    def add(self, model: CoveredModel) -> None:
+        """Cover one more table. May be called again."""
+        if model in self.models:
+            return
+        self.models = [*self.models, model]
+        self.by_table = {**self.by_table, model.name: [*self.by_table.get(model.name, []), model]}
+        self.cascades = Cascades(self.models)
+
+    def fence_of(self, backend: LeaseBackend) -> Fence | None:
+        """The fence of a cache in this database."""
+        engine = self._engine()
+        return None if engine is None else fence_of(engine, backend)
+
+    def transaction_on(self, dbapi_connection: Any) -> OpenTransaction | None:
+        """The transaction that is open on a DBAPI connection, to write the fence's rows in."""
+        engine = self._engine()
+        return None if engine is None else OpenTransaction(dbapi_connection, engine.dialect)
+
+    # The changes of a connection's transaction
+
+    def new_pending(self) -> Pending:
+        """The changes of a transaction that has made none."""
+        return Pending(self.fence_of)
+
+    def pending_in(self, info: dict[Any, Any]) -> Pending | None:
+        """The changes of the transaction on a DBAPI connection with this ``info``; None if there are none.
+
+        A model that was covered in the middle of the transaction is recorded as a whole: nobody saw what came before.
+        """
+        models = self.models
+        seen, info[SINCE] = info.get(SINCE, 0), len(models)
+        for model in models[seen:]:
+            model.record(self.pending_for(info), None)
+        pending: Pending | None = info.get(PENDING)
+        return pending
+
+    def pending_for(self, info: dict[Any, Any]) -> Pending:
+        """The same, to record changes in."""
+        pending: Pending | None = info.get(PENDING)
+        if pending is None:
+            pending = info[PENDING] = Pending(self.fence_of)
+        return pending

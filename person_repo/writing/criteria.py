@@ -1,0 +1,190 @@
+"""The keys of the rows that an update or a delete changes, from its criteria. Cases, in the order of the code:
+
+1. it sets a part of the primary key to a value that only the database computes: any rows;
+2. its criteria fix the primary key (``key = value``, ``key IN (values)``): those keys, and the new ones if it sets any;
+3. other criteria: the database is asked for the keys of the rows that meet them, which are locked from then on. Only
+   inside a transaction that keeps the locks, for one parameter set, and if no key is set;
+4. any rows.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic
+
+import sqlalchemy as sa
+from sqlalchemy.sql import dml, elements, operators, visitors
+
+from person_repo.database.locks import take_sqlite_lock
+from person_repo.database.marks import OWN
+from person_repo.mapped.mapping import Identity
+from person_repo.writing.clauses import Missing, Parameters, column_of, criteria_of, fixed_values, plain
+from person_repo.writing.tables import Change, W
+
+__all__ = ["CriteriaWrite"]
+
+
+@dataclass(frozen=True, slots=True)
+class CriteriaWrite(Generic[W]):
+    """An update or a delete with its parameter sets, as one watched table sees it.
+
+    ``target``: the table object in the statement, which need not be ``table.table``.
+    """
+
+    statement: dml.Update | dml.Delete
+    parameters: Parameters
+    table: W
+    target: Any
+
+    def change(self, connection: sa.Connection, *, most: int, may_ask: Callable[[], bool]) -> Change[W]:
+        """The rows that it changes; see the module for the cases.
+
+        ``most``: more rows than this are any rows. ``may_ask``: False if the locks on rows asked for would not last.
+        """
+        moves = self.moves()
+        if moves is None:
+            return Change(self.table, None)
+        if self.table.compares_exactly(connection.dialect):
+            named = self._named(most)
+            if named is not None:
+                return Change(self.table, [*itertools.chain(*named), *_moved(named, moves)])
+        if moves or len(self.parameters) > 1 or not may_ask():
+            return Change(self.table, None)
+        return Change(self.table, self._ask(connection, most), counted=True)
+
+    def key_sides(self) -> list[Any] | None:
+        """For each column of the primary key, the right side of the criterion that fixes it; None if one has none."""
+        sides: dict[str, Any] = {}
+        for criterion in _conjunction(criteria_of(self.statement)):
+            if not isinstance(criterion, elements.BinaryExpression):
+                continue
+            if criterion.operator not in (operators.eq, operators.in_op):
+                continue
+            left, right = criterion.left, criterion.right
+            if criterion.operator is operators.eq and self._name_in_target(left) is None:
+                left, right = right, left
+            name = self._name_in_target(left)
+            if name is not None and name in self.table.key_names:
+                sides.setdefault(name, right)
+        return [sides[name] for name in self.table.key_names] if len(sides) == len(self.table.key_names) else None
+
+    def moves(self) -> list[dict[int, Any]] | None:
+        """For each parameter set, the new values of the primary key's parts, by index; [] if it sets none; None if only
+        the database can compute one.
+        """
+        if isinstance(self.statement, dml.Delete):
+            return []
+        fixed = fixed_values(self.statement)
+        keys = {name: getattr(column_of(self.target, name), "key", name) for name in self.table.key_names}
+        if not any(name in fixed for name in keys) and not any(
+            key in given for given in self.parameters for key in keys.values()
+        ):
+            return []
+        moves: list[dict[int, Any]] = []
+        for given in self.parameters or [{}]:
+            parts: dict[int, Any] = {}
+            for index, (name, key) in enumerate(keys.items()):
+                if name in fixed or key in given:
+                    value = plain(fixed[name], given) if name in fixed else given[key]
+                    stored = self._stored(index, value)
+                    if stored is None:
+                        return None
+                    parts[index] = stored
+            moves.append(parts)
+        return moves
+
+    def _stored(self, index: int, value: Any) -> Any:
+        """A part of the primary key as the row holds it; None if only the database knows."""
+        if isinstance(value, Missing) or self.table.rewrites_keys():
+            return None
+        return self.table.mapping.key_fields[index].as_stored(value)
+
+    def _name_in_target(self, side: Any) -> str | None:
+        """The name of a column of the target; None for anything else, a column of another table included."""
+        table = getattr(side, "table", None)
+        if not isinstance(side, elements.ColumnClause) or getattr(table, "name", None) != self.target.name:
+            return None
+        return side.name
+
+    def _named(self, most: int) -> list[list[Identity]] | None:
+        """For each parameter set, the keys that its criteria allow; None if they allow any."""
+        sides = self.key_sides()
+        if sides is None:
+            return None
+        named: list[list[Identity]] = []
+        for given in self.parameters or [{}]:
+            choices = [_choices(side, given) for side in sides]
+            if any(choice is None for choice in choices):
+                return None
+            product = itertools.product(*[choice for choice in choices if choice is not None])
+            # One more than the most is enough to see that there are too many.
+            stored = [self.table.mapping.stored_identity(values) for values in itertools.islice(product, most + 1)]
+            if None in stored:
+                return None
+            named.append([identity for identity in stored if identity is not None])
+        return named
+
+    def _ask(self, connection: sa.Connection, most: int) -> list[Identity] | None:
+        """The keys of the rows that meet the criteria, at most ``most`` and one more, locked until the transaction
+        ends; None if the target has no such columns.
+
+        A row that comes to meet them between this and the statement is no matter: the statement then matches more rows
+        than were found here, and the caller compares.
+        """
+        columns = [column_of(self.target, name) for name in self.table.key_names]
+        if any(column is None for column in columns):
+            return None
+        take_sqlite_lock(connection, self.table.table)
+        types = [key.column.type for key in self.table.mapping.key_fields]
+        query = (
+            sa.select(*[sa.type_coerce(column, type_) for column, type_ in zip(columns, types, strict=True)])
+            .where(*criteria_of(self.statement))
+            .limit(most + 1)
+            .with_for_update()
+        )
+        rows = connection.execute(query, self._parameters_of_criteria(), execution_options={OWN: True}).all()
+        return [tuple(row) for row in rows]
+
+    def _parameters_of_criteria(self) -> dict[str, Any]:
+        """The parameters that the criteria name. The compiler made up the other names, and makes up the same ones for
+        other values in the query.
+        """
+        parts = (part for criterion in criteria_of(self.statement) for part in visitors.iterate(criterion))
+        names = {part.key for part in parts if isinstance(part, elements.BindParameter)}
+        given = self.parameters[0] if self.parameters else {}
+        return {name: value for name, value in given.items() if name in names}
+
+
+def _conjunction(criteria: Iterable[Any]) -> Iterator[Any]:
+    """The criteria that are joined by AND, however deep."""
+    for criterion in criteria:
+        if isinstance(criterion, elements.BooleanClauseList) and criterion.operator is operators.and_:
+            yield from _conjunction(criterion.clauses)
+        elif isinstance(criterion, elements.Grouping):
+            yield from _conjunction([criterion.element])
+        else:
+            yield criterion
+
+
+def _choices(side: Any, given: Mapping[str, Any]) -> list[Any] | None:
+    """The values that the right side of a criterion allows; None if only the database knows."""
+    if isinstance(side, elements.Grouping):
+        return _choices(side.element, given)
+    if isinstance(side, elements.ClauseList):
+        parts = [_choices(part, given) for part in side.clauses]
+        return None if None in parts else [value for part in parts if part is not None for value in part]
+    value = plain(side, given)
+    if isinstance(value, Missing):
+        return None
+    if isinstance(side, elements.BindParameter) and side.expanding:
+        return list(value)
+    return [value]
+
+
+def _moved(named: Iterable[Sequence[Identity]], moves: Iterable[dict[int, Any]]) -> Iterator[Identity]:
+    """The new keys of rows whose primary key is set: for each parameter set, every old key with the new parts."""
+    for identities, parts in zip(named, moves, strict=False):
+        for identity in identities:
+            yield tuple(parts.get(index, value) for index, value in enumerate(identity))

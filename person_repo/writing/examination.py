@@ -1,0 +1,185 @@
+"""What an execution changes of the covered models, found right before the statement is sent.
+
+Cases, in the order of ``contexts.examine``:
+
+1. an insert that this package compiled itself says what it changes (``marks.DeclaredInsert``);
+2. a Core insert, update or delete. *Fast path*: SQLAlchemy has compiled it before, and it was examined then; what holds
+   for every execution of that compilation is its ``Form``, and the parameters say the rest. Slow path, for every other:
+   ``statements``, the statements inside its WITH, and ``cascades``;
+3. text (``sqltext``): the models whose tables it names, or that ``cascades`` reach from a table that it names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine.interfaces import CacheStats
+from sqlalchemy.sql import dml
+
+from person_repo.database.marks import DeclaredInsert
+from person_repo.writing.cascades import Cascades
+from person_repo.writing.clauses import Parameters, targets_of
+from person_repo.writing.connections import commits_itself, driver_of, is_open
+from person_repo.writing.covered import COMMITTING, PENDING, Covered, CoveredModel
+from person_repo.writing.pending import Pending
+from person_repo.writing.sqltext import TextKind
+from person_repo.writing.statements import KeyParameters, changes_of, key_parameters
+from person_repo.writing.tables import Change
+
+__all__ = ["Changes", "Form", "form_of", "is_query", "of_core", "of_declared", "of_text", "whole_models"]
+
+Changes = list[Change[CoveredModel]]
+
+_FORM = "person_repo_form"
+"""The attribute of a compiled statement that holds its ``Form``. A compiled statement belongs to one dialect."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What holds for every execution of one compiled statement: the parameters that name the changed rows, and the
+    models that change by cascades.
+
+    ``key_parameters`` is None if the parameters do not name the rows: each execution must be examined. Outdated once
+    other models are covered (``cascades``) or more tables are mapped (``tables``).
+    """
+
+    cascades: Cascades[CoveredModel]
+    tables: int
+    key_parameters: list[KeyParameters[CoveredModel]] | None
+    cascading: Changes
+    changes_nothing: bool
+
+
+def form_of(covered: Covered, context: Any) -> Form | None:
+    """The form of a compiled statement; None if it was not examined before, or that is outdated."""
+    form: Form | None = context.compiled.__dict__.get(_FORM)
+    if form is None or form.cascades is not covered.cascades or form.tables != form.cascades.size:
+        return None
+    return form
+
+
+def whole_models(models: list[CoveredModel]) -> Changes:
+    """Any rows of these models."""
+    return [Change(model, None) for model in models]
+
+
+def _pending_on(connection: sa.Connection) -> Pending | None:
+    pending: Pending | None = connection.connection.info.get(PENDING)
+    return pending
+
+
+# An insert of this package's
+
+
+def of_declared(covered: Covered, connection: sa.Connection, insert: DeclaredInsert) -> Changes:
+    """The changes of an insert that SQLAlchemy did not compile."""
+    pending = _pending_on(connection)
+    changes = []
+    for model in covered.by_table.get(insert.table.name.lower(), ()):
+        is_same_key = model.table is insert.table and model.key_names == insert.key_names
+        is_known = is_same_key and not model.rewrites_keys() and not model.is_whole_in(pending)
+        changes.append(Change(model, insert.identities() if is_known else None))
+    return changes
+
+
+# Core statements
+
+
+def of_core(covered: Covered, context: Any, form: Form | None) -> Changes:
+    """The changes of a Core insert, update or delete.
+
+    Fast path: by its form, where the parameters name every row. Slow path: ``_examine_unknown_form``.
+    """
+    connection: sa.Connection = context.root_connection
+    if form is None or form.key_parameters is None:
+        return _examine_unknown_form(covered, connection, context, form)
+    pending = _pending_on(connection)
+    changes = [*form.cascading]
+    for key in form.key_parameters:
+        model = key.table
+        change = Change(model, None) if model.is_whole_in(pending) else key.change(context.compiled_parameters)
+        if change is None:
+            return _examine_unknown_form(covered, connection, context, form)
+        changes.append(change)
+    return changes
+
+
+def _examine_unknown_form(covered: Covered, connection: sa.Connection, context: Any, form: Form | None) -> Changes:
+    """The changes of a statement by its clauses. Keeps its form, if there is none yet, for the next execution."""
+    statement = getattr(context.invoked_statement, "_resolved", context.invoked_statement)
+    statement = getattr(statement, "element", statement)  # select(...).from_statement(...) wraps one.
+    if not isinstance(statement, dml.UpdateBase):
+        return whole_models(covered.models)
+    parameters = _parameters_of(context)
+    changes: Changes = []
+    if any(name in covered.by_table for name in targets_of(statement)):
+        changes = _of_clauses(covered, connection, statement, parameters)
+    by_ctes = changed_by_ctes(context.compiled)
+    for name in by_ctes:
+        changes += whole_models(covered.by_table.get(name, []))
+    cascading = whole_models(covered.cascades.of_statement(statement, parameters))
+    if form is None and context.cache_hit is CacheStats.CACHE_HIT:  # It was compiled for an earlier execution.
+        keys = None if by_ctes else key_parameters(statement, parameters, covered.by_table, connection.dialect)
+        context.compiled.__dict__[_FORM] = _form(covered.cascades, keys, cascading)
+    return changes + cascading
+
+
+def _form(cascades: Cascades[CoveredModel], keys: list[KeyParameters[CoveredModel]] | None, cascading: Changes) -> Form:
+    return Form(cascades, cascades.size, keys, cascading, changes_nothing=keys == [] and not cascading)
+
+
+def _of_clauses(
+    covered: Covered, connection: sa.Connection, statement: dml.UpdateBase, parameters: Parameters
+) -> Changes:
+    def is_in_transaction() -> bool:
+        driver, pending = driver_of(connection), _pending_on(connection)
+        begun_by_text = pending is not None and pending.begun_by_text
+        return not commits_itself(connection, driver, open_now=is_open(driver), begun_by_text=begun_by_text)
+
+    return changes_of(
+        connection,
+        statement,
+        parameters,
+        covered.by_table,
+        most=max(model.backend.settings.max_keys for model in covered.models),
+        may_ask=is_in_transaction,
+    )
+
+
+def _parameters_of(context: Any) -> Parameters:
+    """The parameter sets by the statement's own names: the compiler spreads a list over names that it makes up."""
+    spread: dict[str, list[str]] = getattr(context, "_expanded_parameters", None) or {}
+    return [
+        {**given, **{name: [given[part] for part in parts] for name, parts in spread.items() if name not in given}}
+        for given in context.compiled_parameters
+    ]
+
+
+def is_query(context: Any) -> bool:
+    """True for a Core SELECT that changes nothing on the way."""
+    compiled = getattr(context, "compiled", None)
+    is_select = isinstance(getattr(compiled, "statement", None), (sa.Select, sa.CompoundSelect))
+    return is_select and not changed_by_ctes(compiled)
+
+
+def changed_by_ctes(compiled: Any) -> list[str]:
+    """The names of the tables that inserts, updates and deletes within a WITH change."""
+    parts = [getattr(cte, "element", None) for cte in getattr(compiled, "ctes", None) or ()]
+    return [name for part in parts if isinstance(part, dml.UpdateBase) for name in targets_of(part)]
+
+
+# Text
+
+
+def of_text(covered: Covered, connection: sa.Connection, statement: str, kind: str) -> Changes:
+    """The changes of SQL text of this kind."""
+    if kind == TextKind.ANY:
+        # The dialect's own COMMIT PREPARED is text, too, and what it commits is recorded.
+        return [] if COMMITTING in connection.connection.info else whole_models(covered.models)
+    if kind != TextKind.WRITE:
+        return []
+    named = [model for model in covered.models if model.is_named_in(statement)]
+    named += [model for model in covered.cascades.of_text(statement) if model not in named]
+    return whole_models(named) if named else []

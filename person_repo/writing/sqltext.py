@@ -1,0 +1,124 @@
+"""SQL text -> its kind: a read, a write, or the beginning or end of a transaction.
+
+Nothing is parsed. The first one or two words decide; text that is not recognised counts as a write (``WRITE``), or as
+anything at all (``ANY``).
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["TextKind", "chains", "kind_of_text", "sqlite_begins_before"]
+
+
+class TextKind:
+    """The kinds of SQL text."""
+
+    READ = "read"
+    WRITE = "write"
+    ANY = "any"
+    BEGIN = "begin"
+    COMMIT = "commit"
+    ROLLBACK = "rollback"
+    SAVEPOINT = "savepoint"
+    RELEASE = "release"
+
+
+_READS = frozenset(
+    {
+        "SELECT", "SHOW", "PRAGMA", "USE", "SAVEPOINT", "RELEASE", "VALUES", "TABLE", "HANDLER", "ATTACH", "DETACH",
+        "VACUUM", "HELP", "KILL",
+    }
+)  # fmt: skip
+_EXPLAINS = frozenset({"EXPLAIN", "DESCRIBE", "DESC"})
+_RUNS_ANYTHING = frozenset({"CALL", "EXECUTE", "EXEC", "DO", "BINLOG", "IMPORT"})
+# The MySQL manual, "Statements That Cause an Implicit Commit". Some commit only in some forms (CREATE TABLE does,
+# CREATE TEMPORARY TABLE does not), and by some MariaDB runs another statement (ANALYZE UPDATE ...).
+_IMPLICIT_COMMITS = frozenset(
+    {
+        "ALTER", "ANALYZE", "BEGIN", "CACHE", "CHANGE", "CHECK", "CREATE", "DROP", "FLUSH", "GRANT", "IMPORT",
+        "INSTALL", "LOCK", "OPTIMIZE", "RENAME", "REPAIR", "RESET", "REVOKE", "SET", "START", "STOP", "TRUNCATE",
+        "UNINSTALL", "UNLOCK",
+    }
+)  # fmt: skip
+_WRITES = re.compile(r"\b(INSERT|UPDATE|DELETE|REPLACE|MERGE|TRUNCATE|CALL)\b", re.IGNORECASE)
+_RUNS = re.compile(rf"\b({'|'.join(sorted(_RUNS_ANYTHING))}|XA)\b", re.IGNORECASE)
+_TO = re.compile(r"\bTO\b", re.IGNORECASE)
+_ANALYZE = re.compile(r"\bANALYZE\b", re.IGNORECASE)
+_CHAIN = re.compile(r"(?<!NO)\s+CHAIN\b", re.IGNORECASE)
+# MySQL and MariaDB execute the text inside /*! and /*M!, so those are no comments.
+_GAP = r"(?>\s+|--[^\n]*(?:\n|$)|#[^\n]*(?:\n|$)|/\*(?!M?!).*?\*/|\()*+(?:/\*M?!\d*\s*)?"
+_WORDS = re.compile(rf"{_GAP}(\w+)(?:{_GAP}(\w+))?", re.DOTALL)
+# SET STATEMENT ... FOR runs the statement after FOR (MariaDB). Of the others only these commit, or set autocommit.
+_SETS = re.compile(r"\b(STATEMENT|AUTOCOMMIT|PASSWORD|ROLE)\b", re.IGNORECASE)
+
+# Python's sqlite3 begins a transaction before these; before 3.12 it always does, unless isolation_level is None.
+_BEGUN_FOR = ("INSERT", "UPDATE", "DELETE", "REPLAC")
+
+
+def kind_of_text(text: str, dialect_name: str) -> tuple[str, bool]:
+    """The kind of SQL text (a ``TextKind``), and True if the database may commit by it, earlier statements included."""
+    if ";" in text.rstrip("; \t\r\n"):
+        # Several statements, or a literal with a semicolon: only the first statement's words are looked at below.
+        return (TextKind.ANY if _RUNS.search(text) else TextKind.WRITE), True
+    words = _WORDS.match(text)
+    first, second = words.groups("") if words else ("", "")
+    first = first.upper()
+    kind = _kind_of_words(first, second.upper(), text, is_sqlite=dialect_name == "sqlite")
+    if kind in (TextKind.ANY, TextKind.COMMIT, TextKind.RELEASE):
+        return kind, True
+    if dialect_name not in ("mysql", "mariadb") or first not in _IMPLICIT_COMMITS:
+        return kind, False
+    return kind, first != "SET" or _SETS.search(text) is not None
+
+
+def _kind_of_words(first: str, second: str, text: str, *, is_sqlite: bool) -> str:
+    """Cases, in this order:
+
+    1. the beginnings and ends of transactions;
+    2. statements that run code of the database's: nobody here sees what it does;
+    3. SET, which on MariaDB may run another statement;
+    4. WITH, and EXPLAIN ANALYZE: a write if any later word is one;
+    5. the reads that are known; everything else is a write.
+    """
+    boundary = _kind_of_boundary(first, second, text, is_sqlite=is_sqlite)
+    if boundary is not None:
+        return boundary
+    if first in _RUNS_ANYTHING or (first == "DROP" and second in ("DATABASE", "SCHEMA")):
+        return TextKind.ANY
+    if first == "SET":
+        return TextKind.WRITE if second == "STATEMENT" else TextKind.READ
+    if first == "WITH" or (first in _EXPLAINS and _ANALYZE.search(text)):
+        return TextKind.WRITE if _WRITES.search(text) else TextKind.READ
+    return TextKind.READ if first in _READS or first in _EXPLAINS else TextKind.WRITE
+
+
+def _kind_of_boundary(first: str, second: str, text: str, *, is_sqlite: bool) -> str | None:
+    """The kind of text that begins or ends a transaction or a savepoint; None for any other text."""
+    match first:
+        case "START" if second != "TRANSACTION":
+            return None  # START SLAVE
+        case "BEGIN" | "START":
+            return TextKind.BEGIN
+        case "COMMIT" | "END":
+            return TextKind.ANY if second == "PREPARED" else TextKind.COMMIT
+        case "ROLLBACK":
+            # ROLLBACK TO a savepoint changes nothing here, and a prepared transaction's changes were never visible.
+            return TextKind.READ if second == "PREPARED" or _TO.search(text) else TextKind.ROLLBACK
+        case "XA":
+            return TextKind.ANY if second == "COMMIT" else TextKind.READ
+        case "SAVEPOINT" if is_sqlite:
+            return TextKind.SAVEPOINT
+        case "RELEASE" if is_sqlite:
+            return TextKind.RELEASE
+    return None
+
+
+def chains(text: str) -> bool:
+    """True if a COMMIT or ROLLBACK also begins the next transaction (``AND CHAIN``)."""
+    return _CHAIN.search(text) is not None
+
+
+def sqlite_begins_before(text: str) -> bool:
+    """True if Python's sqlite3 begins a transaction before this text, by its first word: not for WITH ... UPDATE."""
+    return text[:6].upper() in _BEGUN_FOR

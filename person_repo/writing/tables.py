@@ -1,0 +1,113 @@
+"""A table whose changes count: the names it goes by, how its primary key travels and compares, and one change of it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.engine.default import DefaultDialect
+
+from person_repo.mapped.fields import binds
+from person_repo.mapped.mapping import EntityMapping, Identity
+
+__all__ = ["Change", "W", "WatchedTable", "sends_unchanged", "sends_value_unchanged"]
+
+_DIALECT = DefaultDialect()
+
+
+@dataclass(eq=False)
+class WatchedTable:
+    """One table of a mapped class. A hierarchy of joined classes has several; each holds the primary key.
+
+    ``name``: as statements refer to the table, in lower case. ``key_names``: the columns of the primary key in this
+    table, in the order of ``mapping.key_fields``.
+    """
+
+    mapping: EntityMapping[Any]
+    table: sa.Table
+    name: str = field(init=False)
+    key_names: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.name = self.table.name.lower()
+        self.key_names = tuple(column.name for column in self.mapping.key_columns[self.table])
+        self._in_text = re.compile(rf"(?<!\w){re.escape(self.name)}(?!\w)", re.IGNORECASE)
+
+    def is_named_in(self, text: str) -> bool:
+        """True if SQL text holds the table's name as a word, be it the name of something else."""
+        return self._in_text.search(text) is not None
+
+    def rewrites_keys(self) -> bool:
+        """True if the type of a key column may store another value than it is given, in a way not followed here."""
+        return any(_rewrites(key.column.type) for key in self.mapping.key_fields)
+
+    def has_other_unique_keys(self) -> bool:
+        """True if the metadata declares a unique key beside the primary one: an insert can conflict on that, too."""
+        constraints = any(isinstance(constraint, sa.UniqueConstraint) for constraint in self.table.constraints)
+        return constraints or any(index.unique for index in self.table.indexes)
+
+    def compares_exactly(self, dialect: sa.Dialect) -> bool:
+        """True if ``=`` on the primary key finds rows of equal keys and no others, so that parameters name the rows."""
+        return not self.rewrites_keys() and all(_is_exact(key.column.type, dialect) for key in self.mapping.key_fields)
+
+
+W = TypeVar("W", bound=WatchedTable)
+
+
+@dataclass
+class Change(Generic[W]):
+    """The rows of one watched table that a statement changes.
+
+    ``identities``: their primary keys; None for any rows. ``counted``: the keys were asked for before, and hold only if
+    the statement turns out to match as many rows. ``generated``: the database makes further keys, which come with the
+    result.
+    """
+
+    table: W
+    identities: list[Identity] | None
+    counted: bool = False
+    generated: bool = False
+
+
+def sends_unchanged(type_: sa.types.TypeEngine[Any]) -> bool:
+    """True if a parameter's type sends every value as it is."""
+    return not _rewrites(type_) and not binds(type_)
+
+
+def sends_value_unchanged(type_: sa.types.TypeEngine[Any], value: Any) -> bool:
+    """True if a parameter's type, which need not be the column's, sends this value as it is."""
+    if _rewrites(type_):
+        return False
+    return not binds(type_) or bool(type_.process_bind_param(value, _DIALECT) == value)
+
+
+def _rewrites(type_: sa.types.TypeEngine[Any]) -> bool:
+    """True if a type changes values on their way in: by a function in SQL, by a host's own ``bind_processor``, or, as
+    ``Uuid`` of strings does, because it accepts several spellings of one value.
+    """
+    if isinstance(type_, sa.TypeDecorator) and _rewrites(type_.impl_instance):
+        return True
+    processor = getattr(type(type_).bind_processor, "__module__", "sqlalchemy.")
+    respells = isinstance(type_, sa.Uuid) and not type_.as_uuid
+    return respells or type_._has_bind_expression or not processor.startswith("sqlalchemy.")
+
+
+def _is_exact(type_: sa.types.TypeEngine[Any], dialect: sa.Dialect) -> bool:
+    """True if the database takes two values of a column for equal exactly when Python does.
+
+    Strings on MySQL: only in a binary collation that does not pad. On SQLite, PostgreSQL and Oracle: unless a collation
+    says otherwise.
+    """
+    loaded = type_.dialect_impl(dialect)
+    if isinstance(type_, sa.TypeDecorator):
+        loaded = type_.load_dialect_impl(dialect)
+    if not isinstance(loaded, sa.String) or isinstance(loaded, sa.Enum):
+        return True
+    collation = (getattr(loaded, "collation", None) or "").lower()
+    if dialect.name in ("mysql", "mariadb"):
+        return collation in ("utf8mb4_0900_bin", "binary") or collation.endswith("_nopad_bin")
+    # Elsewhere (SQL Server) a column without a collation may fold as MySQL's do.
+    known = dialect.name in ("sqlite", "postgresql", "oracle")
+    return known and collation in ("", "binary", "c", "posix")

@@ -1,0 +1,76 @@
+"""Tombstones that stand on the caches from right before a change until its outcome is known."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Iterable, Sequence
+
+from person_repo.cache.contract import LeaseBackend, Place, Tombstones
+
+__all__ = ["PlacedTombstones"]
+
+logger = logging.getLogger("person_repo.writing")
+
+
+class PlacedTombstones:
+    """The tombstones of one change: ``place`` before it, ``release`` after it. Neither raises for a failing cache."""
+
+    __slots__ = ("_placed",)
+
+    def __init__(self) -> None:
+        self._placed: list[tuple[LeaseBackend, Tombstones]] = []
+
+    def place(self, backend: LeaseBackend, keys: Sequence[str], groups: Iterable[str] = ()) -> frozenset[Place]:
+        """Place tombstones on items and whole groups; returns the places where none could be put."""
+        names = list(groups)
+        try:
+            tombstones = backend.put_tombstones(keys, names)
+        except Exception:
+            backend.counters.errors += 1
+            logger.exception("tombstones could not be placed; cached reads may be old until the ttl")
+            return frozenset()
+        backend.counters.tombstones += len(keys)
+        backend.counters.model_drops += len(names)
+        self._placed.append((backend, tombstones))
+        if tombstones.missing or _unreachable:
+            _log_reachability(backend, tombstones)
+        backend.counters.unplaced += len(tombstones.failed_keys) + len(tombstones.failed_groups)
+        return tombstones.missing
+
+    def release(self) -> dict[LeaseBackend, set[Place]]:
+        """Remove them; returns, by cache, the places where no server answered. May be called again.
+
+        Never raises: the change is committed, or rolled back.
+        """
+        placed, self._placed = self._placed, []
+        unanswered: dict[LeaseBackend, set[Place]] = {}
+        for backend, tombstones in placed:
+            try:
+                silent = backend.release(tombstones)
+            except Exception:
+                backend.counters.errors += 1
+                logger.exception("tombstones could not be released; their keys go to the database until the ttl")
+            else:
+                if silent:
+                    unanswered.setdefault(backend, set()).update(silent)
+        return unanswered
+
+
+_unreachable: weakref.WeakKeyDictionary[LeaseBackend, set[str]] = weakref.WeakKeyDictionary()
+
+
+def _log_reachability(backend: LeaseBackend, tombstones: Tombstones) -> None:
+    """Log, for each server, that tombstones cannot be placed on it, and later that they can: once each."""
+    unreachable = _unreachable.setdefault(backend, set())
+    for server in sorted(unreachable & tombstones.reached):
+        unreachable.discard(server)
+        logger.info("tombstones can be placed on %s again", server)
+    for server in sorted({server for server, _ in tombstones.missing} - unreachable):
+        unreachable.add(server)
+        if backend.fenced:
+            logger.warning(
+                "tombstones could not be placed on %s; on_unreachable is %r", server, backend.settings.on_unreachable
+            )
+        else:
+            logger.error("tombstones could not be placed on %s; cached reads may be old until the ttl", server)

@@ -1,0 +1,134 @@
+"""Bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import orm
+from sqlalchemy.dialects import postgresql
+from support.hosts import NOTES, Note, on_mysql, on_sqlite, rename
+from support.ways import (
+    PEOPLE,
+    STRANGERS,
+    TABLE,
+    Witness,
+    person,
+)
+
+from person_repo.cache.region import make_region
+from person_repo.writing.examination import changed_by_ctes, is_query
+
+
+@pytest.fixture
+def few(people_engine: sa.Engine, cache_url: str) -> Iterator[Witness]:
+    """A witness of a cache that takes three keys for too many."""
+    with orm.Session(people_engine) as session, session.begin():
+        session.add_all([person(id) for id in PEOPLE])
+    witness = Witness(people_engine, make_region(cache_url, max_keys=3))
+    yield witness
+    witness.close()
+
+
+def test_more_rows_than_the_bound_are_the_whole_model(few: Witness) -> None:
+    with few.invalidates(*PEOPLE[:3]), few.engine.begin() as connection:
+        connection.execute(
+            sa.update(TABLE).where(TABLE.c.last_name.in_([f"of {id}" for id in PEOPLE[:3]])), {"version": 2}
+        )
+    with few.drops(), few.engine.begin() as connection:
+        connection.execute(sa.update(TABLE).where(TABLE.c.version > 0).values(version=3))
+    with few.drops(), few.engine.begin() as connection:
+        for id in PEOPLE:
+            rename(connection, id)
+    with few.drops(), few.sessions() as session, session.begin():
+        session.add_all([person(id) for id in STRANGERS])
+    with few.drops(), few.engine.begin() as connection:
+        connection.execute(sa.delete(TABLE).where(TABLE.c.id.in_(PEOPLE)))
+
+
+def test_an_update_of_everybody_is_the_whole_model_or_all_its_keys(people: Witness) -> None:
+    with people.invalidates(*PEOPLE), people.engine.begin() as connection:
+        connection.execute(sa.update(TABLE).values(first_name="changed"))
+
+
+@on_mysql
+def test_a_row_that_comes_between_the_question_and_the_update_drops_the_whole_model(people: Witness) -> None:
+    """READ COMMITTED locks the rows that are asked for, and keeps nobody from adding one."""
+    came: list[str] = []
+
+    def another_comes(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        if statement.endswith("FOR UPDATE") and not came:
+            came.append("edsger")
+            with people.sessions() as other, other.begin():
+                other.add(person("edsger"))
+
+    sa.event.listen(people.engine, "after_cursor_execute", another_comes)
+    committed = people.engine.execution_options(isolation_level="READ COMMITTED")
+    with people.drops(), committed.begin() as connection:
+        connection.execute(sa.update(TABLE).where(TABLE.c.version > 0).values(first_name="changed"))
+
+    assert people.committed()["edsger"][1] == "changed"
+
+
+@on_mysql
+def test_an_update_of_two_tables_at_once(people: Witness) -> None:
+    with people.sessions() as session, session.begin():
+        session.add_all([Note(id=1, text="first", about="ada"), Note(id=2, text="second", about="ada")])
+    with people.drops(), people.engine.begin() as connection:
+        joined = sa.update(NOTES).where(NOTES.c.about == TABLE.c.id)
+        connection.execute(joined.values({NOTES.c.text: "changed", TABLE.c.first_name: "changed"}))
+    with people.right(), people.engine.begin() as connection:
+        joined = sa.update(TABLE).where(NOTES.c.about == TABLE.c.id, NOTES.c.id == 1)
+        connection.execute(joined.values(first_name="again"))
+
+    assert people.committed()["ada"][1] == "again"
+
+
+def test_a_query_that_changes_rows_on_the_way_is_none() -> None:
+    """As PostgreSQL has it; of the databases here none does."""
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    changed = sa.update(TABLE).values(version=2).returning(TABLE.c.id).cte("changed")
+    writes, reads = sa.select(changed.c.id), sa.select(TABLE.c.id)
+
+    assert is_query(SimpleNamespace(compiled=reads.compile(dialect=dialect)))
+    assert not is_query(SimpleNamespace(compiled=writes.compile(dialect=dialect)))
+    assert changed_by_ctes(writes.compile(dialect=dialect)) == ["person"]
+
+
+@on_sqlite
+def test_a_row_without_a_key_makes_no_write_fail(people: Witness) -> None:
+    """SQLite takes NULL in a primary key, where the table was not made by SQLAlchemy."""
+    with people.blind(), people.engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE person")
+        connection.exec_driver_sql("CREATE TABLE person (id TEXT PRIMARY KEY, first_name, last_name, version)")
+        connection.exec_driver_sql("INSERT INTO person VALUES ('ada', 'first', 'x', 1), (NULL, 'first', 'x', 1)")
+    with people.drops(), people.engine.begin() as connection:
+        connection.execute(sa.update(TABLE).where(TABLE.c.last_name == "x").values(first_name="changed"))
+
+    assert people.committed()["ada"][1] == "changed"
+
+
+@on_sqlite
+def test_an_update_from_another_table(people: Witness) -> None:
+    with people.sessions() as session, session.begin():
+        session.add(Note(id=1, text="changed", about="ada"))
+    with people.invalidates("ada"), people.engine.begin() as connection:
+        connection.execute(sa.update(TABLE).where(NOTES.c.about == TABLE.c.id).values(first_name=NOTES.c.text))
+
+    assert people.committed()["ada"][1] == "changed"
+
+
+def test_the_made_up_names_of_parameters_are_not_those_of_the_question(people: Witness) -> None:
+    """The update has ``first_name_1`` for what it sets, the question would have it for the criterion."""
+    with people.sessions() as session, session.begin():
+        rename(session, "ada", "one")
+        rename(session, "barbara", "two")
+    with people.invalidates("ada"), people.engine.begin() as connection:
+        longer = sa.func.replace(TABLE.c.first_name, "two", "three")
+        statement = sa.update(TABLE).values(last_name=sa.case((TABLE.c.first_name == "two", longer), else_="changed"))
+        connection.execute(statement.where(TABLE.c.first_name == "one"))
+
+    assert people.committed()["ada"][2] == "changed"

@@ -1,0 +1,153 @@
+"""What hosts listen for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import orm
+from support.hosts import NOTES, TICKETS, HostBase, Ticket, begin_again, is_unsure, isolated, on_sqlite, rename
+from support.ways import (
+    TABLE,
+    Witness,
+)
+
+
+def test_a_hosts_listener_that_writes_in_the_middle_of_a_statement(
+    witness_of: Callable[..., Witness], people_engine: sa.Engine
+) -> None:
+    """Its own statement's outcome, key and row count, is not that of the one it interrupts."""
+    HostBase.metadata.create_all(people_engine, [NOTES])
+
+    def note(connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        if "ticket" in statement and not statement.startswith("SELECT"):
+            connection.execute(sa.insert(NOTES).values(text=statement[:200]))
+
+    for moment in ("before_cursor_execute", "after_cursor_execute"):
+        tickets = witness_of(Ticket, [Ticket(title=f"{moment} {number}") for number in range(2)], ids=range(1, 9))
+        sa.event.listen(people_engine, moment, note)
+        automatic = people_engine.execution_options(isolation_level="AUTOCOMMIT")
+        for engine in (people_engine, automatic):
+            with tickets.right(), orm.Session(engine) as session:
+                session.add(Ticket(title=f"new {moment} {engine is automatic}"))
+                session.commit()
+            with tickets.right(), engine.begin() as connection:
+                connection.execute(sa.update(TICKETS).where(TICKETS.c.title == f"{moment} 1").values(title=f"{moment}"))
+                connection.execute(sa.update(TICKETS).where(TICKETS.c.title == moment).values(title=f"{moment} 1"))
+        sa.event.remove(people_engine, moment, note)
+
+
+def test_a_hosts_listener_that_writes_before_a_statement_that_commits_itself(
+    people: Witness, automatic: sa.Connection
+) -> None:
+    """What it commits meanwhile takes away nothing that announces the statement to come."""
+
+    def write(connection: sa.Connection, _cursor: Any, _statement: str, parameters: Any, *_rest: Any) -> None:
+        if "ada" in str(parameters):
+            rename(connection, "barbara")
+            people.look("in the middle")
+
+    sa.event.listen(people.engine, "before_cursor_execute", write)
+    with people.invalidates("ada", "barbara"):
+        rename(automatic, "ada")
+
+
+@pytest.mark.parametrize("isolation_level", [None, "AUTOCOMMIT"])
+def test_a_hosts_listener_that_fails_after_a_statement_that_did_not(
+    witness_of: Callable[..., Witness], isolation_level: str | None
+) -> None:
+    tickets = witness_of(Ticket, [Ticket(id=1, title="first")], ids=range(1, 5))
+    engine = isolated(tickets.engine, isolation_level)
+
+    def fail(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        if statement.startswith("INSERT"):
+            raise ZeroDivisionError
+
+    sa.event.listen(tickets.engine, "after_cursor_execute", fail)
+    with tickets.right():
+        with engine.connect() as connection:
+            with pytest.raises(ZeroDivisionError):
+                connection.execute(sa.insert(TICKETS).values(title="second"))
+            connection.execute(sa.update(TICKETS).where(TICKETS.c.id == 1).values(title="changed"))
+            connection.commit()
+        assert not is_unsure(tickets, 2)
+
+    assert 2 in tickets.committed()
+
+
+@on_sqlite
+def test_a_statement_that_fails_by_no_error_of_the_drivers(people: Witness, automatic: sa.Connection) -> None:
+    """Its tombstones go with the next statement, or with the connection."""
+    too_large = sa.literal(2**70, sa.Integer)
+    with people.right():
+        with pytest.raises(OverflowError):
+            rename(automatic, "ada", too_large)  # type: ignore[arg-type]
+        assert is_unsure(people, "ada")
+        rename(automatic, "barbara")
+        assert not is_unsure(people, "ada")
+        with pytest.raises(OverflowError):
+            rename(automatic, "ada", too_large)  # type: ignore[arg-type]
+        automatic.close()
+        assert not is_unsure(people, "ada")
+
+
+def test_a_hosts_listener_that_writes_the_text_of_a_statement_anew(people: Witness) -> None:
+    """What is looked at is what is sent."""
+
+    def rewrite(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> tuple[str, Any]:
+        return statement.replace("%TABLE%", "person").replace("SELECT nothing", "DELETE FROM person"), parameters
+
+    sa.event.listen(people.engine, "before_cursor_execute", rewrite, retval=True)
+    for statement in ("UPDATE %TABLE% SET first_name = 'changed'", "SELECT nothing"):
+        with people.drops(), people.engine.begin() as connection:
+            connection.exec_driver_sql(statement)
+
+    assert people.committed() == {}
+
+
+@pytest.mark.parametrize("isolation_level", [None, "AUTOCOMMIT"])
+def test_a_host_that_sends_statements_itself(
+    people: Witness, isolation_level: str | None, subtests: pytest.Subtests
+) -> None:
+    """By the events that take the place of the dialect's functions, from the middle of a transaction on."""
+    sent: list[str] = []
+
+    def send(cursor: Any, statement: str, parameters: Any, _context: Any) -> bool:
+        sent.append(statement)
+        cursor.execute(statement, parameters)
+        return True
+
+    def send_bare(cursor: Any, statement: str, _context: Any) -> bool:
+        return send(cursor, statement, (), None)
+
+    def send_each(cursor: Any, statement: str, parameters: Any, _context: Any) -> bool:
+        sent.append(statement)
+        cursor.executemany(statement, parameters)
+        return True
+
+    engine = isolated(people.engine, isolation_level)
+    which = sa.update(TABLE).where(TABLE.c.id == sa.bindparam("which")).values(first_name="changed")
+    ways: dict[str, tuple[Any, Callable[[sa.Connection], Any]]] = {
+        "do_execute": (send, lambda connection: rename(connection, "ada")),
+        "do_executemany": (send_each, lambda connection: connection.execute(which, [{"which": "ada"}] * 2)),
+        "do_execute_no_params": (
+            send_bare,
+            lambda connection: connection.exec_driver_sql(
+                "UPDATE person SET first_name = 'changed'", execution_options={"no_parameters": True}
+            ),
+        ),
+    }
+    for name, (handler, write) in ways.items():
+        begin_again(people)
+        expected = people.drops() if write is ways["do_execute_no_params"][1] else people.invalidates("ada")
+        with subtests.test(name), engine.connect() as connection:
+            connection.execute(sa.select(1))
+            sent.clear()
+            with expected:
+                sa.event.listen(people.engine, name, handler)
+                write(connection)
+                sa.event.remove(people.engine, name, handler)
+                connection.commit()
+            assert [statement for statement in sent if statement.startswith("UPDATE")]

@@ -1,0 +1,94 @@
+"""Two phases."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import orm
+from support.hosts import Note, is_unsure, on_mysql, rename
+from support.ways import (
+    Witness,
+)
+
+from person_repo.model import Person
+
+
+@on_mysql
+@pytest.mark.parametrize("end", ["commit", "rollback", "close"])
+@pytest.mark.parametrize("prepared", [True, False])
+def test_a_transaction_in_two_phases(people: Witness, end: str, prepared: bool) -> None:
+    with people.right(), people.engine.connect() as connection:
+        transaction = connection.begin_twophase()
+        rename(connection, "ada")
+        if prepared:
+            transaction.prepare()
+            people.look("prepared")
+            assert is_unsure(people, "ada")
+        getattr(transaction, end)()
+
+
+@on_mysql
+def test_a_session_in_two_phases_drops_what_it_changed(people: Witness) -> None:
+    with people.invalidates("ada"), orm.Session(people.engine, twophase=True) as session:
+        session.get_one(Person, "ada").first_name = "changed"
+        session.commit()
+
+
+@on_mysql
+def test_two_phases_that_change_nothing_cost_nothing(people: Witness) -> None:
+    people.warm()
+    with people.costs(0), orm.Session(people.engine, twophase=True) as session:
+        session.add(Note(id=1, text="first"))
+        session.commit()
+
+
+@on_mysql
+@pytest.mark.parametrize("recover", [True, False])
+@pytest.mark.parametrize("end", ["commit_prepared", "rollback_prepared", "text"])
+def test_a_prepared_transaction_that_another_process_ends(
+    people: Witness, automatic: sa.Connection, end: str, recover: bool
+) -> None:
+    """Nobody there knows what it changed. MariaDB wants no transaction to be open there."""
+    elsewhere = sa.create_engine(people.engine.url)
+    with people.right():
+        with elsewhere.connect() as gone:
+            transaction = gone.begin_twophase()
+            rename(gone, "ada")
+            transaction.prepare()
+            gone.invalidate()
+        elsewhere.dispose()
+        people.look("prepared")
+        if end == "text":
+            automatic.exec_driver_sql(f"XA COMMIT '{transaction.xid}'")
+        else:
+            getattr(automatic, end)(transaction.xid, recover=recover)
+
+    assert people.committed()["ada"][1] == ("first" if end == "rollback_prepared" else "changed")
+
+
+@on_mysql
+def test_a_prepared_transaction_that_this_process_recovers_drops_what_it_changed(
+    people: Witness, automatic: sa.Connection
+) -> None:
+    with people.invalidates("ada"):
+        with people.engine.connect() as gone:
+            transaction = gone.begin_twophase()
+            rename(gone, "ada")
+            transaction.prepare()
+            gone.invalidate()
+        (xid,) = (xid for xid in automatic.recover_twophase() if xid.decode() == transaction.xid)
+        automatic.commit_prepared(xid, recover=True)
+
+    assert people.committed()["ada"][1] == "changed"
+
+
+@on_mysql
+@pytest.mark.parametrize("end", ["XA COMMIT", "XA ROLLBACK"])
+def test_two_phases_made_of_text(people: Witness, automatic: sa.Connection, end: str) -> None:
+    with people.right():
+        automatic.exec_driver_sql("XA START 'host'")
+        rename(automatic, "ada")
+        automatic.exec_driver_sql("XA END 'host'")
+        automatic.exec_driver_sql("XA PREPARE 'host'")
+        automatic.exec_driver_sql(f"{end} 'host'")
+        rename(automatic, "barbara")

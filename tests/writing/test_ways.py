@@ -1,0 +1,160 @@
+"""Every way."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import orm
+from support.hosts import Note, begin_again, rename
+from support.ways import (
+    ADDITIONS,
+    CHANGES,
+    MOVES,
+    REMOVALS,
+    Way,
+    Witness,
+    rows,
+    ways_for,
+)
+
+from person_repo.mapped.mapping import EntityMapping
+from person_repo.model import Person
+from person_repo.service import Service
+
+WAYS = {
+    **{("change", way.name): (way, ("ada", "Grace")) for way in CHANGES},
+    **{("addition", way.name): (way, ("edsger", "Frances")) for way in ADDITIONS},
+    **{("removal", way.name): (way, ("ada", "grace ")) for way in REMOVALS},
+    **{("move", way.name): (way, ("ada", "donald")) for way in MOVES},
+}
+
+SAMPLE = (
+    "unit_of_work", "merge", "orm_update_synchronized_by_auto", "orm_update_by_another_column", "core_update",
+    "core_update_by_another_column", "text_update", "driver_update", "text_update_with_a_query_in_front",
+    "unit_of_work_add", "core_insert_from_select", "core_delete_by_or", "unit_of_work_move", "prepared_statement",
+)  # fmt: skip
+"""A way of each kind."""
+
+
+def known_ways(people: Witness, *names: str) -> list[tuple[str, Way, tuple[str, ...]]]:
+    """Those of these names, or all, that the database knows, with the ids to write."""
+    known = ways_for([way for way, _ in WAYS.values()], people.engine.dialect.name)
+    return [
+        (" ".join(key), way, ids)
+        for key, (way, ids) in WAYS.items()
+        if way in known and (not names or way.name in names)
+    ]  # fmt: skip
+
+
+def test_a_commit_drops_exactly_what_it_changed_whatever_the_way(people: Witness, subtests: pytest.Subtests) -> None:
+    for name, way, ids in known_ways(people):
+        begin_again(people)
+        looks = people.looks
+        expected = {True: people.invalidates(*ids), False: people.drops(), None: people.right()}[way.exact]
+        with subtests.test(name), expected, people.sessions() as session, session.begin():
+            way.write(session, ids, "changed")
+        assert people.looks > looks + 4
+
+
+def test_a_commit_drops_exactly_what_it_changed_though_others_of_its_form_came_before(
+    people: Witness, subtests: pytest.Subtests
+) -> None:
+    """What is known of a statement's form from its second execution on is no more than its form."""
+    for name, way, (first, second) in known_ways(people):
+        moves = way in MOVES
+        others, own = (("barbara", "nobody"), (first, second)) if moves else ((second,), (first,))
+        for _ in range(2):
+            begin_again(people)
+            with people.blind(), people.sessions() as session:
+                way.write(session, others, "never")
+                session.rollback()
+        begin_again(people)
+        expected = {True: people.invalidates(*own), False: people.drops(), None: people.right()}[way.exact]
+        with subtests.test(name), expected, people.sessions() as session, session.begin():
+            way.write(session, own, "changed")
+
+
+def test_what_a_form_is_known_to_leave_alone_is_looked_at_again_when_more_is_covered(
+    people: Witness, cache_url: str
+) -> None:
+    def write(text: str) -> None:
+        with people.sessions() as session, session.begin():
+            session.execute(sa.update(Note).where(Note.id == 1), {"text": text, "about": None})
+            session.get_one(Note, 1).text = text + "!"
+
+    with people.sessions() as session, session.begin():
+        session.add(Note(id=1, text="first"))
+    for text in ("a", "b", "c"):
+        write(text)
+    notes = Service.over(Note, people.sessions, cache_url)
+    assert notes.get_one(1).text == "c!"
+    for text in ("d", "e", "f"):
+        write(text)
+        assert notes.get_one(1).text == text + "!"
+
+
+def test_a_transaction_that_drops_a_model_looks_for_its_keys_no_longer(
+    people: Witness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[object] = []
+    find = EntityMapping.stored_identity
+    monkeypatch.setattr(
+        EntityMapping, "stored_identity", lambda self, values: looked.append(values) or find(self, values)
+    )
+    most = people.service.cached.backend.settings.max_keys
+    chunks = [rows([f"{chunk} {at}" for at in range(400)], "new") for chunk in range(10)]
+    with people.drops(), people.sessions() as session, session.begin():
+        for chunk in chunks:
+            session.execute(sa.insert(Person), chunk)
+
+    assert most < len(looked) <= most + 400
+
+
+def test_statements_that_commit_by_themselves_are_announced_each_whatever_the_way(
+    people: Witness, subtests: pytest.Subtests
+) -> None:
+    automatic = people.engine.execution_options(isolation_level="AUTOCOMMIT")
+    for name, way, ids in known_ways(people):
+        begin_again(people)
+        with subtests.test(name), people.right(), orm.Session(automatic) as session:
+            way.write(session, ids, "changed")
+            session.flush()
+
+
+def test_a_rollback_leaves_the_cache_as_it_was_by_each_kind_of_way(people: Witness, subtests: pytest.Subtests) -> None:
+    for name, way, ids in known_ways(people, *SAMPLE):
+        begin_again(people)
+        with subtests.test(name), people.right(), people.sessions() as session:
+            way.write(session, ids, "changed")
+            session.rollback()
+
+
+def test_a_savepoint_rolled_back_takes_nothing_with_it_by_each_kind_of_way(
+    people: Witness, subtests: pytest.Subtests
+) -> None:
+    """Neither what came before it in the same transaction, nor, where it comes first, what comes after."""
+    for name, way, ids in known_ways(people, *SAMPLE):
+        begin_again(people)
+        with subtests.test(name), people.right(), people.sessions() as session:
+            with contextlib.suppress(ZeroDivisionError), session.begin_nested():
+                way.write(session, ids, "never")
+                raise ZeroDivisionError
+            rename(session, "barbara")
+            with contextlib.suppress(ZeroDivisionError), session.begin_nested():
+                way.write(session, ids, "never")
+                raise ZeroDivisionError
+            session.commit()
+
+
+def test_a_savepoint_released_counts_with_its_transaction_by_each_kind_of_way(
+    people: Witness, subtests: pytest.Subtests
+) -> None:
+    for name, way, ids in known_ways(people, *SAMPLE):
+        for end in ("commit", "rollback"):
+            begin_again(people)
+            with subtests.test(f"{name}, {end}"), people.right(), people.sessions() as session:
+                with session.begin_nested():
+                    way.write(session, ids, "changed")
+                getattr(session, end)()
