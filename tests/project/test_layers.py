@@ -1,17 +1,20 @@
-"""The shape of the package: imports point one way, and importing it does nothing."""
+"""The shape of the package: imports point one way, rooms are private, and importing it does nothing."""
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from pathlib import Path
 
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+PACKAGE = CHECKOUT / "person_repo"
 
 # Raises on whatever reaches outside: the network, another process, a database, a file written, a variable of ours.
 WATCHED = """
@@ -53,9 +56,84 @@ def test_imports_point_one_way() -> None:
     assert done.returncode == 0, done.stdout
 
 
+CONTRACTS = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+
+
 def test_every_module_is_in_the_layers() -> None:
-    """The guard of the guard: without ``exhaustive`` a new module could import anything."""
-    assert "exhaustive = true" in (CHECKOUT / "pyproject.toml").read_text()
+    """Without ``exhaustive`` a new module could import anything."""
+    (layers,) = [contract for contract in CONTRACTS if contract["type"] == "layers"]
+    assert layers["exhaustive"] is True
+    assert layers.get("ignore_imports", []) == []
+
+
+def rooms() -> list[str]:
+    """The folders of the package that hold more than one module."""
+    return sorted(
+        place.name for place in PACKAGE.iterdir() if len(list(place.rglob("*.py"))) > 2 and place.name != "__pycache__"
+    )
+
+
+@pytest.mark.parametrize("room", rooms())
+def test_every_room_is_private_but_for_its_front(room: str) -> None:
+    """A contract protects it, and lets others import single modules only, never all that are in a room."""
+    (contract,) = [one for one in CONTRACTS if one.get("protected_modules") == [f"person_repo.{room}"]]
+    assert contract["allowed_importers"] == [f"person_repo.{room}"]
+    fronts = [ignored.removeprefix("** -> ") for ignored in contract["ignore_imports"]]
+    assert [front for front in fronts if not re.fullmatch(rf"person_repo\.{room}(\.\w+)*", front)] == []
+
+
+def private_imports(path: Path) -> list[str]:
+    """The names with an underscore that a module imports from other rooms, or takes from their modules."""
+    own = room_of(".".join(path.relative_to(CHECKOUT).with_suffix("").parts))
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    imported: dict[str, str] = {}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("person_repo"):
+            for alias in node.names:
+                imported[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+    for name in imported.values():
+        if name.rpartition(".")[2].startswith("_") and room_of(name) != own:
+            found.append(name)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and is_private(node.attr):
+            origin = imported.get(node.value.id, "person_repo")
+            if origin != "person_repo" and room_of(origin) != own:
+                found.append(f"{origin}.{node.attr}")
+    return found
+
+
+def room_of(module: str) -> str:
+    """The second part of a dotted name."""
+    return (*module.split("."), "")[1]
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_room_uses_a_private_name_of_another(path: Path) -> None:
+    assert private_imports(path) == []
+
+
+def test_private_names_of_other_rooms_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "CHECKOUT", tmp_path)
+    path = tmp_path / "person_repo" / "reading" / "cached.py"
+    path.parent.mkdir(parents=True)
+    path.write_text("""
+from person_repo.cache.region import _BACKENDS, make_region
+from person_repo.reading.filling import _own
+from person_repo.writing import coverage
+from person_repo.fence.view import Fence as View
+
+coverage._COVERED, View._poll, _own._anything, make_region.__name__
+""")
+    assert private_imports(path) == [
+        "person_repo.cache.region._BACKENDS",
+        "person_repo.writing.coverage._COVERED",
+        "person_repo.fence.view.Fence._poll",
+    ]
 
 
 def test_importing_opens_nothing_and_reads_no_environment() -> None:
