@@ -36,6 +36,7 @@ from person_repo.exceptions import (
     UnknownFieldError,
 )
 from person_repo.mapped.fields import Field
+from person_repo.mapped.mapping import EntityMapping
 from person_repo.model import Base, Person
 from person_repo.reading.cached import CachedRepository
 from person_repo.service import PersonService, Service
@@ -596,9 +597,15 @@ def test_wrong_names_of_rows_are_refused_before_a_row_is_read(people: PersonServ
                 people.database.add_rows(names, never(), checked=checked)
 
 
+def _refuse(*_: object) -> None:
+    raise InvalidEntityError("is looked at")
+
+
 @toggle_has_no_part
 def test_rows_that_were_checked_are_not_checked_again(people: PersonService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Field, "accepts_all", lambda *_: False)
     monkeypatch.setattr(Field, "refusal", lambda *_: "is looked at")
+    monkeypatch.setattr(EntityMapping, "check", _refuse)
     names = ["id", "first_name", "last_name"]
     assert people.database.add_rows(names, [[("ada", "Ada", "King")]], checked=True) == 1
     with pytest.raises(InvalidEntityError, match="row 1"):

@@ -270,6 +270,9 @@ FLAGS = keyed(sa.Boolean(), "Flag")
 BLANKS = keyed(sa.CHAR(4), "Blank")
 BLOCKS = keyed(sa.BINARY(4), "Block")
 
+SHORTS = keyed(sa.String(3), "Short")
+WORDS = keyed(sa.Enum("a", "ab"), "Words")
+
 NOON = datetime.datetime(2026, 11, 23, 12)
 
 
@@ -741,6 +744,19 @@ def test_what_a_database_would_refuse_or_change_is_refused(
 )
 def test_what_every_database_takes_passes(mapping: EntityMapping[Any], values: dict[str, Any]) -> None:
     mapping.check(values)
+
+
+@given(st.lists(st.text(max_size=4) | st.text("ab", max_size=4) | st.none() | st.integers() | st.just(Text("ab"))))
+@example(["a", "abc", ""])
+@example(["abcd"])
+@example([b"a"])
+@profile(max_examples=200)
+def test_values_that_are_accepted_together_are_accepted_one_by_one(values: list[Any]) -> None:
+    for field in (SHORTS.key_fields[0], TEXTS.key_fields[0], WORDS.key_fields[0], PARCELS.by_name["number"]):
+        if field.accepts_all(values):
+            assert [field.refusal(value) for value in values] == [None] * len(values)
+    if values and all(type(value) is str and value.isascii() and len(value) <= 3 for value in values):
+        assert SHORTS.key_fields[0].accepts_all(values)
 
 
 @every_kind
