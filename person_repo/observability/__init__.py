@@ -1,1 +1,1 @@
-"""What happened, for the one who runs it."""
+"""Counters, for the people who operate a service."""

@@ -1,4 +1,4 @@
-"""What happened, as numbers: the counters behind ``stats()``."""
+"""The counters behind ``stats()``, and their values as a frozen dataclass."""
 
 from __future__ import annotations
 
@@ -9,61 +9,86 @@ __all__ = ["Count", "Counters", "Stats"]
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What a service or a region has done since it was made, as plain numbers.
+    """Counts since a service or a region was made; they only grow, and two of them can be added and subtracted."""
 
-    Reads: ``hits`` (answered by the cache), ``negative_hits`` (of these: known absences), ``misses`` (nobody knew,
-    this reader loaded), ``renewals`` (a value was about to end, and this reader loaded it anew), ``waits`` (another
-    reader was loading), ``bypasses`` (a writer's tombstone stood there),
-    ``rejected`` (an item that names another key or schema, or cannot be decoded), ``loads`` (statements sent to the
-    database to answer reads). Fills: ``fills`` (stored), ``fills_refused`` (the lease was lost; the log's "add failed"
-    of old), ``uncacheable`` (a state that would not come back as it was). Writes: ``tombstones`` (placed),
-    ``model_drops`` (whole models dropped), ``unplaced`` (tombstones that could not be placed). The fence:
-    ``fence_polls`` (looks at what is undelivered), ``fenced`` (reads sent to the database by it), ``delivered``
-    (invalidations delivered late). The cache: ``round_trips`` (exchanges, one per server), ``errors`` (exchanges that
-    failed), ``circuit_open`` (exchanges not attempted, because the server had failed too often just before).
+    # Reads
+    hits: int = 0
+    """Entities that the cache answered."""
+    negative_hits: int = 0
+    """Of these: entities that the cache knows not to exist."""
+    misses: int = 0
+    """Entities that were in no cache: this reader took the lease and loaded them."""
+    renewals: int = 0
+    """Entities whose cached value was about to expire: this reader loaded them again."""
+    waits: int = 0
+    """Entities for which this reader waited, because another reader was loading them."""
+    bypasses: int = 0
+    """Entities loaded and not stored: a writer's tombstone stood there, or the server did not answer."""
+    rejected: int = 0
+    """Items of no use: of another schema or key, not decodable, not sealed with a known secret, or refused by a
+    ``load`` listener that accepts the database's row.
+    """
+    loads: int = 0
+    """Loads from the database: one for a ``get_many``, and one more for entities that it waited for in vain."""
+
+    # Fills
+    fills: int = 0
+    """Entities stored."""
+    fills_refused: int = 0
+    """Entities not stored, because a writer took the lease, the value is larger than the server accepts, or the server
+    had no room: "add failed" in the log.
+    """
+    uncacheable: int = 0
+    """Entities not stored, because they would not come back exactly as they were, or were read beside an open
+    transaction.
     """
 
-    hits: int = 0
-    negative_hits: int = 0
-    misses: int = 0
-    renewals: int = 0
-    waits: int = 0
-    bypasses: int = 0
-    rejected: int = 0
-    loads: int = 0
-    fills: int = 0
-    fills_refused: int = 0
-    uncacheable: int = 0
+    # Writes
     tombstones: int = 0
+    """Tombstones that transactions and ``invalidate`` placed, or tried to place."""
     model_drops: int = 0
+    """Whole classes dropped: by SQL text, by more than ``max_keys`` rows, by ``invalidate_all``."""
     unplaced: int = 0
+    """Tombstones that could not be placed, because a server did not answer."""
+
+    # The fence
     fence_polls: int = 0
+    """Polls of the table of undelivered invalidations: at most one in ``fence_interval``, and none without reads."""
     fenced: int = 0
+    """Entities read from the database, because an invalidation of theirs may not have reached the cache; each is a
+    bypass, too.
+    """
     delivered: int = 0
+    """Invalidations that this process delivered to the cache after their commit."""
+
+    # The cache
     round_trips: int = 0
+    """Exchanges with a server; servers count separately."""
     errors: int = 0
+    """Exchanges that failed."""
     circuit_open: int = 0
+    """Exchanges not attempted, because the server had just failed too often."""
 
     def as_dict(self) -> dict[str, int]:
-        """The numbers by name, in the order of the fields."""
+        """The counts by name, in the order above."""
         return asdict(self)
 
     def __add__(self, other: Stats) -> Stats:
-        """Both together."""
+        """The sum of each count, as for two services."""
         return Stats(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
 
     def __sub__(self, earlier: Stats) -> Stats:
-        """What happened since ``earlier``."""
+        """What was counted since ``earlier``."""
         return Stats(**{f.name: getattr(self, f.name) - getattr(earlier, f.name) for f in fields(self)})
 
 
 class Count:
-    """A number that threads add to with ``+=``, without a lock and without losing anything.
+    """A number that threads add to with ``+=``, without a lock and without a lost update.
 
-    CPython with its GIL switches threads at calls and at loop edges. ``owner.number += f()`` on a plain number reads
-    it, calls ``f``, and stores: what other threads added meanwhile is gone. Here ``f`` has returned before the
-    number is read, and nothing is called between reading and storing. For the same reason ``owner.number.value += 1``
-    loses nothing: the paths that count at each hit save the call with it.
+    CPython with its GIL switches threads at calls and at loop edges. With a plain number, ``owner.number += f()`` reads
+    it, calls ``f`` and stores the sum: additions by other threads during the call are lost. Here ``f`` returns before
+    the number is read, and nothing is called between read and store. ``owner.number.value += 1`` is as safe, and saves
+    a call: the fast path of a hit counts with it.
     """
 
     __slots__ = ("value",)
@@ -72,7 +97,7 @@ class Count:
         self.value = 0
 
     def __iadd__(self, more: int) -> Count:
-        """This count, with ``more`` added."""
+        """Adds ``more``."""
         self.value += more
         return self
 
@@ -81,9 +106,9 @@ class Count:
 
 
 class Counters:
-    """Numbers that only grow, one attribute for each field of ``Stats``: ``counters.hits += 1``.
+    """One ``Count`` for each field of ``Stats``: ``counters.hits += 1``. They only grow.
 
-    Any thread may add, at about 0.1 us; a build without the GIL may lose some under contention. Read them with
+    Any thread may add, at about 0.1 us; a build without the GIL may lose some updates under contention. Read them with
     ``snapshot``.
     """
 
@@ -115,5 +140,5 @@ class Counters:
             setattr(self, name, Count())
 
     def snapshot(self) -> Stats:
-        """The numbers as they are now."""
+        """The counts as they are now."""
         return Stats(**{name: getattr(self, name).value for name in self.__slots__})

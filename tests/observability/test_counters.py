@@ -1,9 +1,16 @@
+"""Counters that threads share, and the page that describes them."""
+
 from __future__ import annotations
 
+import ast
 import dataclasses
+import inspect
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -54,8 +61,8 @@ def test_no_increment_is_lost_among_threads() -> None:
 
 
 @pytest.mark.usefixtures("eager_switching")
-def test_no_increment_is_lost_where_the_added_number_is_computed_in_the_same_statement() -> None:
-    """A plain attribute loses most of these: it is read before the call and stored after it."""
+def test_no_increment_is_lost_when_the_added_number_is_computed_in_the_same_statement() -> None:
+    """A plain attribute loses most of these updates: it is read before the call and stored after it."""
     counters = Counters()
 
     def work() -> None:
@@ -111,3 +118,24 @@ def test_the_sum_of_two_stats_adds_each_number() -> None:
 def test_a_counter_that_does_not_exist_is_refused() -> None:
     with pytest.raises(AttributeError):
         Counters().hit += 1  # type: ignore[attr-defined]
+
+
+def descriptions() -> dict[str, str]:
+    """The docstring under each field of ``Stats``, by name."""
+    (of_stats,) = ast.parse(inspect.getsource(Stats)).body
+    assert isinstance(of_stats, ast.ClassDef)
+    return {
+        field.target.id: inspect.cleandoc(text.value.value)
+        for field, text in pairwise(of_stats.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+    }
+
+
+def test_the_page_of_the_stats_says_of_each_counter_what_its_docstring_says() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "stats.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", page, re.MULTILINE))
+    said = {name: " ".join(text.replace("``", "`").split()) for name, text in descriptions().items()}
+
+    assert list(said) == [field.name for field in dataclasses.fields(Stats)], "each field has a docstring"
+    assert {name: f"{text[0].upper()}{text[1:]}." for name, text in rows.items()} == said
