@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from person_repo.cli.demo import Step
     from person_repo.model import Person
     from person_repo.service import PersonService
-    from person_repo.testing.torture.run import Report
+    from person_repo.testing.torture.report import Report
 
 __all__ = ["main"]
 
@@ -551,7 +551,8 @@ def torture(call: _Call, /, faults: tuple[str, ...], start_memcached: bool, **op
 
     In the database given, or in a SQLite file of its own; the people and the table it adds it removes.
     """
-    from person_repo.testing.torture.run import FAULTS, Plan, run
+    from person_repo.testing.torture.plan import FAULTS, Plan
+    from person_repo.testing.torture.run import run
 
     call.undone = "what it added was removed"
     settings = call.settings()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import socket
 import threading
 import time
 from pathlib import Path
@@ -15,13 +14,18 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
 from sqlalchemy import orm
-from support.servers import Memcached
+from support.servers import Memcached, memcached
 
 from person_repo import Person, migrations
 from person_repo.cli.main import main
 from person_repo.exceptions import CacheUnavailableError, ConfigurationError
-from person_repo.testing.torture import run as torture
-from person_repo.testing.torture.run import FAULTS, Plan, Report, run
+from person_repo.testing.torture.faults import Faults
+from person_repo.testing.torture.plan import FAULTS, Plan
+from person_repo.testing.torture.records import writes_in
+from person_repo.testing.torture.report import Report
+from person_repo.testing.torture.rows import prepared
+from person_repo.testing.torture.run import run
+from person_repo.testing.torture.workers import Worker
 
 SECONDS = float(os.environ.get("PERSON_REPO_TORTURE_SECONDS", "3"))
 """Seconds of each run; more in the environment for a longer look."""
@@ -135,10 +139,10 @@ class Refusing:
 def test_a_refused_commit_is_rolled_back_and_counted_by_its_kind_alone(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'people.db'}"
     plan = Plan(database_url=url, keys=1, prefix="t-")
-    with torture._prepared(plan):
+    with prepared(plan):
         engine = sa.create_engine(url)
         people: Any = Refusing(engine)
-        worker = torture._Worker(plan, people, 4, tmp_path)
+        worker = Worker(plan, people, 4, tmp_path)
         stop = threading.Event()
         worker.random.random = lambda: stop.set() or 0.5  # type: ignore[method-assign, func-returns-value]
         worker.write(stop, time.monotonic() + 60)
@@ -148,30 +152,39 @@ def test_a_refused_commit_is_rolled_back_and_counted_by_its_kind_alone(tmp_path:
 
     assert worker.errors == {"CacheUnavailableError": 1}
     assert names == ["0.0.0"]
-    (write,) = torture._writes_of(tmp_path / "4.writes")
+    (write,) = writes_in(tmp_path)
     assert (write.outcome, write.acknowledged) == ("rolled back", None)
 
 
 class Unhurried:
-    """Workers, or a memcached, whose faults take no time, and tell what they were to take."""
+    """Workers whose faults take no time; they add the seconds to a list."""
 
     def __init__(self, took: list[float]) -> None:
         self._took = took
 
-    def pause(self, seconds: float, _: random.Random | None = None) -> None:
+    def pause(self, seconds: float, _: random.Random) -> None:
         self._took.append(seconds)
 
-    partition = hang = pause
+    partition = pause
+
+
+class UnhurriedMemcached:
+    """A memcached that can be paused; the run sleeps meanwhile."""
+
+    def pause(self) -> None:
+        pass
+
+    resume = pause
 
 
 def test_no_fault_outlasts_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     took: list[float] = []
     workers: Any = Unhurried(took)
-    memcached: Any = Unhurried(took)
+    server: Any = UnhurriedMemcached()
     plan = Plan(
         database_url="sqlite:///x.db", own_memcached=True, faults=("pause", "partition", "hang"), fence_interval=60.0
     )
-    faults = torture._Faults(plan, workers, memcached)
+    faults = Faults(plan, workers, server)
     monkeypatch.setattr(time, "sleep", took.append)
 
     for _ in range(100):
@@ -182,29 +195,19 @@ def test_no_fault_outlasts_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(faults.done[fault] for fault in plan.faults)
 
 
-def test_a_memcached_that_was_stopped_goes_on_though_the_run_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_memcached_that_hangs_goes_on_when_the_run_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(_: float) -> None:
         raise KeyboardInterrupt
 
-    with torture._Memcached() as memcached:
-        monkeypatch.setattr(time, "sleep", interrupted)
+    with memcached() as (server,):
+        plan = Plan(database_url="sqlite:///x.db", own_memcached=True, faults=("hang",))
+        workers: Any = None
+        faults = Faults(plan, workers, server)
+        monkeypatch.setattr("person_repo.testing.torture.faults.time.sleep", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            memcached.hang(1000.0)
+            faults._make("hang", 1000.0)
         monkeypatch.undo()
-        assert said(memcached, b"mn\r\n") == b"MN\r\n"
-
-
-def test_a_memcached_that_is_flushed_has_forgotten_everything() -> None:
-    with torture._Memcached() as memcached:
-        assert said(memcached, b"ms k 1\r\nv\r\n") == b"HD\r\n"
-        memcached.flush()
-        assert said(memcached, b"mg k v\r\n") == b"EN\r\n"
-
-
-def said(memcached: torture._Memcached, request: bytes) -> bytes:
-    with socket.create_connection(("127.0.0.1", memcached._port), 20) as connection:
-        connection.sendall(request)
-        return connection.recv(100)
+        assert server.ask("mn") == "MN\r\n"
 
 
 @pytest.mark.timeout(180)
