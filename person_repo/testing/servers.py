@@ -26,6 +26,9 @@ S = TypeVar("S", bound="Server")
 
 HOST: Final = "127.0.0.1"
 
+_OF_SERVERS: Final = ("/usr/sbin", "/usr/local/sbin")
+"""Folders of servers, which are not on every user's PATH."""
+
 # Linux ends a child with the *thread* that started it, and tests restart servers from threads of their own. This thread
 # starts every server, and lives as long as the interpreter.
 _starter = ThreadPoolExecutor(1, "server-starter")
@@ -181,7 +184,7 @@ class Memcached(Server):
     def command(self) -> list[str]:
         """One thread, no UDP, and the current user if that is root."""
         place = ["-s", str(self.socket_path)] if self.socket_path else ["-l", HOST, "-p", str(self.port), "-U", "0"]
-        user = ["-u", "root"] if os.geteuid() == 0 else []
+        user = ["-u", "root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
         return [self._program, "-t", "1", "-m", "64", *place, *user, *self._tls_options()]
 
     def _tls_options(self) -> list[str]:
@@ -231,8 +234,7 @@ class Memcached(Server):
 
 def path_of(program: str) -> str | None:
     """The path of a program, searched also where servers are installed; None if it is missing."""
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])
-    return shutil.which(program, path=path)
+    return shutil.which(program) or shutil.which(program, path=os.pathsep.join(_OF_SERVERS))
 
 
 def free_port() -> int:

@@ -166,15 +166,19 @@ class Threads:
         self._subject.close()
 
     def pause(self, seconds: float, choose: random.Random) -> None:
+        """Refused."""
         raise NotImplementedError("threads cannot be paused")
 
     def kill(self, choose: random.Random) -> None:
+        """Refused."""
         raise NotImplementedError("threads cannot be killed")
 
     def partition(self, seconds: float, choose: random.Random) -> None:
+        """Refused."""
         raise NotImplementedError("threads share one cache")
 
     def stop(self) -> None:
+        """Returns once all threads have ended."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
