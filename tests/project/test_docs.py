@@ -311,7 +311,7 @@ def test_every_cache_option_is_documented_with_its_default() -> None:
 
 
 def test_the_options_that_memcached_needs_are_told_with_the_same_defaults() -> None:
-    told = defaults("how-to/memcached.md", "The URL")
+    told = defaults("how-to/operate/memcached.md", "The URL")
     assert told
     assert told.items() <= OPTIONS.items()
 
