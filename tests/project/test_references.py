@@ -10,6 +10,7 @@ import io
 import keyword
 import pkgutil
 import re
+import sys
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
@@ -161,7 +162,7 @@ def is_alive(quoted: str, path: str) -> bool:
     known = package_names() | external_names()
     first, *rest = name.split(".")
     if not rest:
-        return keyword.iskeyword(name) or name in known
+        return keyword.iskeyword(name) or name in known or name in sys.stdlib_module_names
     if any(_follow(thing, rest) for thing in objects_of(first, path)):
         return True
     return first.islower() and first in package_names() and known.issuperset(rest)
