@@ -4,17 +4,22 @@ PYTHON =
 PYTEST_ARGS =
 # As many processes as there are cores, each with servers of its own.
 PYTEST_WORKERS = auto
+# Minutes of make prove; FULL=1 leaves nothing out, however long that takes.
+PROVE_MINUTES = 50
+PROVE_ONLY =
+FULL =
 BENCH_ARGS = --json docs/explanation/performance/figures.json --plots docs/explanation/performance
 # Inputs for each target of the fuzzer.
 FUZZ_RUNS = 1000000
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test lint bench fuzz docs clean servers
+.PHONY: help demo test prove lint bench fuzz docs clean servers
 
 help:
 	@echo "make demo     the main job on a SQLite file and a cache in memory"
-	@echo "make test     lint, docs and every test, on servers of its own (PYTEST_ARGS='-k name' to choose)"
+	@echo "make test     lint, the tests, and a sample of each proof, on servers of its own (PYTEST_ARGS='-k name' to choose)"
+	@echo "make prove    the proofs, for PROVE_MINUTES=50 (FULL=1: all of them, going on where it stopped)"
 	@echo "make lint     ruff, mypy, pyright, import contracts, spelling; the measures of the package, as a report"
 	@echo "make bench    the figures of the README, and the plots (BENCH_ARGS='--quick --only hit', '--against REF')"
 	@echo "make fuzz     hostile bytes against what reads them (FUZZ_RUNS=1000000 for each target)"
@@ -26,9 +31,11 @@ demo: .venv/runtime.stamp
 	@$(BIN)/person-repo demo
 
 test: .venv/dev.stamp servers lint
-	@if [ -f docs/conf.py ]; then $(MAKE) docs; fi
-	@if $(HAVE_SERVERS); then PERSON_REPO_REQUIRE_SERVERS=1; export PERSON_REPO_REQUIRE_SERVERS; fi; \
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
+	@$(REQUIRE_SERVERS); $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
+
+prove: .venv/dev.stamp servers
+	@$(REQUIRE_SERVERS); $(BIN)/python tests/promise/prove.py --minutes $(PROVE_MINUTES) \
+	    $(if $(FULL),--full) $(PROVE_ONLY:%=--only %)
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check
@@ -54,7 +61,7 @@ docs: .venv/dev.stamp
 	$(BIN)/sphinx-build -W -q -b html docs docs/_build/html
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .fuzz docs/_build dist build
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .fuzz .prove docs/_build dist build
 
 # ---- Python ----
 
@@ -105,6 +112,9 @@ HAVE_SERVERS = ( PATH="$$PATH:/usr/sbin:/usr/local/sbin"; \
 	{ [ -n "$$PERSON_REPO_TEST_MYSQL_URL" ] || \
 	  { command -v mariadbd && command -v mariadb-install-db; }; } >/dev/null && \
 	command -v memcached >/dev/null )
+
+# Installed servers are required servers: no test on them is skipped.
+REQUIRE_SERVERS = if $(HAVE_SERVERS); then PERSON_REPO_REQUIRE_SERVERS=1; export PERSON_REPO_REQUIRE_SERVERS; fi
 
 # Sets apt to a command that installs packages without asking, or to nothing.
 FIND_APT = apt=; if command -v apt-get >/dev/null; then \

@@ -13,11 +13,12 @@ from urllib.parse import urlencode
 import hypothesis
 import pytest
 import sqlalchemy as sa
-from promise.schedules.summary import pytest_terminal_summary  # noqa: F401  (a hook)
 from sqlalchemy import orm
 from support.servers import Memcached, mariadb, memcached
 
 from person_repo.model import FENCE, Base
+
+pytest_plugins = ["support.proofs"]
 
 # A deadline for each example is a timing assertion.
 hypothesis.settings.register_profile("person_repo", deadline=None)

@@ -127,6 +127,7 @@ def test_a_host_works_as_it_always_did_and_reads_through_the_cache(database_url:
     engine.dispose()
 
 
+@pytest.mark.proof(name="interleavings", sample=1, again=True)
 def test_processes_that_read_never_see_less_than_another_one_has_committed(
     database_url: str, memcached_servers: list[Memcached]
 ) -> None:

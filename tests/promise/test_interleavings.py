@@ -29,6 +29,8 @@ from person_repo.service import PersonService, Service
 
 greenlet = pytest.importorskip("greenlet")
 
+pytestmark = pytest.mark.proof(name="interleavings", again=True)
+
 OLD = Person(id="ada", first_name="Ada", last_name="Byron")
 NEW = Person(id="ada", first_name="Ada", last_name="Lovelace")
 BOB = Person(id="bob", first_name="Bob", last_name="Kahn")

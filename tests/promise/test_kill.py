@@ -239,6 +239,7 @@ def scene(request: pytest.FixtureRequest, database_url: str, memcached_servers: 
 
 
 @forking
+@pytest.mark.proof(name="kill", sample=1, again=True)
 def test_wherever_a_writer_is_killed_nothing_stale_is_read_and_nothing_stays_blocked(scene: Scene) -> None:
     victims: list[Victim] = []
     survivors: list[Victim] = []

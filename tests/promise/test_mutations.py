@@ -14,8 +14,8 @@ pytest.importorskip("greenlet")
 from promise.schedules.database import FakeDatabase, ReadEngine
 from promise.schedules.search import hunt, search
 from promise.schedules.stage import Scenario, commit, twophase
-from promise.schedules.summary import tell
 from promise.schedules.world import World
+from support.proofs import amount, tell
 
 from person_repo.cache.contract import BLOCKED
 from person_repo.cache.memcached.backend import MemcachedBackend
@@ -517,6 +517,7 @@ MUTATIONS = [
 ]
 
 
+@pytest.mark.proof(name="mutations", sample=6)
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("mutation", MUTATIONS + FENCE_MUTATIONS, ids=lambda mutation: mutation.name)
 def test_a_safeguard_taken_away_is_missed(
@@ -532,6 +533,7 @@ def test_a_safeguard_taken_away_is_missed(
     found = report.shortest
     assert found is not None, f"nothing found in {runs:,} schedules"
     print(f"{mutation.name}\n{found}")
+    amount(request, schedules=runs)
     tell(request, f"{mutation.name:<80} {found.kind:<8} after {runs:>5,} schedules, by {len(found.log)} steps")
 
     shipped = search(scenario, faults=mutation.faults, switches=report.switches, most=2_000)

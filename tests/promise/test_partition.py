@@ -188,6 +188,7 @@ def partition(
 
 
 @forking
+@pytest.mark.proof(name="kill", sample=1, again=True)
 @pytest.mark.parametrize("readers_too", [False, True], ids=["writer", "everybody"])
 def test_while_a_writer_is_cut_off_reads_are_stale_for_the_interval_at_most(
     database_url: str, memcached_servers: list[Memcached], readers_too: bool, record_property: Callable[..., None]
@@ -205,6 +206,7 @@ def test_while_a_writer_is_cut_off_reads_are_stale_for_the_interval_at_most(
 
 
 @forking
+@pytest.mark.proof(name="kill", again=True)
 def test_under_strict_nothing_is_ever_stale_while_a_writer_is_cut_off(
     mysql_url: str, memcached_servers: list[Memcached]
 ) -> None:

@@ -18,6 +18,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
 from support.forks import forking, in_child, running_in_child
+from support.proofs import is_sample
 from support.servers import Memcached
 from support.unruly import Door
 
@@ -30,6 +31,8 @@ from person_repo.service import PersonService, connect
 from person_repo.writing import coverage
 
 IDS = [f"p{n}" for n in range(20)]
+
+pytestmark = pytest.mark.proof(name="interleavings", again=True)
 
 
 def url_of(servers: list[Memcached], **options: Any) -> str:
@@ -205,6 +208,12 @@ def interrupt(thread: int) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(Interruption))
 
 
+@pytest.fixture
+def interruptions(request: pytest.FixtureRequest) -> int:
+    """How often a test interrupts."""
+    return 100 if is_sample(request.config) else 300
+
+
 def ask(people: PersonService, chance: random.Random) -> list[str]:
     """One question, and what is wrong with the answer."""
     ids = chance.sample(IDS, 3)
@@ -221,7 +230,7 @@ def ask(people: PersonService, chance: random.Random) -> list[str]:
 
 @pytest.mark.usefixtures("finalisers_may_be_interrupted")
 def test_a_thread_that_is_interrupted_anywhere_gets_the_answer_to_its_next_question(
-    database_url: str, memcached_servers: list[Memcached]
+    database_url: str, memcached_servers: list[Memcached], draw: random.Random, interruptions: int
 ) -> None:
     """By an exception that another thread sends; and nothing that threads share is left taken."""
     options = {"timeout": 10, "wait": 0.01, "fence_interval": 0.001, "max_loads": 2, "max_load_wait": 60}
@@ -229,11 +238,12 @@ def test_a_thread_that_is_interrupted_anywhere_gets_the_answer_to_its_next_quest
     over = threading.Event()
     interrupted = [0] * 3
     running: dict[int, int] = {}
+    seeds = [draw.getrandbits(64) for _ in range(3)]
 
     with people_of(database_url, url_of(memcached_servers, **options)) as people:
 
         def work(number: int) -> None:
-            chance = random.Random(number)
+            chance = random.Random(seeds[number])
             while not over.is_set():
                 try:
                     while not over.is_set():
@@ -255,13 +265,12 @@ def test_a_thread_that_is_interrupted_anywhere_gets_the_answer_to_its_next_quest
         threads = [threading.Thread(target=guarded, args=(number,), daemon=True) for number in range(3)]
         for thread in threads:
             thread.start()
-        chance = random.Random(1)
-        ends = time.monotonic() + 100
-        while sum(interrupted) < 300 and not wrong:
+        ends = time.monotonic() + 200
+        while sum(interrupted) < interruptions and not wrong:
             assert time.monotonic() < ends, interrupted
             if running:
-                interrupt(chance.choice(list(running.values())))
-            time.sleep(chance.random() / 100)
+                interrupt(draw.choice(list(running.values())))
+            time.sleep(draw.random() / 100)
         over.set()
         for thread in threads:
             thread.join(60)
@@ -279,25 +288,24 @@ def test_a_thread_that_is_interrupted_anywhere_gets_the_answer_to_its_next_quest
 
 
 # pytest-timeout's own alarm is the one that is sent here.
-@pytest.mark.timeout(120, method="thread")
+@pytest.mark.timeout(300, method="thread")
 @pytest.mark.usefixtures("finalisers_may_be_interrupted")
 def test_after_ctrl_c_the_next_answer_is_to_the_next_question(
-    database_url: str, memcached_servers: list[Memcached]
+    database_url: str, memcached_servers: list[Memcached], draw: random.Random, interruptions: int
 ) -> None:
     def ctrl_c(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    chance = random.Random(3)
     wrong: list[str] = []
     interrupted = 0
     with people_of(database_url, url_of(memcached_servers, timeout=10, wait=0.01)) as people:
         before = signal.signal(signal.SIGALRM, ctrl_c)
         try:
-            while interrupted < 300:
+            while interrupted < interruptions:
                 try:
-                    signal.setitimer(signal.ITIMER_REAL, chance.random() / 500 + 1e-6)
+                    signal.setitimer(signal.ITIMER_REAL, draw.random() / 500 + 1e-6)
                     for _ in range(100):
-                        wrong += ask(people, chance)
+                        wrong += ask(people, draw)
                 except BaseException as exc:
                     if not came_of(exc, KeyboardInterrupt):
                         raise
@@ -390,14 +398,14 @@ people.update("p3", first_name="1")
 
 @pytest.mark.parametrize("server", ["answers", "hangs"])
 def test_the_interpreter_ends_without_a_word(
-    database_url: str, memcached_servers: list[Memcached], server: str
+    database_url: str, memcached_servers: list[Memcached], server: str, request: pytest.FixtureRequest
 ) -> None:
     """With connections open, in the middle of replies, and threads that go on reading to the last."""
     with people_of(database_url, url_of(memcached_servers)) as people:
         people.close()
         if server == "hangs":
             memcached_servers[0].pause()
-        for _ in range(3):
+        for _ in range(1 if is_sample(request.config) else 3):
             done = subprocess.run(
                 [sys.executable, "-W", "error", "-c", PROGRAM, database_url, url_of(memcached_servers)],
                 capture_output=True, text=True, timeout=100, check=False,

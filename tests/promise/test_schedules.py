@@ -1,11 +1,8 @@
-"""Every interleaving of the real read side and the real write side, with faults at every point.
-
-``PERSON_REPO_SCHEDULES=1000000`` runs as many more, with more faults and fewer bounds.
-"""
+"""Every interleaving of the real read side and the real write side, with faults at every point."""
 
 from __future__ import annotations
 
-import os
+import random
 import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -21,13 +18,11 @@ pytest.importorskip("greenlet")
 
 from promise.schedules.search import Report, search
 from promise.schedules.stage import Scenario, autocommit, commit, refused, rollback, twophase
-from promise.schedules.summary import tell
 from promise.schedules.wire import Clock, FakeMemcached, commands_of
-
-MORE = int(os.environ.get("PERSON_REPO_SCHEDULES", "0"))
+from support.proofs import amount, tell
 
 # For a machine under load: nothing here waits for anything.
-pytestmark = pytest.mark.timeout(0 if MORE else 900)
+pytestmark = pytest.mark.timeout(900)
 
 FORGET = frozenset({"crash", "evict"})
 EXPIRE = frozenset({"expire"})
@@ -159,14 +154,32 @@ CUT_OFF = [_parted("cold", mode, (GET if mode == "proceed" else GET_GET,), cut=(
 
 @dataclass(frozen=True)
 class Family:
-    """Scenarios that are searched together, each with every one of ``kinds``; at least ``runs`` schedules are run."""
+    """Scenarios that are searched alike, each with every one of ``kinds``."""
 
     name: str
     scenarios: Sequence[Scenario]
     kinds: Sequence[frozenset[str]]
-    runs: int
     faults: int = 1
     switches: int | None = None
+
+    def searches(self) -> Iterator[Search]:
+        for scenario in self.scenarios:
+            for kinds in self.kinds:
+                yield Search(self.name, replace(scenario, kinds=kinds), self.faults, self.switches)
+
+
+@dataclass(frozen=True)
+class Search:
+    """One scenario to be searched with at most so many ``faults`` and ``switches``."""
+
+    family: str
+    scenario: Scenario
+    faults: int
+    switches: int | None
+
+    def __str__(self) -> str:
+        kinds = f", {'+'.join(sorted(self.scenario.kinds))}" if self.scenario.kinds else ""
+        return f"{self.family}: {self.scenario.title}{kinds}"
 
 
 def _of(*names: str) -> list[Scenario]:
@@ -179,7 +192,7 @@ def _in_memory(*scenarios: Scenario) -> list[Scenario]:
 
 # Kinds of faults are divided where only one can happen: that finds the same, and more states are equal.
 FAMILIES = [
-    Family("memory, one fault", _in_memory(*SCENARIOS.values()), [ALL_IN_MEMORY], 14_000),
+    Family("memory, one fault", _in_memory(*SCENARIOS.values()), [ALL_IN_MEMORY]),
     Family(
         "memcached, killed or evicted",
         _of(
@@ -187,62 +200,55 @@ FAMILIES = [
             "refused whole", "autocommit", "twophase", "twice", "many", "many, get", "many whole",
         ),
         [FORGET],
-        30_000,
     ),
-    Family("memcached, expired", _of("cold", "cached", "whole cached"), [EXPIRE], 11_000),
+    Family("memcached, expired", _of("cold", "cached", "whole cached"), [EXPIRE]),
     Family(
         "memcached, restarted",
         _of("cold", "cached", "delete", "old schema", "whole cached", "refused", "autocommit", "twophase", "many"),
         [RESTART],
-        14_000,
     ),
-    Family("memcached, stopped for a while", _of("cold", "cached", "whole cached"), [STOP], 7_000),
-    Family("memcached, values that end soon", ENDING, [FORGET, RESTART, CUT], 10_000, switches=2),
-    Family("memcached, a connection breaks", _of("cold", "cached", "whole cached", "many"), [CUT], 2_000),
-    Family("memcached, two schemas", _of("schemas"), [FORGET, RESTART], 3_000, switches=1),
-    Family("two memcached", SERVERS[:1], [FORGET, RESTART], 3_000, switches=1),
-    Family("two memcached, restarted", SERVERS[1:], [RESTART], 2_500, switches=1),
-    Family("memory, two and two", _in_memory(TWO_AND_TWO), [NONE], 3_500, faults=0),
-    Family("memory, two and two, one fault", _in_memory(TWO_AND_TWO), [ALL_IN_MEMORY], 5_000, switches=1),
-    Family("memcached, two and two", [TWO_AND_TWO], [NONE], 14_000, faults=0, switches=3),
-    Family("memcached, two and two, one fault", [TWO_AND_TWO], [FORGET], 11_000, switches=1),
-    Family("fence, one read", PARTED_ONCE, [PARTITION], 18_000),
-    Family("fence, two reads", PARTED_TWICE, [PARTITION], 7_000, switches=1),
-    Family("fence, several keys", PARTED_MANY, [PARTITION], 5_000, switches=1),
-    Family("fence, three actors", PARTED_THREE, [PARTITION], 13_000, switches=1),
-    Family("fence, cut off from the start", CUT_OFF, [FORGET, RESTART], 11_000, switches=1),
+    Family("memcached, stopped for a while", _of("cold", "cached", "whole cached"), [STOP]),
+    Family("memcached, values that end soon", ENDING, [FORGET, RESTART, CUT], switches=2),
+    Family("memcached, a connection breaks", _of("cold", "cached", "whole cached", "many"), [CUT]),
+    Family("memcached, two schemas", _of("schemas"), [FORGET, RESTART], switches=1),
+    Family("two memcached", SERVERS[:1], [FORGET, RESTART], switches=1),
+    Family("two memcached, restarted", SERVERS[1:], [RESTART], switches=1),
+    Family("memory, two and two", _in_memory(TWO_AND_TWO), [NONE], faults=0),
+    Family("memory, two and two, one fault", _in_memory(TWO_AND_TWO), [ALL_IN_MEMORY], switches=1),
+    Family("memcached, two and two", [TWO_AND_TWO], [NONE], faults=0, switches=3),
+    Family("memcached, two and two, one fault", [TWO_AND_TWO], [FORGET], switches=1),
+    Family("fence, one read", PARTED_ONCE, [PARTITION]),
+    Family("fence, two reads", PARTED_TWICE, [PARTITION], switches=1),
+    Family("fence, several keys", PARTED_MANY, [PARTITION], switches=1),
+    Family("fence, three actors", PARTED_THREE, [PARTITION], switches=1),
+    Family("fence, cut off from the start", CUT_OFF, [FORGET, RESTART], switches=1),
 ]  # fmt: skip
 
 
-def checked(request: pytest.FixtureRequest, name: str, reports: Sequence[Report]) -> int:
-    """Fails on the first schedule that breaks the promise. Returns how many were run."""
-    for report in reports:
-        assert report.shortest is None, f"{report.scenario.title}, {report.scenario.backend}\n{report.shortest}"
-    runs = sum(report.runs for report in reports)
+def checked(request: pytest.FixtureRequest, name: str, report: Report) -> Report:
+    """Fails on the first schedule that breaks the promise; counts those that were searched."""
+    assert report.shortest is None, f"{report.scenario.title}, {report.scenario.backend}\n{report.shortest}"
+    amount(request, schedules=report.schedules, runs=report.runs)
     tell(
         request,
-        f"{name:<36} {sum(report.schedules for report in reports):>14,} schedules by {runs:>7,} runs, "
-        f"{sum(report.stuck for report in reports):>4} stuck, {sum(report.seconds for report in reports):6.1f} s",
+        f"{name:<70} {report.schedules:>11,} schedules by {report.runs:>6,} runs, {report.stuck:>3} stuck, "
+        f"{report.seconds:5.1f} s",
     )
-    return runs
+    return report
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_no_schedule_breaks_the_promise(family: Family, request: pytest.FixtureRequest) -> None:
-    reports = [
-        search(replace(scenario, kinds=kinds), faults=family.faults, switches=family.switches)
-        for scenario in family.scenarios
-        for kinds in family.kinds
-    ]
+@pytest.mark.proof(name="schedules", sample=8)
+@pytest.mark.parametrize("searched", [search for family in FAMILIES for search in family.searches()], ids=str)
+def test_no_schedule_breaks_the_promise(searched: Search, request: pytest.FixtureRequest) -> None:
+    report = search(searched.scenario, faults=searched.faults, switches=searched.switches)
 
-    assert checked(request, family.name, reports) >= family.runs
-    assert sum(report.stuck for report in reports) == 0
-
-
-def test_a_hundred_thousand_schedules_are_run() -> None:
-    assert sum(family.runs for family in FAMILIES) >= 100_000
+    checked(request, str(searched), report)
+    assert report.complete
+    assert report.runs > 50
+    assert report.stuck == 0
 
 
+@pytest.mark.proof(name="schedules", sample=1)
 @pytest.mark.parametrize("backend", ["memory", "memcached"])
 def test_two_faults_leave_one_old_entry_of_one_kind(backend: str, request: pytest.FixtureRequest) -> None:
     """A tombstone is lost before COMMIT, and its writer is killed after it: an old entry stays, to its ttl at most.
@@ -251,9 +257,8 @@ def test_two_faults_leave_one_old_entry_of_one_kind(backend: str, request: pytes
     """
     scenario = replace(ONCE, backend=backend, kinds=FORGET | RESTART)
 
-    report = search(scenario, faults=2)
+    report = checked(request, f"{backend}, two faults", search(scenario, faults=2))
 
-    checked(request, f"{backend}, two faults", [report])
     assert report.stuck > 0
     assert report.known is not None
     said = "\n".join(report.known.log)
@@ -261,69 +266,80 @@ def test_two_faults_leave_one_old_entry_of_one_kind(backend: str, request: pytes
     assert re.search("evicts|forgets|restarts", said[: said.index("COMMIT")])
 
 
+@pytest.mark.proof(name="schedules", sample=1)
 @pytest.mark.parametrize("backend", ["memory", "memcached"])
 def test_two_faults_leave_nothing_where_none_is_a_kill(backend: str, request: pytest.FixtureRequest) -> None:
     report = search(replace(ONCE, backend=backend, kinds=frozenset({"evict", "restart"})), faults=2, switches=2)
 
-    checked(request, f"{backend}, two faults, none a kill", [report])
+    checked(request, f"{backend}, two faults, none a kill", report)
     assert report.stuck == 0
 
 
-def test_equal_states_are_searched_once_without_missing_a_schedule() -> None:
+@pytest.mark.proof(name="schedules", sample=1)
+@pytest.mark.parametrize(
+    ("scenario", "faults"),
+    [
+        (UPDATE, 0),
+        (SCENARIOS["whole"], 0),
+        (replace(UPDATE, backend="memory", kinds=ALL_IN_MEMORY), 1),
+        (replace(ONCE, kinds=frozenset({"crash"})), 1),
+        (replace(ONCE, kinds=RESTART), 1),
+        (replace(ONCE, cached=("ada",), kinds=FORGET), 1),
+        (replace(ONCE, cached=("ada",), kinds=CUT), 1),
+        (replace(ONCE, backend="memory", kinds=FORGET), 2),
+    ],
+    ids=lambda value: str(Search(value.backend, value, 0, 0)) if isinstance(value, Scenario) else str(value),
+)
+def test_equal_states_are_searched_once_without_missing_a_schedule(
+    scenario: Scenario, faults: int, request: pytest.FixtureRequest
+) -> None:
     """States are taken for equal by what actors have been answered; each schedule run by itself finds as many."""
-    plain_runs = 0
-    for scenario, kinds, faults in [
-        (UPDATE, NONE, 0),
-        (SCENARIOS["whole"], NONE, 0),
-        (replace(UPDATE, backend="memory"), ALL_IN_MEMORY, 1),
-        (ONCE, frozenset({"crash"}), 1),
-        (ONCE, RESTART, 1),
-        (replace(ONCE, cached=("ada",)), FORGET, 1),
-        (replace(ONCE, cached=("ada",)), CUT, 1),
-        (replace(ONCE, backend="memory"), FORGET, 2),
-    ]:
-        merged = search(replace(scenario, kinds=kinds), faults=faults)
-        plain = search(replace(scenario, kinds=kinds), faults=faults, merged=False)
+    merged = search(scenario, faults=faults)
+    plain = search(scenario, faults=faults, merged=False)
 
-        assert plain.runs == plain.schedules
-        assert (plain.schedules, plain.stuck, plain.bad) == (merged.schedules, merged.stuck, merged.bad)
-        plain_runs += plain.runs
-    assert plain_runs > 10_000
+    amount(request, runs=plain.runs)
+    assert plain.runs == plain.schedules > merged.runs > 20
+    assert (plain.schedules, plain.stuck, plain.bad) == (merged.schedules, merged.stuck, merged.bad)
 
 
-@pytest.mark.skipif(not MORE, reason="PERSON_REPO_SCHEDULES=1000000 runs as many schedules more")
-def test_no_schedule_of_many_more_breaks_the_promise(request: pytest.FixtureRequest) -> None:
-    left = MORE
-    for scenario, kinds, faults, switches in _more():
-        report = search(replace(scenario, kinds=kinds), faults=faults, switches=switches, most=left)
-        left -= checked(request, f"{scenario.backend}, {scenario.title}, {'+'.join(sorted(kinds))}, {faults}", [report])
-        if left <= 0:
-            return
+# Beyond what a run of all of them holds: more faults at once, and any number of switches.
 
 
-def _more() -> Iterator[tuple[Scenario, frozenset[str], int, int | None]]:
-    """Searches in the order of what they cost: any number of switches, then two faults, then two of each."""
+def _more() -> Iterator[Search]:
     for scenario in SCENARIOS.values():
         for kinds in (FORGET, RESTART, CUT, STOP, EXPIRE):
-            yield scenario, kinds, 1, None
+            yield Search("any switches", replace(scenario, kinds=kinds), 1, None)
     for switches in (1, 2):
         for scenario in (*PARTED_ONCE, *PARTED_TWICE, *PARTED_MANY, *PARTED_THREE):
-            yield replace(scenario, apart=(), ticks=1), PARTITION, 1, switches
+            whole = replace(scenario, apart=(), ticks=1, kinds=PARTITION)
+            yield Search(f"anybody cut off, {switches}", whole, 1, switches)
         for scenario in (*PARTED_ONCE, *PARTED_TWICE):
             for kinds in (FORGET, RESTART, CUT):
-                yield scenario, PARTITION | kinds, 2, switches
-    for switches in (2, 3, 4, None):
+                yield Search(f"cut off and more, {switches}", replace(scenario, kinds=PARTITION | kinds), 2, switches)
+    for bound in (2, 3, 4, None):
         for scenario in SERVERS:
             for kinds in (FORGET, RESTART, CUT, STOP, EXPIRE):
-                yield scenario, kinds, 1, switches
+                yield Search(f"two memcached, {bound}", replace(scenario, kinds=kinds), 1, bound)
     for scenario in _in_memory(*SCENARIOS.values()):
-        yield scenario, ALL_IN_MEMORY, 2, None
-    for switches in (2, 3, 4, None):
+        yield Search("memory, two faults", replace(scenario, kinds=ALL_IN_MEMORY), 2, None)
+    for bound in (2, 3, 4, None):
         for backend in ("memory", "memcached"):
             for kinds in (NONE, FORGET, RESTART, CUT, STOP, EXPIRE):
-                yield replace(TWO_AND_TWO, backend=backend), kinds, len(kinds) and 1, switches
+                two = replace(TWO_AND_TWO, backend=backend, kinds=kinds)
+                yield Search(f"{backend}, two and two, {bound}", two, int(bool(kinds)), bound)
         for scenario in SCENARIOS.values():
-            yield scenario, FORGET | RESTART, 2, switches
+            yield Search(f"two faults, {bound}", replace(scenario, kinds=FORGET | RESTART), 2, bound)
+
+
+@pytest.mark.proof(name="schedules", sample=1, again=True)
+@pytest.mark.parametrize("searched", list(_more()), ids=str)
+def test_no_schedule_of_many_more_breaks_the_promise(
+    searched: Search, draw: random.Random, request: pytest.FixtureRequest
+) -> None:
+    """The order of the search is drawn, for it ends after some thousand runs."""
+    found = search(searched.scenario, faults=searched.faults, switches=searched.switches, most=3_000, draw=draw)
+
+    checked(request, str(searched), found)
 
 
 # The fake memcached

@@ -1,7 +1,7 @@
 """A day of an application in short: what it holds on to does not grow, whatever it did and whatever failed meanwhile.
 
-``PERSON_REPO_SOAK`` is the number of operations, 20,000 where it is not set; ``PERSON_REPO_SOAK_LOG`` names a file to
-which every sample is added. The promise is judged on the way: each person has one thread that writes it.
+``PERSON_REPO_SOAK`` is the number of operations, where it is set; ``PERSON_REPO_SOAK_LOG`` names a file to which every
+sample is added. The promise is judged on the way: each person has one thread that writes it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
+from support.proofs import amount, is_sample
 from support.servers import Memcached
 
 from person_repo.cache.region import make_region
@@ -30,7 +31,7 @@ from person_repo.exceptions import EntityExistsError
 from person_repo.model import FENCE, Base, Person
 from person_repo.service import PersonService
 
-OPERATIONS = int(os.environ.get("PERSON_REPO_SOAK", "20000"))
+OPERATIONS = int(os.environ.get("PERSON_REPO_SOAK", "0"))
 LOG = os.environ.get("PERSON_REPO_SOAK_LOG")
 THREADS = 4
 PEOPLE = 50
@@ -85,8 +86,9 @@ def _length(value: Any) -> int:
 class Soak:
     """Several threads at everything, and servers that fail now and then."""
 
-    def __init__(self, people: PersonService, servers: list[Memcached], operations: int) -> None:
+    def __init__(self, people: PersonService, servers: list[Memcached], operations: int, draw: random.Random) -> None:
         self.people = people
+        self.draw = draw
         self.servers = servers
         self.operations = operations
         self.samples: list[Sample] = []
@@ -96,8 +98,9 @@ class Soak:
         self._chance = threading.Lock()
         self._began = time.monotonic()
         self._acknowledged = {self.id(thread, n): 0 for thread in range(THREADS) for n in range(PEOPLE)}
-        self._every = max(operations // 20, 1000) if operations < 1_000_000 else 50_000
+        self._every = max(operations // 20, 400) if operations < 1_000_000 else 50_000
         self._sampled = max(operations // 20, 1) if operations < 1_000_000 else 100_000
+        self._outage = min(self._every // 2, 500)
 
     @staticmethod
     def id(thread: int, number: int) -> str:
@@ -115,14 +118,14 @@ class Soak:
             self._disturb(ticket)
 
     def _disturb(self, ticket: int) -> None:
-        """Outages by the number of operations, not by the clock: begun, and ended 500 operations later."""
+        """Outages by the number of operations, not by the clock: begun, and ended at most 500 operations later."""
         outage, since = divmod(ticket, self._every)
         server = self.servers[outage % len(self.servers)]
         if since == 0 and outage % 3 == 0:
             with self._chance:
                 self.outages += 1
                 server.restart()
-        elif since in (0, 500) and outage:
+        elif since in (0, self._outage) and outage:
             with self._chance:
                 self.outages += since == 0
                 (server.resume if since else server.pause)()
@@ -155,7 +158,7 @@ class Worker:
         self._soak = soak
         self._thread = thread
         self._people = soak.people
-        self._random = random.Random(thread)
+        self._random = random.Random(soak.draw.getrandbits(64))
         self._mine: dict[str, int | None] = {soak.id(thread, n): None for n in range(PEOPLE)}
         """The number that each person of this thread's has; None where there is no such person."""
         self._numbers = itertools.count(1)
@@ -347,9 +350,13 @@ def people(mysql_url: str, memcached_servers: list[Memcached]) -> Iterator[Perso
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="what a process holds is read from /proc")
 @pytest.mark.usefixtures("nobody_keeps_the_log")
-@pytest.mark.timeout(max(120, OPERATIONS // 50))
-def test_what_a_process_holds_does_not_grow(people: PersonService, memcached_servers: list[Memcached]) -> None:
-    soak = Soak(people, memcached_servers, OPERATIONS)
+@pytest.mark.timeout(max(600, OPERATIONS // 50))
+@pytest.mark.proof(name="soak", sample=1, again=True)
+def test_what_a_process_holds_does_not_grow(
+    people: PersonService, memcached_servers: list[Memcached], draw: random.Random, request: pytest.FixtureRequest
+) -> None:
+    operations = OPERATIONS or (5_000 if is_sample(request.config) else 20_000)
+    soak = Soak(people, memcached_servers, operations, draw)
     soak.run()
     for server in memcached_servers:
         server.resume()
@@ -368,3 +375,4 @@ def test_what_a_process_holds_does_not_grow(people: PersonService, memcached_ser
         time.sleep(0.05)
     with people.read_engine.connect() as connection:
         assert connection.execute(sa.select(sa.func.count()).select_from(FENCE)).scalar_one() == 0
+    amount(request, operations=operations)

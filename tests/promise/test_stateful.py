@@ -1,15 +1,12 @@
 """Transactions in any order, by every way of writing, with reads in between: the cache against the database after each
 step.
-
-``PERSON_REPO_STATEFUL_EXAMPLES`` asks for as many sequences of each combination, other ones at each run.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import zlib
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -28,6 +25,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from sqlalchemy import orm
+from support.proofs import amount, is_sample
 from support.servers import Memcached
 from support.ways import ADDITIONS, CHANGES, MOVES, REMOVALS, TABLE, Way, Witness, person, ways_for
 
@@ -39,7 +37,6 @@ from person_repo.model import Base, Person
 pytestmark = [pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SAWarning"), pytest.mark.timeout(0)]
 
 IDS = ("a", "A", "a ", "ä", "")
-EXAMPLES = int(os.environ.get("PERSON_REPO_STATEFUL_EXAMPLES", "0"))
 JOINED = ("conditional_savepoint", "rollback_only", "control_fully", "create_savepoint")
 
 _OVERTAKEN = (1020, 1205, 1213)
@@ -542,22 +539,23 @@ def _is_refusal(error: sa.exc.OperationalError) -> bool:
     return number in _OVERTAKEN or any(word in str(error.orig) for word in ("locked", "no transaction is active"))
 
 
+@pytest.mark.proof(name="stateful", sample=4, again=True)
 @pytest.mark.parametrize("cache_url", ["memory", "memcached"], indirect=True)
 def test_cached_reads_are_what_is_committed_whatever_transactions_do(
-    database_url: str, cache_url: str, request: pytest.FixtureRequest
+    database_url: str, cache_url: str, draw: random.Random, request: pytest.FixtureRequest
 ) -> None:
     servers = [] if cache_url.startswith("memory") else request.getfixturevalue("memcached_servers")
     machine = type("Transactions", (Transactions,), {
         "database_url": database_url, "cache_url": cache_url, "servers": servers
     })  # fmt: skip
-    if not EXAMPLES:  # the same sequences at each run, other ones for each combination
-        machine = hypothesis.seed(zlib.crc32(f"{database_url[:5]} {cache_url[:9]}".encode()))(machine)
-    run_state_machine_as_test(machine, settings=_settings(50 if database_url.startswith("sqlite") else 20))
+    examples = (50 if database_url.startswith("sqlite") else 20) // (4 if is_sample(request.config) else 1)
+    run_state_machine_as_test(hypothesis.seed(draw.getrandbits(64))(machine), settings=_settings(examples))
+    amount(request, sequences=examples)
 
 
 def _settings(examples: int) -> hypothesis.settings:
     return hypothesis.settings(
-        max_examples=EXAMPLES or examples,
+        max_examples=examples,
         stateful_step_count=40,
         deadline=None,
         database=None,

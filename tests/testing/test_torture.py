@@ -31,6 +31,12 @@ SECONDS = float(os.environ.get("PERSON_REPO_TORTURE_SECONDS", "3"))
 """Seconds of each run; more in the environment for a longer look."""
 
 
+@pytest.fixture
+def seed(draw: random.Random) -> int:
+    """What a run of torture is drawn by."""
+    return draw.getrandbits(30)
+
+
 def kept(report: Report) -> None:
     assert report.clean, "\n".join(report.examples)
     assert report.reads > 100
@@ -43,31 +49,35 @@ def refusals(report: Report) -> int:
     return report.error_kinds.get("CacheUnavailableError", 0)
 
 
-def test_threads_over_a_memory_region_never_read_stale(database_url: str) -> None:
-    kept(run(Plan(database_url=database_url, cache_url="memory://", seconds=SECONDS)))
+@pytest.mark.proof(name="torture", sample=1, again=True)
+def test_threads_over_a_memory_region_never_read_stale(database_url: str, seed: int) -> None:
+    kept(run(Plan(database_url=database_url, cache_url="memory://", seconds=SECONDS, seed=seed)))
 
 
-def test_processes_over_memcached_never_read_stale(database_url: str, memcached_servers: list[Memcached]) -> None:
+@pytest.mark.proof(name="torture", sample=1, again=True)
+def test_processes_over_memcached_never_read_stale(
+    database_url: str, memcached_servers: list[Memcached], seed: int
+) -> None:
     url = "memcached://" + ",".join(server.url for server in memcached_servers)
-    report = run(Plan(database_url=database_url, cache_url=url, seconds=SECONDS))
+    report = run(Plan(database_url=database_url, cache_url=url, seconds=SECONDS, seed=seed))
     kept(report)
     refused = sum(n for kind, n in report.error_kinds.items() if "Deadlock" in kind or "locked" in kind)
     assert report.errors == refused, report.error_kinds  # two writers in each other's way are the database's business
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.proof(name="torture", sample=1, again=True)
 @pytest.mark.parametrize("on_unreachable", ["proceed", "strict"])
-def test_no_mixture_of_faults_makes_a_read_stale(database_url: str, on_unreachable: str) -> None:
+def test_no_mixture_of_faults_makes_a_read_stale(database_url: str, on_unreachable: str, seed: int) -> None:
     plan = Plan(
         database_url=database_url, own_memcached=True, seconds=2 * SECONDS, faults=FAULTS, keys=5,
-        on_unreachable=on_unreachable, fence_interval=0.5,
+        on_unreachable=on_unreachable, fence_interval=0.5, seed=seed,
     )  # fmt: skip
     report = run(plan)
     kept(report)
     assert sum(report.faults.values()) > 0
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.proof(name="torture", sample=1)
 @pytest.mark.parametrize("fault", ["partition", "hang"])
 def test_a_commit_that_cannot_reach_the_cache_is_refused_where_the_plan_says_so(tmp_path: Path, fault: str) -> None:
     """And so these faults are felt: were nobody cut off, nobody would refuse."""
@@ -80,7 +90,7 @@ def test_a_commit_that_cannot_reach_the_cache_is_refused_where_the_plan_says_so(
     assert refusals(report) > 0
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.proof(name="torture")
 def test_a_partition_needs_no_memcached_of_its_own(mysql_url: str, memcached_servers: list[Memcached]) -> None:
     url = "memcached://" + ",".join(server.url for server in memcached_servers)
     plan = Plan(
@@ -210,14 +220,15 @@ def test_a_memcached_that_hangs_goes_on_when_the_run_is_interrupted(monkeypatch:
         assert server.ask("mn") == "MN\r\n"
 
 
-@pytest.mark.timeout(180)
-def test_the_usual_recipe_is_found_to_be_stale(database_url: str) -> None:
+@pytest.mark.proof(name="torture", sample=1, again=True)
+def test_the_usual_recipe_is_found_to_be_stale(database_url: str, seed: int) -> None:
     """A checker that finds nothing there is broken: reads stand still for a moment, so a short run suffices."""
     reports = []
-    for seed in range(5):
-        reports.append(
-            run(Plan(database_url=database_url, own_memcached=True, seconds=2, keys=2, against="naive", seed=seed))
+    for attempt in range(5):
+        plan = Plan(
+            database_url=database_url, own_memcached=True, seconds=2, keys=2, against="naive", seed=seed + attempt
         )
+        reports.append(run(plan))
         if not reports[-1].clean:
             break
     assert reports[-1].stale > 0, reports

@@ -48,6 +48,7 @@ def known_ways(people: Witness, *names: str) -> list[tuple[str, Way, tuple[str, 
     ]  # fmt: skip
 
 
+@pytest.mark.proof(name="ways", sample=2)
 def test_a_commit_drops_exactly_what_it_changed_whatever_the_way(people: Witness, subtests: pytest.Subtests) -> None:
     for name, way, ids in known_ways(people):
         begin_again(people)
@@ -58,6 +59,7 @@ def test_a_commit_drops_exactly_what_it_changed_whatever_the_way(people: Witness
         assert people.looks > looks + 4
 
 
+@pytest.mark.proof(name="ways", sample=2)
 def test_a_commit_drops_exactly_what_it_changed_though_others_of_its_form_came_before(
     people: Witness, subtests: pytest.Subtests
 ) -> None:
@@ -112,6 +114,7 @@ def test_a_transaction_that_drops_a_model_looks_for_its_keys_no_longer(
     assert most < len(looked) <= most + 400
 
 
+@pytest.mark.proof(name="ways", sample=2)
 def test_statements_that_commit_by_themselves_are_announced_each_whatever_the_way(
     people: Witness, subtests: pytest.Subtests
 ) -> None:
@@ -123,6 +126,7 @@ def test_statements_that_commit_by_themselves_are_announced_each_whatever_the_wa
             session.flush()
 
 
+@pytest.mark.proof(name="ways", sample=2)
 def test_a_rollback_leaves_the_cache_as_it_was_by_each_kind_of_way(people: Witness, subtests: pytest.Subtests) -> None:
     for name, way, ids in known_ways(people, *SAMPLE):
         begin_again(people)
@@ -131,6 +135,7 @@ def test_a_rollback_leaves_the_cache_as_it_was_by_each_kind_of_way(people: Witne
             session.rollback()
 
 
+@pytest.mark.proof(name="ways", sample=2)
 def test_a_savepoint_rolled_back_takes_nothing_with_it_by_each_kind_of_way(
     people: Witness, subtests: pytest.Subtests
 ) -> None:
@@ -148,6 +153,7 @@ def test_a_savepoint_rolled_back_takes_nothing_with_it_by_each_kind_of_way(
             session.commit()
 
 
+@pytest.mark.proof(name="ways", sample=2)
 def test_a_savepoint_released_counts_with_its_transaction_by_each_kind_of_way(
     people: Witness, subtests: pytest.Subtests
 ) -> None:

@@ -7,6 +7,7 @@ schedule, and a test compares the two counts.
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -86,19 +87,19 @@ def search(
     switches: int | None = None,
     merged: bool = True,
     most: int | None = None,
-    first: bool = False,
+    draw: random.Random | None = None,
     before_read: Callable[[ReadEngine], None] | None = None,
 ) -> Report:
     """Searches every schedule of a scenario with at most so many faults.
 
     ``switches``: at most so many times the turn is taken from an actor that could have gone on. ``most``: stops after
-    so many runs. ``first``: stops at the first violation. ``before_read``: see ``Stage``.
+    so many runs. ``draw``: what can happen at a point is tried in a drawn order. ``before_read``: see ``Stage``.
     """
     report = Report(scenario, faults, switches)
     begun = time.process_time()
     with without_a_network():
         stage = Stage(scenario, before_read)
-        _Search(stage, report, merged, most, first).run()
+        _Search(stage, report, merged, most, draw).run()
         report.found = [_told(stage, found, faults) for found in report.found]
         if report.known is not None:
             report.known = _told(stage, report.known, faults)
@@ -129,12 +130,14 @@ def hunt(
 
 
 class _Search:
-    def __init__(self, stage: Stage, report: Report, merged: bool, most: int | None, first: bool) -> None:
+    def __init__(
+        self, stage: Stage, report: Report, merged: bool, most: int | None, draw: random.Random | None
+    ) -> None:
         self.stage = stage
         self.report = report
         self.merged = merged
         self.most = most
-        self.first = first
+        self.draw = draw
         self.known: dict[Hashable, tuple[int, int, int]] = {}
         self.branches: list[_Branch] = []
 
@@ -145,7 +148,7 @@ class _Search:
             report.runs += 1
             if not self._settle(outcome):
                 return
-            if (self.most is not None and report.runs >= self.most) or (self.first and report.found):
+            if self.most is not None and report.runs >= self.most:
                 report.complete = False
                 for branch in self.branches:
                     report.schedules += branch.schedules
@@ -205,6 +208,8 @@ class _Search:
         choices += world.fault_choices()
         if not choices:
             raise AssertionError("nothing can happen and not everybody is done")
+        if self.draw is not None:
+            self.draw.shuffle(choices)
         return choices
 
     def _key(self, world: World, switches: int) -> Hashable:

@@ -1,0 +1,126 @@
+"""What draws the proofs, and the driver of ``make prove``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from promise import prove
+from promise.prove import ROWS
+
+pytest_plugins = ["pytester"]
+
+TESTS = Path(__file__).resolve().parents[1]
+
+PROOFS = """
+import pytest
+
+@pytest.mark.proof(name="one", sample=2)
+@pytest.mark.parametrize("number", range(20))
+def test_one(number): pass
+
+@pytest.mark.proof(name="two", sample=1, again=True)
+@pytest.mark.parametrize("number", range(3))
+def test_two(number, draw): print(f"drawn {draw.random()}")
+
+def test_plain(): pass
+"""
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """A project with two proofs, and no seed in the environment."""
+    pytester.makeconftest('pytest_plugins = ["support.proofs"]')
+    pytester.makepyfile(test_it=PROOFS)
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    monkeypatch.delenv("PERSON_REPO_SEED", raising=False)
+    return pytester
+
+
+def ran(project: pytest.Pytester, *options: str) -> tuple[list[str], str]:
+    """The tests that ran, in their order, and all that was printed."""
+    done = project.runpytest_subprocess("-v", "-p", "no:cacheprovider", *options)
+    said = done.stdout.str()
+    return re.findall(r"test_it\.py::(.+) PASSED", said), said
+
+
+def test_a_sample_of_each_proof_is_run_and_everything_else(project: pytest.Pytester) -> None:
+    tests, said = ran(project)
+    assert [test.partition("[")[0] for test in tests] == ["test_one", "test_one", "test_two", "test_plain"]
+    assert "one: 2 of 20 cases" in said
+
+
+def test_the_seed_that_is_printed_draws_the_same_again(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tests, said = ran(project)
+    (seed,) = re.findall(r"PERSON_REPO_SEED=(\d+)", said)
+    monkeypatch.setenv("PERSON_REPO_SEED", seed)
+    assert ran(project)[0] == tests
+    drawn = set()
+    for other in range(3):
+        monkeypatch.setenv("PERSON_REPO_SEED", str(other))
+        drawn.add(str(ran(project)[0]))
+    assert len(drawn) > 1
+
+
+def test_workers_draw_the_same_and_the_first_process_says_what(project: pytest.Pytester) -> None:
+    _, said = ran(project, "-n", "2")
+    assert "one: 2 of 20 cases" in said
+    assert "4 passed" in said
+
+
+def test_a_case_that_is_named_is_run_whatever_is_drawn(project: pytest.Pytester) -> None:
+    named = [f"test_it.py::test_one[{number}]" for number in range(20)]
+    tests, _ = ran(project, *named)
+    assert len(tests) == 20
+
+
+def test_all_of_them_are_run_in_a_drawn_order_and_what_draws_comes_again_at_the_end(project: pytest.Pytester) -> None:
+    tests, said = ran(project, "--proofs", "all", "--rounds", "3", "-rP")
+    assert sorted(tests[:20]) != tests[:20]
+    assert [re.findall(r"round (\d)", test) for test in tests[-9:]] == [["0"]] * 3 + [["1"]] * 3 + [["2"]] * 3
+    assert len(set(re.findall(r"drawn (0\.\S+)", said))) == 9
+
+
+def test_no_test_begins_when_the_time_is_over(project: pytest.Pytester) -> None:
+    tests, _ = ran(project, "--proofs", "all", "--until", "1000")
+    assert tests == []
+
+
+# Rows
+
+
+def test_every_proof_is_in_a_row() -> None:
+    names = {
+        name
+        for file in TESTS.rglob("test_*.py")
+        if file != Path(__file__)
+        for name in re.findall(r'mark\.proof\(name="([^"]+)"', file.read_text("utf-8"))
+    }
+    assert names | {"suite"} == {row.name for row in ROWS}
+    assert len(ROWS) <= 12
+
+
+def test_the_page_has_every_row() -> None:
+    lines = prove.PAGE.read_text("utf-8").splitlines()
+    start = lines.index("| proof | proves | amount | result | seconds | seed | date | commit |")
+    rows = [line.split(" | ")[:2] for line in lines[start + 2 :]]
+    assert rows == [[f"| {row.name}", row.proves] for row in ROWS]
+
+
+def test_a_result_takes_the_place_of_the_one_before() -> None:
+    page = "# P\n\n| proof | proves | amount |\n|---|---|---|\n| one | a | not yet run |\n| two | b | 7 |\n"
+    assert prove.with_cells(page, "one", {"amount": "8"}) == page.replace("not yet run", "8")
+
+
+def test_rows_that_passed_at_a_commit_are_known_at_it_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prove, "STATE", tmp_path / "kept" / "full.json")
+    one, two, *_ = ROWS
+    state = prove.State("abc")
+    state.keep(one, passed=True)
+    state.keep(two, passed=False)
+    assert [prove.State("abc").has_passed(row) for row in (one, two)] == [True, False]
+    assert not prove.State("def").has_passed(one)
+    assert not prove.State("").has_passed(one)
