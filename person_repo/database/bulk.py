@@ -11,6 +11,7 @@ from sqlalchemy import orm
 from person_repo.database.direct import DIRECT_DRIVERS
 from person_repo.database.marks import DECLARED, DeclaredInsert
 from person_repo.exceptions import InvalidEntityError
+from person_repo.internals import bind_processors
 from person_repo.mapped.mapping import EntityMapping, Identity, Row
 from person_repo.messages import shown
 
@@ -129,7 +130,7 @@ class DriverInsert:
             first_version = (generator(None),)
         compiled: Any = sa.insert(mapping.table).compile(dialect=dialect, column_keys=keys)
         sql = _positional(compiled, keys)
-        if sql is None or compiled.insert_prefetch or compiled._bind_processors:
+        if sql is None or compiled.insert_prefetch or bind_processors(compiled):
             return None
         return cls(mapping, names, sql, first_version)
 

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import sqlalchemy as sa
 
+from person_repo.internals import has_listeners, raise_connect_error, raise_driver_error, result_columns
 from person_repo.mapped.mapping import EntityMapping, Row
 
 __all__ = ["DIRECT_DRIVERS", "DirectQuery", "is_observed"]
@@ -30,10 +31,10 @@ def is_observed(engine: sa.Engine) -> bool:
     All of these may come and go, so ask before each statement.
     """
     return (
-        engine._has_events
-        or sa.Connection._has_events
-        or engine.dialect._has_events
-        or bool(engine._execution_options)
+        has_listeners(engine)
+        or has_listeners(sa.Connection)
+        or has_listeners(engine.dialect)
+        or bool(engine.get_execution_options())
         or engine.logger.isEnabledFor(logging.INFO)
     )
 
@@ -50,7 +51,7 @@ class DirectQuery:
         self._names: list[str] | None = None if compiled.positional else list(compiled.params)
         binds = [_implementation(field.column.type, dialect).bind_processor(dialect) for field in mapping.key_fields]
         self._binds = binds if any(binds) else None
-        self._types = [_implementation(column.type, dialect) for column in compiled._result_columns]
+        self._types = [_implementation(column.type, dialect) for column in result_columns(compiled)]
         self._reads: list[Any] | None = None
 
     def rows(self, values: Sequence[Any]) -> Sequence[Row]:
@@ -58,7 +59,7 @@ class DirectQuery:
         try:
             checked_out = self._engine.raw_connection()
         except self._dialect.loaded_dbapi.Error as error:
-            sa.Connection._handle_dbapi_exception_noconnection(error, self._dialect, self._engine)
+            raise_connect_error(self._engine, error)
         parameters: Any = values
         cursor = None
         try:
@@ -86,7 +87,7 @@ class DirectQuery:
         # Once a cursor is there, only the driver's own errors are translated.
         translated = cursor is None or isinstance(error, self._dialect.loaded_dbapi.Error)
         with sa.Connection(self._engine, checked_out) as connection:
-            connection._handle_dbapi_exception(error, self._sql if translated else None, parameters, cursor, None)
+            raise_driver_error(connection, error, self._sql if translated else None, parameters, cursor)
 
     def _read(self, rows: Sequence[Any], columns: Any) -> Sequence[Any]:
         """The values as the types of the columns convert them. ``columns``: the cursor's description."""

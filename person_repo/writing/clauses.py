@@ -1,6 +1,6 @@
 """The parts of SQLAlchemy's insert, update and delete objects: their tables, columns, values and criteria.
 
-SQLAlchemy offers no public way to these; every private name of a statement that the write side reads is read here.
+SQLAlchemy has no public way to most of them: ``internals`` has the private ones.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import sqlalchemy as sa
 from sqlalchemy.sql import dml, elements, visitors
 
+from person_repo import internals
 from person_repo.writing.tables import sends_value_unchanged
 
 __all__ = [
@@ -63,7 +64,7 @@ def _other_tables(statement: dml.UpdateBase, table: Any) -> list[Any]:
         return []
     others = [
         column.table
-        for column in statement._values or {}
+        for column in internals.set_values(statement)
         if isinstance(column, elements.ColumnClause)
         and column.table is not None
         and getattr(column.table, "name", None) != getattr(table, "name", None)
@@ -87,7 +88,7 @@ def set_columns(statement: dml.UpdateBase, parameters: Parameters) -> frozenset[
     if isinstance(statement, dml.Update):
         given = [column.name for column in statement.table.c if any(column.key in one for one in parameters)]
         return frozenset([*fixed_values(statement), *given])
-    clause = getattr(statement, "_post_values_clause", None)
+    clause = internals.post_values_clause(statement)
     if clause is None:
         return frozenset()
     values = getattr(clause, "update", None) or getattr(clause, "update_values_to_set", None)
@@ -111,17 +112,17 @@ def _column_name(statement: dml.UpdateBase, column: Any) -> str:
 
 def fixed_values(statement: dml.Insert | dml.Update) -> dict[str, Any]:
     """The values of ``values()``, by the names of the columns: the same for every parameter set."""
-    return {_column_name(statement, column): value for column, value in (statement._values or {}).items()}
+    return {_column_name(statement, column): value for column, value in internals.set_values(statement).items()}
 
 
 def has_listed_rows(statement: dml.Insert) -> bool:
     """True if ``values()`` was given a list of rows."""
-    return bool(statement._multi_values)
+    return bool(internals.listed_rows(statement))
 
 
 def listed_rows(statement: dml.Insert) -> Iterator[dict[str, Any]]:
     """The rows of ``values([...])``, by the names of the columns."""
-    for rows in statement._multi_values:
+    for rows in internals.listed_rows(statement):
         for row in rows:
             pairs: Iterable[tuple[Any, Any]] = (
                 row.items() if isinstance(row, Mapping) else zip(statement.table.c, row, strict=False)
@@ -160,24 +161,24 @@ def plain(value: Any, given: Mapping[str, Any]) -> Any:
 
 def criteria_of(statement: dml.Update | dml.Delete) -> Sequence[Any]:
     """The criteria of the WHERE clause, all of which a row must meet."""
-    return statement._where_criteria
+    return internals.criteria(statement)
 
 
 def is_from_select(statement: dml.Insert) -> bool:
     """True for INSERT ... SELECT."""
-    return statement._select_names is not None
+    return internals.select_names(statement) is not None
 
 
 def has_conflict_clause(statement: dml.Insert) -> bool:
     """True for an upsert: ON CONFLICT ..., ON DUPLICATE KEY UPDATE."""
-    return statement._post_values_clause is not None
+    return internals.post_values_clause(statement) is not None
 
 
 def has_prefixes(statement: dml.Insert) -> bool:
     """True if words stand between INSERT and INTO: OR REPLACE, OR IGNORE."""
-    return bool(statement._prefixes)
+    return bool(internals.prefixes(statement))
 
 
 def replaces(statement: dml.Insert) -> bool:
     """True if an insert deletes the rows that it conflicts with (SQLite's INSERT OR REPLACE)."""
-    return any("REPLACE" in str(prefix).upper() for prefix, _ in statement._prefixes)
+    return any("REPLACE" in str(prefix).upper() for prefix, _ in internals.prefixes(statement))

@@ -6,6 +6,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from person_repo.internals import result_in_progress
+
 __all__ = ["commits_itself", "driver_of", "has_more_results", "info_of", "is_open"]
 
 _IN_TRANSACTION = 1
@@ -33,7 +35,7 @@ def is_open(driver: Any) -> bool | None:
     if isinstance(in_transaction, bool):
         return in_transaction
     status = getattr(driver, "server_status", None)
-    last = getattr(driver, "_result", None)
+    last = result_in_progress(driver)
     # PyMySQL takes the status from replies without rows only, and not from the last of several.
     is_current = last is None or (getattr(last, "server_status", None) is not None and not last.has_next)
     return bool(status & _IN_TRANSACTION) if is_current and isinstance(status, int) else None
@@ -41,7 +43,7 @@ def is_open(driver: Any) -> bool | None:
 
 def has_more_results(driver: Any) -> bool:
     """True if a multi-statement text has further results (MySQL): the server is already running the next statement."""
-    return bool(getattr(getattr(driver, "_result", None), "has_next", False))
+    return bool(getattr(result_in_progress(driver), "has_next", False))
 
 
 def commits_itself(connection: sa.Connection, driver: Any, *, open_now: bool | None, begun_by_text: bool) -> bool:

@@ -16,6 +16,7 @@ from sqlalchemy.engine.interfaces import ExecutionContext
 
 from person_repo.database.marks import DECLARED, OWN
 from person_repo.exceptions import InvalidIdError
+from person_repo.internals import MAKE_RESULT, has_listeners, is_disconnect
 from person_repo.writing.connections import commits_itself, driver_of, has_more_results, info_of, is_open
 from person_repo.writing.covered import SINCE, Covered, CoveredModel
 from person_repo.writing.examination import (
@@ -53,20 +54,23 @@ def covering(contexts: type[ExecutionContext], covered: Covered) -> type[Executi
             base.pre_exec(self)
             # A host's do_execute listener, on the dialect or on a class of dialects, may send a statement in the place
             # of the dialect's function, so the statement is examined now. Usually the wrapped function does that.
-            if self.dialect._has_events and _may_be_sent_by_host(self.dialect):
+            if has_listeners(self.dialect) and _may_be_sent_by_host(self.dialect):
                 examine(covered, self, self.statement)
-
-        def _setup_result_proxy(self) -> Any:
-            result = base._setup_result_proxy(self)
-            if (in_flight := self.__dict__.pop(_IN_FLIGHT, None)) is not None:
-                in_flight.finish(self, result)
-            return result
 
         def handle_dbapi_exception(self, e: BaseException) -> None:
             base.handle_dbapi_exception(self, e)
             if (in_flight := self.__dict__.pop(_IN_FLIGHT, None)) is not None:
                 in_flight.fail(self)
 
+    base_make_result = getattr(contexts, MAKE_RESULT)
+
+    def make_result(self: Any) -> Any:
+        result = base_make_result(self)
+        if (in_flight := self.__dict__.pop(_IN_FLIGHT, None)) is not None:
+            in_flight.finish(self, result)
+        return result
+
+    setattr(CoveringContext, MAKE_RESULT, make_result)
     return CoveringContext
 
 
@@ -277,7 +281,7 @@ class InFlight:
         Other failures (a listener of the host's, an interrupt) do not come here: the models stay suspected, and the
         tombstones stand until the next statement or the transaction is over.
         """
-        if context.root_connection._is_disconnect:
+        if is_disconnect(context.root_connection):
             return
         if not context.executemany:
             self._resolve()

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine.base import OptionEngine
 
 from person_repo.cache.contract import LeaseBackend
 from person_repo.fence.view import Fence, fence_of
+from person_repo.internals import root_engine
 from person_repo.mapped.keys import Keyspace
 from person_repo.mapped.mapping import EntityMapping, Identity
 from person_repo.writing.cascades import Cascades
@@ -72,11 +72,8 @@ class Covered:
         self.models: list[CoveredModel] = []
         self.by_table: dict[str, list[CoveredModel]] = {}
         self.cascades: Cascades[CoveredModel] = Cascades([])
-        root = engine
-        while isinstance(root, OptionEngine):
-            root = root._proxied
         # Weak: the engine's dialect holds this, and nothing would free either.
-        self._engine = weakref.ref(root)
+        self._engine = weakref.ref(root_engine(engine))
 
     def add(self, model: CoveredModel) -> None:
         """Cover one more table. May be called again."""

@@ -19,6 +19,7 @@ from sqlalchemy.engine.interfaces import CacheStats
 from sqlalchemy.sql import dml
 
 from person_repo.database.marks import DeclaredInsert
+from person_repo.internals import expanded_parameters, resolved_statement
 from person_repo.writing.cascades import Cascades
 from person_repo.writing.clauses import Parameters, targets_of
 from person_repo.writing.connections import commits_itself, driver_of, is_open
@@ -108,7 +109,7 @@ def of_core(covered: Covered, context: Any, form: Form | None) -> Changes:
 
 def _examine_unknown_form(covered: Covered, connection: sa.Connection, context: Any, form: Form | None) -> Changes:
     """The changes of a statement by its clauses. Keeps its form, if there is none yet, for the next execution."""
-    statement = getattr(context.invoked_statement, "_resolved", context.invoked_statement)
+    statement = resolved_statement(context)
     statement = getattr(statement, "element", statement)  # select(...).from_statement(...) wraps one.
     if not isinstance(statement, dml.UpdateBase):
         return whole_models(covered.models)
@@ -150,7 +151,7 @@ def _of_clauses(
 
 def _parameters_of(context: Any) -> Parameters:
     """The parameter sets by the statement's own names: the compiler spreads a list over names that it makes up."""
-    spread: dict[str, list[str]] = getattr(context, "_expanded_parameters", None) or {}
+    spread = expanded_parameters(context)
     return [
         {**given, **{name: [given[part] for part in parts] for name, parts in spread.items() if name not in given}}
         for given in context.compiled_parameters

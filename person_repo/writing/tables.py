@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.engine.default import DefaultDialect
 
+from person_repo.internals import has_bind_expression
 from person_repo.mapped.fields import binds
 from person_repo.mapped.mapping import EntityMapping, Identity
 
@@ -91,7 +92,7 @@ def _rewrites(type_: sa.types.TypeEngine[Any]) -> bool:
         return True
     processor = getattr(type(type_).bind_processor, "__module__", "sqlalchemy.")
     respells = isinstance(type_, sa.Uuid) and not type_.as_uuid
-    return respells or type_._has_bind_expression or not processor.startswith("sqlalchemy.")
+    return respells or has_bind_expression(type_) or not processor.startswith("sqlalchemy.")
 
 
 def _is_exact(type_: sa.types.TypeEngine[Any], dialect: sa.Dialect) -> bool:

@@ -20,6 +20,7 @@ from typing import Any, Final
 from pymemcache.client.base import Client  # type: ignore[import-untyped]
 
 from person_repo.exceptions import CacheUnavailableError
+from person_repo.internals import connect_now
 from person_repo.settings import CacheSettings
 
 __all__ = ["LARGEST_REQUEST", "Connection", "Patience", "Reply"]
@@ -416,7 +417,7 @@ def _connected(server: str, settings: CacheSettings, tls: ssl.SSLContext | None,
             tls_context=_Named(tls, name) if tls else None,
         )
         try:
-            client._connect()  # a public method would send a command, whose reply has no deadline as a whole
+            connect_now(client)
         except Exception as exc:
             failure = exc
         else:

@@ -1,0 +1,196 @@
+"""Every private name of SQLAlchemy, its dialects, PyMySQL and pymemcache that this package relies on.
+
+Each function says what for, and what breaks without the name. ``tests/test_internals.py`` asks for each of them on the
+installed versions, and fails with the name that a release has moved. SQLAlchemy is required below the next minor
+version for that reason. Since when: all of SQLAlchemy's are the same in 2.0.43 and 2.1.9; PyMySQL's is in 1.2.0,
+pymemcache's in 4.0.0, the oldest versions that are required.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any, Final, NoReturn
+
+import sqlalchemy as sa
+from sqlalchemy.engine.base import OptionEngine
+from sqlalchemy.sql import dml
+
+__all__ = [
+    "MAKE_RESULT",
+    "bind_processors",
+    "connect_now",
+    "criteria",
+    "expanded_parameters",
+    "has_bind_expression",
+    "has_listeners",
+    "is_disconnect",
+    "listed_rows",
+    "post_values_clause",
+    "prefixes",
+    "raise_connect_error",
+    "raise_driver_error",
+    "resolved_statement",
+    "result_columns",
+    "result_in_progress",
+    "root_engine",
+    "select_names",
+    "set_values",
+]
+
+
+# SQLAlchemy: engines and connections
+
+
+def root_engine(engine: sa.Engine) -> sa.Engine:
+    """The engine from which engines were made by ``execution_options``: ``OptionEngine._proxied``.
+
+    Without it, each of them would count as an engine of its own: a weak reference to one would die with it, and a
+    commit through another would find no fence.
+    """
+    while isinstance(engine, OptionEngine):
+        engine = engine._proxied
+    return engine
+
+
+has_listeners: Callable[[Any], bool] = attrgetter("_has_events")
+"""True if a listener was ever added to an engine, a dialect or the class of all connections: ``_has_events``.
+
+Without it, direct reads would pass by a host's listeners, and a ``do_execute`` listener would send statements that
+nobody has examined. It is asked at each statement, so it is no Python function.
+"""
+
+
+def is_disconnect(connection: sa.Connection) -> bool:
+    """True while an error that ended the connection is handled: ``Connection._is_disconnect``.
+
+    Without it, a COMMIT that died with its connection would count as refused, and its tombstones would be released
+    while the database may yet commit.
+    """
+    return connection._is_disconnect
+
+
+def raise_driver_error(
+    connection: sa.Connection, error: BaseException, statement: str | None, parameters: Any, cursor: Any
+) -> NoReturn:
+    """Raise a driver's error as SQLAlchemy does: ``Connection._handle_dbapi_exception``.
+
+    It translates the error, calls the host's ``handle_error`` listeners and invalidates a broken connection. Without
+    it, direct reads would raise the driver's errors, and give broken connections back to the pool.
+    """
+    connection._handle_dbapi_exception(error, statement, parameters, cursor, None)
+
+
+def raise_connect_error(engine: sa.Engine, error: BaseException) -> NoReturn:
+    """The same for a connection that could not be made: ``_handle_dbapi_exception_noconnection``."""
+    sa.Connection._handle_dbapi_exception_noconnection(error, engine.dialect, engine)
+
+
+# SQLAlchemy: compiled statements and their execution
+
+
+def result_columns(compiled: Any) -> Sequence[Any]:
+    """The columns of a compiled query, each with its ``type``: ``SQLCompiler._result_columns``.
+
+    Without it, direct reads could not convert values as their types do.
+    """
+    columns: Sequence[Any] = compiled._result_columns
+    return columns
+
+
+def bind_processors(compiled: Any) -> Mapping[str, Any]:
+    """The conversions of a compiled statement's parameters, by name: ``SQLCompiler._bind_processors``.
+
+    Without it, a bulk insert could send values that a type should have converted.
+    """
+    processors: Mapping[str, Any] = compiled._bind_processors
+    return processors
+
+
+MAKE_RESULT: Final = "_setup_result_proxy"
+"""The name of the method by which an execution context makes a statement's result, ``DefaultExecutionContext``'s.
+
+It is overridden to learn what a statement did. Without it, the models that a statement may have changed would stay
+suspected, and be dropped as a whole at each commit.
+"""
+
+
+def resolved_statement(context: Any) -> Any:
+    """The statement of an execution; of a ``lambda_stmt``, what its function returned: ``LambdaElement._resolved``.
+
+    Without it, a lambda would count as a statement of an unknown kind, which changes every covered model.
+    """
+    return getattr(context.invoked_statement, "_resolved", context.invoked_statement)
+
+
+def expanded_parameters(context: Any) -> Mapping[str, Sequence[str]]:
+    """The names that the compiler made up for the elements of a list, by the parameter's own name:
+    ``DefaultExecutionContext._expanded_parameters``.
+
+    Without it, the values of an ``IN`` would be missing, and the statement would count as a change of the whole model.
+    """
+    names: Mapping[str, Sequence[str]] | None = getattr(context, "_expanded_parameters", None)
+    return names or {}
+
+
+# SQLAlchemy: inserts, updates and deletes. Without these a statement's changed rows could not be found from its
+# clauses, and every write would count as a change of the whole model.
+
+
+def criteria(statement: dml.Update | dml.Delete) -> Sequence[Any]:
+    """The criteria of WHERE, all of which a row must meet: ``_where_criteria``."""
+    return statement._where_criteria
+
+
+def set_values(statement: dml.Insert | dml.Update) -> Mapping[Any, Any]:
+    """The argument of ``values()``, by column or by a column's key: ``_values``."""
+    return statement._values or {}
+
+
+def listed_rows(statement: dml.Insert) -> Sequence[Sequence[Any]]:
+    """The lists of rows given to ``values([...])``, one for each call: ``_multi_values``."""
+    return statement._multi_values
+
+
+def select_names(statement: dml.Insert) -> Sequence[str] | None:
+    """The columns of INSERT ... SELECT; None for another insert: ``_select_names``."""
+    return statement._select_names
+
+
+def post_values_clause(statement: dml.UpdateBase) -> Any:
+    """ON CONFLICT or ON DUPLICATE KEY, if an insert has one: ``_post_values_clause``. Only inserts have it."""
+    return getattr(statement, "_post_values_clause", None)
+
+
+def prefixes(statement: dml.Insert) -> Sequence[tuple[Any, str]]:
+    """The words between INSERT and INTO, each with the dialect it is for: ``_prefixes``."""
+    return statement._prefixes
+
+
+def has_bind_expression(type_: sa.types.TypeEngine[Any]) -> bool:
+    """True if a type puts a function around its parameter: ``_has_bind_expression``.
+
+    Without it, a key that the database computes from its parameter would count as kept as it is.
+    """
+    return type_._has_bind_expression
+
+
+# Drivers
+
+
+def result_in_progress(driver: Any) -> Any:
+    """PyMySQL's last result, with ``has_next`` and ``server_status``: ``Connection._result``.
+
+    None on other drivers, and before the first statement. Without it, a text of several statements that commits in the
+    middle would have its tombstones released while the server runs the rest.
+    """
+    return getattr(driver, "_result", None)
+
+
+def connect_now(client: Any) -> None:
+    """Open a pymemcache client's connection: ``Client._connect``.
+
+    Its public methods connect at the first command, whose reply has no deadline as a whole. Raises what the socket, TLS
+    or the resolver raise.
+    """
+    client._connect()
