@@ -7,6 +7,7 @@ hold and nobody in the child gives back. So the child makes both anew before any
 from __future__ import annotations
 
 import os
+import types
 import weakref
 from collections.abc import Callable
 
@@ -14,9 +15,9 @@ __all__ = ["on_fork"]
 
 Reset = Callable[[], object]
 
-_resets: dict[int, Callable[[], Reset | None]] = {}
-"""By the id of each reference, in the order in which they were registered. Adding and removing are one step each of the
-interpreter, and need no lock, which would itself have to be made anew.
+_resets: dict[int, Reset] = {}
+"""In the order in which they were registered. Adding and removing are one step each of the interpreter, and need no
+lock, which would itself have to be made anew.
 """
 
 
@@ -27,19 +28,26 @@ def on_fork(reset: Reset) -> None:
     alive, or a function of a module. It may not take a lock, nor close a socket in a way that the peer notices: the
     parent goes on with both. One that raises keeps no other from being called.
     """
-    if hasattr(reset, "__self__"):
-        method = weakref.WeakMethod(reset, lambda gone: _resets.pop(id(gone), None))
-        _resets[id(method)] = method
-    else:
-        _resets[id(reset)] = lambda: reset
+    if not isinstance(reset, types.MethodType):
+        _resets[id(reset)] = reset
+        return
+    # Not a WeakMethod: one that outlives its object at the end of the interpreter complains (CPython 3.11).
+    owner, function = weakref.ref(reset.__self__, _forget), reset.__func__
+
+    def reset_owner() -> None:
+        if (alive := owner()) is not None:
+            function(alive)
+
+    _resets[id(owner)] = reset_owner
+
+
+def _forget(owner: weakref.ref[object], resets: dict[int, Reset] = _resets) -> None:
+    resets.pop(id(owner), None)
 
 
 def _after_fork_in_child() -> None:
     failures: list[Exception] = []
-    for reference in list(_resets.values()):
-        reset = reference()
-        if reset is None:
-            continue
+    for reset in list(_resets.values()):
         try:
             reset()
         except Exception as exc:

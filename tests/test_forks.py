@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
 import sys
 import weakref
+from collections.abc import Iterator
 
 import pytest
 from support.forks import forking, in_child
@@ -15,9 +17,13 @@ from person_repo.forks import on_fork
 
 
 @pytest.fixture(autouse=True)
-def _own_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A registry of each test's own, so that the package's hooks are neither called nor kept."""
-    monkeypatch.setattr(forks, "_resets", {})
+def _own_registry() -> Iterator[None]:
+    """An empty registry for each test, so that the package's hooks are not called."""
+    before = dict(forks._resets)
+    forks._resets.clear()
+    yield
+    forks._resets.clear()
+    forks._resets.update(before)
 
 
 class Holder:
@@ -80,6 +86,18 @@ def test_an_object_that_is_gone_was_not_kept_and_is_not_called() -> None:
     assert reference() is None
     assert forks._resets == {}
     assert in_child(lambda: calls) == "[]"
+
+
+def test_a_process_ends_without_a_word_whatever_is_registered() -> None:
+    code = (
+        "from person_repo import make_region\n"
+        "from person_repo.cache.memcached.backend import MemcachedBackend\n"
+        "region, backend = make_region('memory://'), MemcachedBackend({'servers': ['127.0.0.1:1']})\n"
+        "backend.itself = backend\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @forking
