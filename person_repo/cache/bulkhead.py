@@ -29,37 +29,32 @@ class Bulkhead:
         # By process: whoever was in when this one was forked is not here.
         self._tickets: dict[int, dict[int, threading.Lock]] = {}
 
-    @property
-    def is_full(self) -> bool:
-        """Whether a caller would have to wait now."""
-        return len(self._tickets.get(os.getpid(), ())) >= self._limit
-
     @contextmanager
-    def entered(self) -> Iterator[bool]:
+    def entered(self, *, may_wait: bool = True) -> Iterator[bool]:
         """A block that only so many threads are in; whether this one had to wait. One that is in already stays in.
 
-        Raises ``OverloadError`` where it does not come to this thread's turn in time.
+        Raises ``OverloadError`` if this thread's turn does not come in time; at once unless it ``may_wait``.
         """
         tickets = self._tickets.setdefault(os.getpid(), {})
         me = threading.get_ident()
         try:
             tickets[me] = threading.Lock()
-            yield self._wait_for_turn(tickets, me)
+            yield self._wait_for_turn(tickets, me, self._wait if may_wait else 0.0)
         finally:
             tickets.pop(me, None)
             self._call(tickets)
 
-    def _wait_for_turn(self, tickets: dict[int, threading.Lock], me: int) -> bool:
+    def _wait_for_turn(self, tickets: dict[int, threading.Lock], me: int, wait: float) -> bool:
         if me in self._first(tickets):
             return False
-        until = time.monotonic() + self._wait
+        until = time.monotonic() + wait
         called = tickets[me]
         called.acquire()
         while me not in self._first(tickets):
             left = until - time.monotonic()
             if left <= 0:
                 raise OverloadError(
-                    f"{self._limit} loads from the database (max_loads) were under way for {self._wait} s "
+                    f"{self._limit} loads from the database (max_loads) were under way for {wait} s "
                     "(max_load_wait); give either a larger number, or the database more room"
                 )
             # Whoever leaves calls the next one, and may be interrupted before that.

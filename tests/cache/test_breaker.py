@@ -156,6 +156,17 @@ def test_who_waits_in_vain_leaves_the_queue() -> None:
         assert tickets(bulkhead) == 1
 
 
+def test_a_thread_that_may_not_wait_is_refused_at_once_and_leaves_the_queue() -> None:
+    bulkhead = Bulkhead(1, 60)
+    with bulkhead.entered(may_wait=False) as waited, ThreadPoolExecutor(1) as pool:
+        assert not waited
+        began = time.monotonic()
+        with pytest.raises(OverloadError):
+            pool.submit(lambda: bulkhead.entered(may_wait=False).__enter__()).result()
+        assert time.monotonic() - began < 30
+        assert tickets(bulkhead) == 1
+
+
 @forking
 def test_whoever_was_in_when_a_process_was_forked_takes_no_place_in_the_child() -> None:
     bulkhead = Bulkhead(1, 0.001)

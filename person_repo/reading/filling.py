@@ -1,0 +1,57 @@
+"""Loaded rows into the cache: encoded, stored under their leases, counted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from person_repo.cache.contract import Lease, LeaseBackend
+from person_repo.mapped.codec import Codec, UncacheableError
+from person_repo.mapped.mapping import Row
+from person_repo.observability.counters import Counters
+
+__all__ = ["Filler"]
+
+logger = logging.getLogger("person_repo.reading")
+
+
+class Filler:
+    """Stores the rows that a read has loaded. The backend refuses a row whose lease was lost to a writer."""
+
+    def __init__(self, backend: LeaseBackend, codec: Codec[Any], counters: Counters) -> None:
+        self._backend = backend
+        self._codec = codec
+        self._counters = counters
+
+    def fill(self, loaded: Sequence[tuple[Lease, str, Row | None]], *, committed: bool) -> None:
+        """Store rows, each under its lease and its full key; None is stored as a known absence.
+
+        A row that would not come back as it is gives its lease back instead, and so does every row if not all of them
+        were ``committed`` when they were read.
+        """
+        encoded: list[tuple[Lease, bytes]] = []
+        unused: list[Lease] = []
+        for lease, full_key, row in loaded:
+            try:
+                if not committed:
+                    raise UncacheableError(f"{full_key}: read beside an open transaction")
+                encoded.append((lease, self._codec.encode(full_key, row)))
+            except UncacheableError as exc:
+                self._counters.uncacheable += 1
+                logger.debug("not cached: %s", exc)
+                unused.append(lease)
+        if unused:
+            self._backend.abandon(unused)
+        if encoded:
+            self._count(encoded, self._backend.fill_many(encoded))
+
+    def _count(self, encoded: Sequence[tuple[Lease, bytes]], stored: Sequence[bool]) -> None:
+        fills = sum(stored)
+        refused = len(stored) - fills
+        self._counters.fills.value += fills
+        self._counters.fills_refused.value += refused
+        if refused and logger.isEnabledFor(logging.DEBUG):
+            for (lease, _), done in zip(encoded, stored, strict=True):
+                if not done:
+                    logger.debug("add failed: %s (the lease was lost to a writer, or the server refused it)", lease.key)

@@ -1,0 +1,306 @@
+"""One read, of one id or many: what the cache answers, what must be loaded, and what may be stored.
+
+Each item passes through these states, from the top left to a row on the right (``backends`` explains the words)::
+
+    the fence blocks it ─── load, do not store ───────────────────────────────────────> bypass
+    fetch ── value ──────── of this key and schema ───────────────────────────────────> hit
+      │                └─── rejected: take its place ──> a lease, another's lease, or none of both
+      ├───── ends soon ──── load, fill ───────────────────────────────────────────────> renewal
+      │                └─── the load fails, or would have to queue: the current value > hit
+      ├───── lease ──────── load, fill ───────────────────────────────────────────────> miss
+      ├───── another's ──── fetch again, for a bounded time ──> any of these, or load, do not store
+      ├───── tombstone ──── load, do not store ───────────────────────────────────────> bypass
+      └───── no answer ──── load, do not store ───────────────────────────────────────> bypass
+
+The load begins after the lease was taken, on a snapshot of its own, so a fill never stores a row older than its lease;
+the backend refuses a fill whose lease was lost to a writer. ``cached`` has the fast path of a single hit, ``filling``
+the fill. Writers are in ``writing``.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Literal
+
+import sqlalchemy as sa
+
+from person_repo.cache.contract import BLOCKED, BUSY, Expiring, Fetched, Lease, LeaseBackend, Outcome
+from person_repo.database.loading import Loader
+from person_repo.exceptions import OverloadError
+from person_repo.fence.view import Fence
+from person_repo.mapped.codec import Codec, RejectedItemError
+from person_repo.mapped.mapping import Row
+from person_repo.observability.counters import Counters
+from person_repo.reading.batch import Batch
+from person_repo.reading.filling import Filler
+
+__all__ = ["FENCED", "Item", "ReadThrough"]
+
+logger = logging.getLogger("person_repo.reading")
+
+# In seconds. The first pauses are about as long as a load by key takes; each poll is a round trip to the cache.
+_FIRST_PAUSE: Final = 0.002
+_LONGEST_PAUSE: Final = 0.02
+
+
+class _Fenced(enum.Enum):
+    FENCED = "an undelivered invalidation forbids answering this item from the cache"
+
+
+FENCED: Literal[_Fenced.FENCED] = _Fenced.FENCED
+
+Item = Fetched | Literal[_Fenced.FENCED]
+"""An answer of the cache for one key; ``FENCED`` if it was not asked."""
+
+
+class ReadThrough:
+    """Reads batches of one model through a cache and its fence; loads and stores what the cache does not know.
+
+    ``group``: the model's group of items. ``sleep`` waits for another reader's load, and ``clock`` measures, both in
+    seconds. Safe for threads; a batch belongs to one thread.
+    """
+
+    def __init__(
+        self,
+        group: str,
+        backend: LeaseBackend,
+        fence: Fence | None,
+        codec: Codec[Any],
+        loader: Loader[Any],
+        counters: Counters,
+        *,
+        sleep: Callable[[float], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._group = group
+        self._backend = backend
+        self._fence = fence
+        self._codec = codec
+        self._loader = loader
+        self._counters = counters
+        self._filler = Filler(backend, codec, counters)
+        self._sleep = sleep
+        self._clock = clock
+        self._load_time = 0.0
+
+    def rows(self, batch: Batch, items: Sequence[Item] | None = None) -> list[Row | None]:
+        """The row of each id of a batch, None for an id without one.
+
+        ``items``: the answers for all its keys, if the caller has asked the cache already.
+
+        Raises what the database raises, and ``OverloadError``, unless the cache has a value for every id.
+        """
+        indices = range(len(batch.ids))
+        try:
+            if items is None:
+                self._fetch(batch, indices)
+            else:
+                self._settle(batch, indices, items)
+            if batch.to_load:
+                self._load_rest(batch)
+        except BaseException:
+            # A failed load, or Ctrl-C at any point: nobody is to wait for a value that will not come.
+            self._backend.abandon(batch.leases)
+            raise
+        return batch.rows
+
+    # Asking the cache
+
+    def _fetch(self, batch: Batch, indices: Sequence[int], *, waited: bool = False) -> None:
+        """Ask the cache for some of a batch, in one exchange with each server if all are hits, and settle them."""
+        if self._fence is not None and self._fence.is_raised():
+            indices = self._settle_fenced(self._fence, batch, indices)
+        if not indices:
+            return
+        keys, full_keys = batch.keys, batch.full_keys
+        if len(indices) < len(keys):
+            keys, full_keys = [keys[index] for index in indices], [full_keys[index] for index in indices]
+        backend, group = self._backend, self._group
+        items: list[Any] = backend.fetch_many(group, keys) if len(keys) > 1 else [backend.fetch(group, keys[0])]
+        # Fast path: all are hits, as they mostly are. ``_settle`` takes any mixture, one by one.
+        if {*map(type, items)} == {bytes} and (rows := self._codec.decode_all(items, full_keys)) is not None:
+            self._take_hits(batch, indices, rows)
+        else:
+            self._settle(batch, indices, items, waited=waited)
+
+    def _take_hits(self, batch: Batch, indices: Sequence[int], rows: list[Row | None]) -> None:
+        if len(rows) == len(batch.rows):
+            batch.rows = rows
+            batch.to_load.clear()
+        else:
+            for index, row in zip(indices, rows, strict=True):
+                batch.rows[index] = row
+                batch.to_load.pop(index, None)
+        self._counters.hits += len(rows)
+        self._counters.negative_hits += rows.count(None)
+
+    def _settle_fenced(self, fence: Fence, batch: Batch, indices: Sequence[int]) -> list[int]:
+        """Settle what the fence blocks; returns the indices for which the cache may be asked."""
+        fenced = {index: FENCED for index in indices if fence.blocks(self._group, batch.keys[index])}
+        self._settle(batch, [*fenced], [*fenced.values()])
+        return [index for index in indices if index not in fenced]
+
+    def _settle(self, batch: Batch, indices: Sequence[int], items: Sequence[Item], *, waited: bool = False) -> None:
+        """Every outcome of a fetch, by its name: a row, or the reason to load one.
+
+        ``waited``: another reader had the lease before, and this one polled.
+        """
+        rejected: dict[int, bytes] = {}
+        for index, item in zip(indices, items, strict=True):
+            match item:
+                case bytes():  # A value: a hit, unless it is of another key or schema, or garbage.
+                    try:
+                        row = self._codec.decode(item, batch.full_keys[index])
+                    except RejectedItemError as exc:
+                        self._count_rejected(exc)
+                        rejected[index] = item
+                    else:
+                        self._take_hit(batch, index, row)
+                case Expiring():  # A value that ends soon: this reader is to renew it.
+                    batch.to_load[index] = item.lease
+                    try:
+                        batch.current[index] = self._codec.decode(item.value, batch.full_keys[index])
+                    except RejectedItemError as exc:
+                        self._count_rejected(exc)
+                case Lease():  # Nothing: this reader is to load and fill.
+                    batch.to_load[index] = item
+                case Outcome.BUSY:  # Another reader's lease: wait for its fill.
+                    batch.to_load[index] = item
+                case Outcome.BLOCKED | Outcome.UNREACHABLE:  # A writer's tombstone; no answer: load, do not store.
+                    batch.to_load[index] = item
+                case _Fenced.FENCED:  # A writer could not place its tombstone here: load, do not store.
+                    self._backend.counters.fenced += 1
+                    batch.to_load[index] = BLOCKED
+        # Only now, since it may be interrupted: every lease of this fetch is known, and will be given back.
+        for index, item in rejected.items():
+            # Readers of two schemas that wait for each other would replace each other's items for ever.
+            batch.to_load[index] = BLOCKED if waited else self._take_over(batch.keys[index], item)
+
+    def _take_hit(self, batch: Batch, index: int, row: Row | None) -> None:
+        batch.rows[index] = row
+        batch.to_load.pop(index, None)
+        self._counters.hits.value += 1
+        if row is None:
+            self._counters.negative_hits.value += 1
+
+    def _count_rejected(self, exc: RejectedItemError) -> None:
+        self._counters.rejected += 1
+        logger.debug("an item of the cache was rejected: %s", exc)
+
+    def _take_over(self, key: str, item: bytes) -> Lease | Outcome:
+        """Take the place of an item that is of no use here. If another one has come meanwhile, leave that alone."""
+        found = self._backend.fetch(self._group, key, reject=item)
+        return BLOCKED if isinstance(found, (bytes, Expiring)) else found
+
+    def discard(self, key: str, exc: RejectedItemError) -> None:
+        """Make the item at a key go, for a reason that decoding it cannot find."""
+        found = self._backend.fetch(self._group, key)
+        if isinstance(found, bytes):
+            self._count_rejected(exc)
+            found = self._take_over(key, found)
+        if isinstance(found, (Lease, Expiring)):  # The next reader fills it.
+            self._backend.abandon([found.lease if isinstance(found, Expiring) else found])
+
+    # Waiting for other readers
+
+    def _load_rest(self, batch: Batch) -> None:
+        """Load what the cache did not give, and wait for other readers before loading what they load."""
+        # In this order: of two readers that waited for each other's leases before they load, each would wait in vain.
+        self._load(batch, batch.free)
+        if batch.to_load:
+            self._wait_for_others(batch)
+            self._load(batch, [*batch.to_load])
+
+    def _wait_for_others(self, batch: Batch) -> None:
+        """Poll until the other readers have filled their items, for at most ``_longest_wait()``."""
+        self._counters.waits += len(batch.to_load)
+        until = self._clock() + self._longest_wait()
+        pause = _FIRST_PAUSE
+        while (busy := batch.busy) and self._clock() + pause <= until:
+            self._sleep(pause)
+            pause = min(pause * 1.5, _LONGEST_PAUSE)
+            self._fetch(batch, busy, waited=True)
+            if batch.leases:  # Others may be waiting for these by now.
+                self._load(batch, batch.free)
+
+    def _longest_wait(self) -> float:
+        """Twice as long as a load takes, or ``wait``; but no longer than the other reader's lease lives."""
+        settings = self._backend.settings
+        return min(max(settings.wait, 2 * self._load_time), settings.lease_ttl)
+
+    # Loading
+
+    def _load(self, batch: Batch, indices: Sequence[int]) -> None:
+        """Load some of a batch with one query. If all of it is renewals, and the load fails or would have to queue,
+        return the current values.
+        """
+        if not indices:
+            return
+        must_load = not batch.current or any(index not in batch.current for index in indices)
+        try:
+            self._load_in_turn(batch, indices, may_wait=must_load)
+        except (sa.exc.SQLAlchemyError, OverloadError) as exc:
+            left = [index for index in indices if index in batch.to_load]
+            if any(index not in batch.current for index in left):
+                raise
+            self._take_current(batch, left, exc)
+
+    def _take_current(self, batch: Batch, indices: Sequence[int], exc: Exception) -> None:
+        self._backend.abandon([lease for index in indices if isinstance(lease := batch.to_load[index], Lease)])
+        for index in indices:
+            logger.debug("%s is not renewed: %s", batch.full_keys[index], exc)
+            self._take_hit(batch, index, batch.current[index])
+
+    def _load_in_turn(self, batch: Batch, indices: Sequence[int], *, may_wait: bool) -> None:
+        bulkhead = self._backend.bulkhead
+        if bulkhead is None:
+            self._load_now(batch, indices)
+            return
+        with bulkhead.entered(may_wait=may_wait) as waited:
+            if waited:  # Others have been loading meanwhile.
+                self._fetch(batch, [index for index in indices if batch.to_load[index] is BUSY], waited=True)
+                indices = [index for index in indices if index in batch.to_load]
+            if indices:  # Stored before the turn ends, so that the next reader in the queue hits.
+                self._load_now(batch, indices)
+
+    def _load_now(self, batch: Batch, indices: Sequence[int]) -> None:
+        began = self._clock()
+        self._count_load(batch, indices)
+        identities = batch.identities(indices)
+        loader = self._loader
+        loaded, committed = loader.one(identities[0]) if len(identities) == 1 else loader.many(identities)
+        fills: list[tuple[Lease, str, Row | None]] = []
+        for index, identity in zip(indices, identities, strict=True):
+            batch.rows[index] = row = loaded.get(identity)
+            reason = batch.to_load[index]
+            if isinstance(reason, Lease):
+                fills.append((reason, batch.full_keys[index], row))
+        if fills:
+            self._filler.fill(fills, committed=committed)
+        for index in indices:
+            del batch.to_load[index]
+        self._note_load(began)
+
+    def _count_load(self, batch: Batch, indices: Sequence[int]) -> None:
+        misses = renewals = bypasses = 0
+        for index in indices:
+            reason = batch.to_load[index]
+            if isinstance(reason, Lease):
+                if reason.renews:
+                    renewals += 1
+                else:
+                    misses += 1
+            elif reason is not BUSY:
+                bypasses += 1
+        counters = self._counters
+        counters.loads.value += 1
+        counters.misses.value += misses
+        counters.renewals.value += renewals
+        counters.bypasses.value += bypasses
+
+    def _note_load(self, began: float) -> None:
+        """Moving average of how long loads take, with weight 1/8; the first load sets it."""
+        took = self._clock() - began
+        self._load_time += (took - self._load_time) / (8 if self._load_time else 1)
