@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import sqlalchemy as sa
 from dogpile.cache import CacheRegion
@@ -17,7 +17,7 @@ from person_repo.cache.contract import Coherence
 from person_repo.cache.region import make_region, region_of
 from person_repo.database.bound import BoundRepository
 from person_repo.database.engines import engine_of, fork_safely
-from person_repo.database.repository import Sessions, SQLAlchemyRepository, bind_of
+from person_repo.database.repository import Repository, Sessions, SQLAlchemyRepository, bind_of
 from person_repo.exceptions import ConfigurationError
 from person_repo.model import Person
 from person_repo.observability.counters import Stats
@@ -31,11 +31,11 @@ E = TypeVar("E")
 T = TypeVar("T")
 
 
-class Service(Generic[E]):
-    """The repository of one mapped class, answered by the cache or by the database as ``use_db`` says.
+class Service(Repository[E]):
+    """The repository of one mapped class, read from the database if ``use_db``, otherwise through the cache.
 
-    ``database`` and ``cached`` are the two repositories; ``over`` makes both. From here on every write through
-    the engine of ``database`` invalidates, whoever makes it and whichever way the toggle stands.
+    ``database`` and ``cached`` are the two repositories; ``over`` makes both. From now on every write through the
+    engine of ``database`` invalidates, whoever makes it and whichever way the toggle stands.
     """
 
     def __init__(self, *, database: SQLAlchemyRepository[E], cached: CachedRepository[E], use_db: bool = False) -> None:
@@ -47,11 +47,11 @@ class Service(Generic[E]):
         self.cached = cached
         self.use_db = use_db
         self.closing = contextlib.ExitStack()
-        """What else ``close`` closes: a host may hang its own on it."""
-        self._here: ContextVar[bool | None] = ContextVar("use_db", default=None)
+        """Closed with the service, last; a host may push its own things."""
+        self._override: ContextVar[bool | None] = ContextVar("use_db", default=None)
         for repository in (database, cached.database):
             self.cover(repository.engine)
-            self.cover(repository.bind_of_sessions.engine)  # another one where ``engine=`` named one of its own
+            self.cover(repository.bind_of_sessions.engine)  # A different engine if ``engine=`` named one.
 
     @classmethod
     def over(
@@ -63,13 +63,13 @@ class Service(Generic[E]):
         use_db: bool = False,
         engine: sa.Engine | None = None,
     ) -> Service[T]:
-        """A service for a mapped class: ``sessions`` of the host's, ``region`` a configured dogpile region or a cache
-        URL.
+        """A service for a mapped class. ``sessions``: the host's; ``region``: a configured dogpile region, or a cache
+        URL; ``engine``: the engine of the sessions, if they cannot name it themselves.
 
-        ``engine`` names the engine where none can be told from the sessions. Raises ``ConfigurationError``.
+        Raises ``ConfigurationError``.
         """
         database = SQLAlchemyRepository(entity, sessions, engine=engine)
-        # Not E: type checkers take the E of a bare ``Service`` for unknown, and with it all that is read.
+        # Not ``Service[E]``: for a bare ``Service`` type checkers take E, and so every result, as unknown.
         service = cast("type[Service[T]]", cls)
         return service(database=database, cached=CachedRepository(database, region), use_db=use_db)
 
@@ -77,77 +77,64 @@ class Service(Generic[E]):
 
     @contextlib.contextmanager
     def using(self, *, use_db: bool) -> Iterator[Self]:
-        """In this block, and in this thread or task only, reads go where ``use_db`` says."""
-        token = self._here.set(use_db)
+        """Overrides ``use_db`` for the reads of this block, in this thread or task only. Blocks nest."""
+        token = self._override.set(use_db)
         try:
             yield self
         finally:
-            self._here.reset(token)
+            self._override.reset(token)
 
-    def _side(self) -> SQLAlchemyRepository[E] | CachedRepository[E]:
-        here = self._here.get()
-        return self.database if (self.use_db if here is None else here) else self.cached
+    def _repository(self) -> SQLAlchemyRepository[E] | CachedRepository[E]:
+        override = self._override.get()
+        return self.database if (self.use_db if override is None else override) else self.cached
 
-    # Reads
+    # Reads, and writes: ``help`` shows the text of ``Repository`` for those without their own
 
     def get(self, id: Any) -> E | None:
         """The entity, or None; detached, and a fresh object at each call. Raises ``InvalidIdError``."""
-        here = self._here.get()  # as ``_side`` does, without a call
-        return (self.database if (self.use_db if here is None else here) else self.cached).get(id)
+        override = self._override.get()  # As in ``_repository``, without a call: this is the fast path of a hit.
+        return (self.database if (self.use_db if override is None else override) else self.cached).get(id)
 
     def get_one(self, id: Any) -> E:
-        """The entity. Raises ``EntityNotFoundError`` (``PersonNotFoundError``), ``InvalidIdError``."""
-        return self._side().get_one(id)
+        return self._repository().get_one(id)
 
     def get_many(self, ids: Iterable[Any]) -> dict[Any, E]:
-        """The entities by id, in the order of the ids; missing ones left out, repeated ones asked once."""
-        return self._side().get_many(ids)
+        return self._repository().get_many(ids)
 
     def exists(self, id: Any) -> bool:
-        """Whether there is such an entity."""
-        return self._side().exists(id)
+        return self._repository().exists(id)
 
     def find(self, **equals: Any) -> builtins.list[E]:
         """All entities whose fields equal these values, by key order; always from the database."""
-        return self._side().find(**equals)
+        return self._repository().find(**equals)
 
     def list(self, after: Any = None, limit: int = 100) -> builtins.list[E]:
         """The first ``limit`` entities in key order beyond the id ``after``; always from the database."""
-        return self._side().list(after, limit)
+        return self._repository().list(after, limit)
 
     def count(self) -> int:
-        """How many entities there are; always from the database."""
-        return self._side().count()
-
-    # Writes
+        """The number of entities; always from the database."""
+        return self._repository().count()
 
     def add(self, entity: E) -> None:
-        """Stores a new entity. Raises ``EntityExistsError``, ``InvalidEntityError``."""
         self.database.add(entity)
 
     def add_many(self, entities: Iterable[E]) -> int:
-        """Stores new entities, all or none, reading them as it goes; how many. Raises as ``add`` does."""
         return self.database.add_many(entities)
 
     def update(self, id: Any, **changes: Any) -> E:
-        """Changes fields of an entity and returns it. Raises ``EntityNotFoundError``, ``UnknownFieldError``,
-        ``InvalidEntityError``."""
         return self.database.update(id, **changes)
 
     def upsert(self, entity: E) -> E:
-        """Stores an entity, new or not, and returns what is stored. Raises ``StaleEntityError`` for a copy older than
-        the row.
-        """
         return self.database.upsert(entity)
 
     def delete(self, id: Any) -> bool:
-        """Deletes an entity; whether there was one."""
         return self.database.delete(id)
 
     def bind(self, session: orm.Session | orm.scoped_session[Any]) -> BoundRepository[E]:
         """The same methods inside a transaction of the host's: reads see its changes, nothing is committed for it.
 
-        Raises ``ConfigurationError`` for what is no session, or one without an engine.
+        Raises ``ConfigurationError`` for anything but a session that has an engine.
         """
         bound = self.database.bind(session)
         self.cover(bind_of(bound.session, bound.mapping).engine)
@@ -160,10 +147,10 @@ class Service(Generic[E]):
         cover(engine, self.cached.mapping, self.cached.keys, self.cached.backend)
 
     def invalidate(self, *ids: Any) -> None:
-        """Drops these entities from the cache, for writes that SQLAlchemy never saw.
+        """Drops these entities from the cache, after writes that SQLAlchemy never saw.
 
-        Raises ``InvalidIdError``; ``CacheUnavailableError`` where a server cannot be reached and ``on_unreachable`` is
-        ``refuse``, or readers cannot be told under ``strict``.
+        Raises ``InvalidIdError``; ``CacheUnavailableError`` if a server cannot be reached and ``on_unreachable`` is
+        ``refuse``, or is ``strict`` and the fence cannot be written either.
         """
         identities = [self.cached.mapping.identity(id) for id in ids]
         keys = [self.cached.keys.key_of(identity)[0] for identity in identities if identity is not None]
@@ -174,7 +161,8 @@ class Service(Generic[E]):
         invalidate(self.cached.fence, self.cached.backend, groups=[self.cached.keys.group])
 
     def deliver(self) -> int:
-        """Tells the cache now what it could not be told before, as far as it can be reached; how much is left.
+        """Delivers now the invalidations that cache servers have missed; returns how many are left, because their
+        servers still do not answer.
 
         Readers do so by themselves; this is for a process that only writes.
         """
@@ -188,7 +176,7 @@ class Service(Generic[E]):
         return self.cached.coherence
 
     def stats(self) -> Stats:
-        """What the cached reads did, and the region under them: other services over the same region included."""
+        """The counters of the cached reads and of the region under them, other services over that region included."""
         return self.cached.stats()
 
     # What it stands on
@@ -231,7 +219,7 @@ class Service(Generic[E]):
 
 
 class PersonService(Service[Person]):
-    """The repository of people. See ``Service``."""
+    """The service of people; ``person_repo.connect`` makes one from two URLs."""
 
     @classmethod
     def over(  # type: ignore[override]
@@ -242,9 +230,10 @@ class PersonService(Service[Person]):
         use_db: bool = False,
         engine: sa.Engine | None = None,
     ) -> Self:
-        """A service for people: ``sessions`` of the host's, ``region`` a configured dogpile region or a cache URL.
+        """A service for people. ``sessions``: the host's; ``region``: a configured dogpile region, or a cache URL;
+        ``engine``: the engine of the sessions, if they cannot name it themselves.
 
-        ``engine`` names the engine where none can be told from the sessions. Raises ``ConfigurationError``.
+        Raises ``ConfigurationError``.
         """
         database = SQLAlchemyRepository(Person, sessions, engine=engine)
         return cls(database=database, cached=CachedRepository(database, region), use_db=use_db)

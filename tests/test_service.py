@@ -43,7 +43,7 @@ def people(sessions: orm.sessionmaker[orm.Session], cache_url: str) -> Iterator[
 
 @pytest.fixture
 def quick(tmp_path: Path) -> Iterator[PersonService]:
-    """On SQLite and in memory alone: for what neither has a part in. Ada is in the database and in the cache."""
+    """On SQLite and in memory alone, for tests in which neither has a part. Ada is in the database and in the cache."""
     with connect(f"sqlite:///{tmp_path / 'quick.db'}") as people:
         Base.metadata.create_all(people.engine)
         people.add(person())
@@ -52,7 +52,7 @@ def quick(tmp_path: Path) -> Iterator[PersonService]:
 
 
 def asks_database(people: PersonService) -> bool:
-    """Where a read goes at the moment, as the cache tells: only its side counts hits."""
+    """True if reads go to the database at the moment: only the cached side counts hits."""
     before = people.stats().hits
     assert people.get("ada") == person()
     return people.stats().hits == before
@@ -91,7 +91,7 @@ def test_on_the_databases_side_nothing_is_asked_of_the_cache_or_put_there(people
     assert (people.stats() - before).misses == 1
 
 
-def test_a_service_begins_as_it_is_told(tmp_path: Path) -> None:
+def test_a_service_begins_with_the_toggle_it_is_given(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'people.db'}"
     for use_db in (True, False):
         with connect(url, use_db=use_db) as people:
@@ -138,7 +138,7 @@ def test_using_leaves_use_db_as_it_is(quick: PersonService) -> None:
         assert quick.use_db is False
 
 
-def test_using_takes_a_name_for_what_it_says(quick: PersonService) -> None:
+def test_using_takes_its_argument_by_name_only(quick: PersonService) -> None:
     with pytest.raises(TypeError):
         quick.using(True)  # type: ignore[call-arg]
 
@@ -153,7 +153,7 @@ def test_using_holds_in_its_own_thread_only(quick: PersonService) -> None:
         assert other.submit(asks_database, quick).result() is True
 
 
-def test_using_holds_in_its_own_task_and_what_that_starts(quick: PersonService) -> None:
+def test_using_holds_in_its_own_task_and_those_that_it_starts(quick: PersonService) -> None:
     steps: list[tuple[str, bool]] = []
 
     async def work(name: str, use_db: bool, mine: asyncio.Event, others: asyncio.Event) -> None:
@@ -182,7 +182,7 @@ def test_using_holds_in_its_own_task_and_what_that_starts(quick: PersonService) 
     assert [name for name, _ in steps[:4]] in (["one", "two"] * 2, ["two", "one"] * 2)
 
 
-def test_using_of_one_service_says_nothing_to_another(quick: PersonService) -> None:
+def test_using_of_one_service_leaves_another_alone(quick: PersonService) -> None:
     other = PersonService.over(quick.sessions, quick.region)
     with quick.using(use_db=True):
         assert asks_database(quick)
@@ -190,14 +190,14 @@ def test_using_of_one_service_says_nothing_to_another(quick: PersonService) -> N
 
 
 def test_flipping_the_toggle_under_readers_gives_no_error_and_no_old_answer(people: PersonService) -> None:
-    """Eight threads read, each flips for itself as well; what was acknowledged before a read, the read shows."""
+    """Eight threads read, and each flips for itself as well; a read shows all that was acknowledged before it."""
     ids = ["ada", "bob", "eve"]
     people.add_many(person(id, first_name="0") for id in ids)
     acknowledged = dict.fromkeys(ids, 0)
     over = threading.Event()
 
     def read(number: int) -> int:
-        """How many times it could read until all was over."""
+        """The number of reads until all was over."""
         for turn in itertools.count(number):
             if over.is_set():
                 return turn - number
@@ -350,7 +350,7 @@ def test_two_services_of_one_class_share_what_is_cached_and_its_invalidation(
     one.get("ada")
     before = one.stats()
     same_region.update("ada", first_name="Augusta")
-    assert (one.stats() - before).round_trips == 2  # tombstones once, not for each service
+    assert (one.stats() - before).round_trips == 2, "tombstones once, not for each service"
 
     two = PersonService.over(sessions, cache_url)
     two.update("ada", last_name="King")
@@ -372,7 +372,7 @@ def test_another_engine_can_be_covered(people: PersonService) -> None:
     other.dispose()
 
 
-def test_what_is_no_engine_cannot_be_covered(quick: PersonService) -> None:
+def test_only_an_engine_can_be_covered(quick: PersonService) -> None:
     for neither in (None, "sqlite://", quick.sessions):
         with pytest.raises(ConfigurationError, match="Engine"):
             quick.cover(neither)  # type: ignore[arg-type]
@@ -438,7 +438,7 @@ def test_repositories_of_two_classes_make_no_service(quick: PersonService) -> No
         (dogpile.cache.make_region().configure("dogpile.cache.memory"), "best-effort"),
     ],
 )
-def test_a_service_tells_how_far_its_promise_reaches(quick: PersonService, region: Any, coherence: str) -> None:
+def test_a_service_says_how_far_its_promise_reaches(quick: PersonService, region: Any, coherence: str) -> None:
     assert PersonService.over(quick.sessions, region).coherence == coherence
 
 
@@ -460,7 +460,7 @@ def test_without_a_cache_everything_works_and_is_asked_of_the_database(quick: Pe
 # Dropping by hand
 
 
-def test_what_was_changed_behind_its_back_is_seen_once_it_is_dropped(people: PersonService) -> None:
+def test_a_change_behind_its_back_is_seen_once_it_is_dropped(people: PersonService) -> None:
     behind = sa.create_engine(people.engine.url)
     people.add_many([person("ada"), person("bob")])
     people.get_many(["ada", "bob", "eve"])
@@ -480,8 +480,8 @@ def test_what_was_changed_behind_its_back_is_seen_once_it_is_dropped(people: Per
     behind.dispose()
 
 
-def test_what_is_being_loaded_while_it_is_dropped_is_not_kept(people: PersonService) -> None:
-    """What the reader loads may be what was changed."""
+def test_a_row_loaded_while_it_is_dropped_is_not_stored(people: PersonService) -> None:
+    """The reader may have loaded the row as it was before."""
     people.add(person())
     key, full = people.cached.keys.key_of(("ada",))
     old = Codec(people.cached.mapping).encode(full, ("ada", "the old one", "", 1))
@@ -497,7 +497,7 @@ def test_what_is_being_loaded_while_it_is_dropped_is_not_kept(people: PersonServ
 # Numbers
 
 
-def test_stats_tell_what_was_done_since(people: PersonService) -> None:
+def test_stats_subtract_to_what_was_done_since(people: PersonService) -> None:
     people.add(person())
     before = people.stats()
     people.get("ada")
@@ -541,7 +541,7 @@ def test_closing_leaves_the_hosts_engine_open(people_engine: sa.Engine) -> None:
     held.close()
 
 
-def test_what_a_host_hangs_on_a_service_is_closed_with_it(quick: PersonService) -> None:
+def test_things_that_a_host_pushes_are_closed_with_the_service(quick: PersonService) -> None:
     closed: list[str] = []
     quick.closing.callback(closed.append, "once")
     with quick as same:
@@ -621,7 +621,7 @@ def test_a_cache_url_that_cannot_be_used_is_refused_without_its_password(tmp_pat
 
 
 def exercise(people: PersonService, name: str) -> str:
-    """Reads and writes on both sides, as one process of several."""
+    """Reads and writes on both sides of the toggle, as one process of several."""
     people.add(person(name, first_name="0"))
     for number in range(1, 20):
         people.update(name, first_name=str(number))
@@ -637,7 +637,7 @@ def exercise(people: PersonService, name: str) -> str:
 def test_a_service_that_was_used_before_a_fork_works_on_both_sides_of_it(
     database_url: str, memcached_servers: list[Memcached]
 ) -> None:
-    """Neither process reads what the other was answered, by the database or by the cache."""
+    """Neither process reads the replies to the other, of the database or of the cache."""
     cache_url = patient_url(memcached_servers)
     with connect(database_url, cache_url) as people:
         Base.metadata.create_all(people.engine)

@@ -111,7 +111,7 @@ class CachedRepository(Repository[E]):
             return {id: entity for id, entity in pairs if entity is not None}
 
     def exists(self, id: Any) -> bool:
-        """Whether there is such an entity, at the cost of ``get``. Raises ``InvalidIdError``."""
+        """True if there is such an entity, at the cost of ``get``. Raises ``InvalidIdError``."""
         if self.database.on_hosts_connection:
             return self.database.exists(id)
         return self._row(id) is not None
@@ -190,7 +190,7 @@ class CachedRepository(Repository[E]):
         return self.database.list(after, limit)
 
     def count(self) -> int:
-        """How many entities there are; always from the database."""
+        """The number of entities; always from the database."""
         return self.database.count()
 
     def add(self, entity: E) -> None:
@@ -223,6 +223,6 @@ class CachedRepository(Repository[E]):
         return self.counters.snapshot() + self.backend.counters.snapshot()
 
     def close(self) -> None:
-        """Close this thread's connections to the cache, and the read engine's. The repository stays usable."""
+        """Closes this thread's connections to the cache, and the read engine's. The repository stays usable."""
         self.backend.close()
         self.database.close()
