@@ -19,8 +19,8 @@ IDS = [f"p{number:03}" for number in range(100)]
 
 
 def calls_of(step: Callable[[], object]) -> list[str]:
-    """The Python functions that a step calls, in the cheapest of some runs: in others something may be collected, or a
-    wait be longer than most.
+    """The Python functions that a step calls, in the cheapest of some runs: in others the collector may run, or a wait
+    take longer.
     """
     runs: list[list[str]] = []
 
@@ -58,8 +58,8 @@ def filled(people: PersonService) -> Iterator[PersonService]:
         yield people
 
 
-class Watched:
-    """A socket that counts what is asked of it."""
+class CountingSocket:
+    """A socket that counts its calls and their bytes."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
@@ -84,13 +84,13 @@ class Watched:
         return getattr(self._inner, name)
 
 
-def watched(people: PersonService, step: Callable[[], object]) -> Watched:
-    """What a step does with the socket of its only server, in the run that does least."""
+def watched(people: PersonService, step: Callable[[], object]) -> CountingSocket:
+    """The calls that a step makes of the socket of its only server, in the run with the fewest."""
     backend: Any = people.cached.backend
     connection = backend._connection(backend.servers[0], Patience(10.0))
     inner, runs = connection._socket, []
     for _ in range(10):
-        connection._socket = Watched(inner)
+        connection._socket = CountingSocket(inner)
         step()
         runs.append(connection._socket)
     connection._socket = inner

@@ -1,4 +1,4 @@
-"""A cold cache and everybody at once: each person is loaded once, and no more loads are under way than may be."""
+"""A cold cache and everybody at once: each person is loaded once, and at most ``max_loads`` loads are under way."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ IDS = [f"p{n}" for n in range(6)]
 
 
 def loads_on(engine: sa.Engine) -> list[str]:
-    """The ids that are asked of the database, as they are."""
+    """The ids that the database is asked for; the list grows with every load."""
     asked: list[str] = []
 
     def record(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
@@ -72,7 +72,7 @@ def test_of_all_the_threads_of_all_processes_one_loads_each_person(
 
 
 class Gate:
-    """Holds every load on an engine until it is opened; ``most`` is how many were there at a time."""
+    """Holds every load on an engine until it is opened. ``here``: the loads held now; ``most``: the most at a time."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._lock = threading.Lock()
@@ -122,7 +122,7 @@ def world(people_engine: sa.Engine, cache_url: str) -> Iterator[Callable[..., tu
 
 
 def await_queue(people: PersonService, length: int) -> None:
-    """Returns once so many threads load or wait for their turn to."""
+    """Returns once so many threads load or queue for a load."""
     bulkhead = lease_backend(people.region).bulkhead
     assert bulkhead is not None
     until = threading.Event()
@@ -133,7 +133,7 @@ def await_queue(people: PersonService, length: int) -> None:
     raise AssertionError(f"there are {bulkhead._tickets}")
 
 
-def test_no_more_loads_are_under_way_than_may_be(world: Callable[..., tuple[PersonService, Gate]]) -> None:
+def test_no_more_loads_are_under_way_than_max_loads(world: Callable[..., tuple[PersonService, Gate]]) -> None:
     people, gate = world(max_loads=2, max_load_wait=60)
     with ThreadPoolExecutor(6) as pool:
         ways = [people.get_one, lambda id: people.get_many([id])[id]]
@@ -157,7 +157,7 @@ def test_without_a_bound_all_load_at_once(world: Callable[..., tuple[PersonServi
 
 
 @pytest.mark.parametrize("read", ["get", "get_many"])
-def test_who_waited_for_a_turn_takes_what_another_has_filled_meanwhile(
+def test_a_reader_that_queued_takes_the_value_that_another_has_filled_meanwhile(
     world: Callable[..., tuple[PersonService, Gate]], read: str
 ) -> None:
     people, gate = world(max_loads=1, max_load_wait=60, wait=0, lease_ttl=60)
@@ -178,7 +178,7 @@ def test_who_waited_for_a_turn_takes_what_another_has_filled_meanwhile(
 
 
 @pytest.mark.parametrize("read", ["get", "get_many"])
-def test_who_waits_too_long_is_told_the_limit_and_the_remedy_and_leaves_nothing_behind(
+def test_the_error_of_queueing_too_long_names_limit_and_remedy_and_no_lease_stays(
     world: Callable[..., tuple[PersonService, Gate]], read: str
 ) -> None:
     people, gate = world(max_loads=1, max_load_wait=0.02, lease_ttl=60)
