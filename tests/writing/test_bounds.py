@@ -1,4 +1,4 @@
-"""Bounds."""
+"""Statements whose rows are too many, or not to be seen: the keys that are asked for, and the whole model else."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from person_repo.writing.examination import changed_by_ctes, is_query
 
 @pytest.fixture
 def few(people_engine: sa.Engine, cache_url: str) -> Iterator[Witness]:
-    """A witness of a cache that takes three keys for too many."""
+    """A witness of a cache whose ``max_keys`` is 3."""
     with orm.Session(people_engine) as session, session.begin():
         session.add_all([person(id) for id in PEOPLE])
     witness = Witness(people_engine, make_region(cache_url, max_keys=3))
@@ -55,8 +55,8 @@ def test_an_update_of_everybody_is_the_whole_model_or_all_its_keys(people: Witne
 
 
 @on_mysql
-def test_a_row_that_comes_between_the_question_and_the_update_drops_the_whole_model(people: Witness) -> None:
-    """READ COMMITTED locks the rows that are asked for, and keeps nobody from adding one."""
+def test_a_row_added_between_the_key_query_and_the_update_drops_the_whole_model(people: Witness) -> None:
+    """READ COMMITTED locks the rows found, and lets others add one."""
     came: list[str] = []
 
     def another_comes(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
@@ -87,8 +87,8 @@ def test_an_update_of_two_tables_at_once(people: Witness) -> None:
     assert people.committed()["ada"][1] == "again"
 
 
-def test_a_query_that_changes_rows_on_the_way_is_none() -> None:
-    """As PostgreSQL has it; of the databases here none does."""
+def test_a_select_with_an_update_in_its_with_is_no_query() -> None:
+    """PostgreSQL runs such statements; no database of these tests does."""
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     changed = sa.update(TABLE).values(version=2).returning(TABLE.c.id).cte("changed")
     writes, reads = sa.select(changed.c.id), sa.select(TABLE.c.id)
@@ -100,7 +100,7 @@ def test_a_query_that_changes_rows_on_the_way_is_none() -> None:
 
 @on_sqlite
 def test_a_row_without_a_key_makes_no_write_fail(people: Witness) -> None:
-    """SQLite takes NULL in a primary key, where the table was not made by SQLAlchemy."""
+    """SQLite accepts NULL in a primary key unless the column is NOT NULL, as SQLAlchemy declares it."""
     with people.blind(), people.engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE person")
         connection.exec_driver_sql("CREATE TABLE person (id TEXT PRIMARY KEY, first_name, last_name, version)")
@@ -121,8 +121,8 @@ def test_an_update_from_another_table(people: Witness) -> None:
     assert people.committed()["ada"][1] == "changed"
 
 
-def test_the_made_up_names_of_parameters_are_not_those_of_the_question(people: Witness) -> None:
-    """The update has ``first_name_1`` for what it sets, the question would have it for the criterion."""
+def test_the_key_query_does_not_confuse_the_names_that_the_compiler_makes_up(people: Witness) -> None:
+    """``first_name_1`` is a value to set in the update; in the key query it would be the criterion."""
     with people.sessions() as session, session.begin():
         rename(session, "ada", "one")
         rename(session, "barbara", "two")

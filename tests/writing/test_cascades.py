@@ -1,4 +1,4 @@
-"""Foreign keys."""
+"""Rows that foreign keys change: the models that they may reach are dropped."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Author(HostBase):
 
 
 class Book(HostBase):
-    """Deleted with its author, and named after the name of one."""
+    """Deleted with its author; ``signed`` follows the pen name of one."""
 
     __tablename__ = "book"
 
@@ -38,7 +38,7 @@ class Book(HostBase):
 
 
 class Chapter(HostBase):
-    """Keeps without its book, and follows its signature."""
+    """Survives its book, and follows its signature."""
 
     __tablename__ = "chapter"
 

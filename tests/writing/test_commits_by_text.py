@@ -1,4 +1,4 @@
-"""Commits by text, and by statements that do so on the way."""
+"""Transactions that SQL text begins and ends, and statements that commit on the way."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_savepoints_made_of_text(people: Witness, automatic: sa.Connection) -> N
 def test_the_release_of_a_savepoint_is_a_commit_where_no_transaction_is_open(
     people: Witness, automatic: sa.Connection
 ) -> None:
-    """SQLite begins a transaction for a savepoint and ends it with that."""
+    """SQLite begins a transaction for the savepoint, and commits it with the RELEASE."""
     with people.invalidates("ada", "barbara"):
         automatic.exec_driver_sql("SAVEPOINT outer_one")
         rename(automatic, "ada")
@@ -67,8 +67,8 @@ def test_the_release_of_a_savepoint_is_a_commit_where_no_transaction_is_open(
 
 
 @on_sqlite
-def test_a_savepoint_that_comes_first_commits_at_its_release_though_the_session_rolls_back(people: Witness) -> None:
-    """Python's sqlite3 begins no transaction for it."""
+def test_a_first_savepoint_commits_at_its_release_even_if_the_session_rolls_back(people: Witness) -> None:
+    """Python's sqlite3 begins no transaction before a SAVEPOINT."""
     with people.invalidates("ada"), people.sessions() as session:
         with session.begin_nested():
             rename(session, "ada")
@@ -90,7 +90,7 @@ def test_a_begin_that_fails_begins_nothing(people: Witness, automatic: sa.Connec
 
 @on_sqlite
 def test_a_host_that_begins_its_transactions_itself(people: Witness) -> None:
-    """The recipe of SQLAlchemy's documentation for savepoints that work on SQLite."""
+    """SQLAlchemy's recipe for savepoints that work on SQLite."""
 
     def take_over(driver: Any, _record: Any) -> None:
         driver.isolation_level = None
@@ -130,17 +130,17 @@ IMPLICIT = {
 
 
 @on_mysql
-def test_what_came_before_a_statement_that_commits_is_announced_before_it(
+def test_earlier_changes_are_announced_before_a_statement_that_commits(
     people: Witness, subtests: pytest.Subtests
 ) -> None:
-    """And is not forgotten by a rollback that comes too late."""
+    """A rollback that comes too late does not forget them."""
     for name, statement in IMPLICIT.items():
         begin_again(people)
         with subtests.test(name), people.right(), people.engine.connect() as connection:
             rename(connection, "ada")
             with contextlib.suppress(exc.OperationalError):
                 connection.execute(sa.text(statement))
-            # A lock is a transaction of its own; after rows PyMySQL does not tell whether any is open.
+            # LOCK TABLES begins a transaction of its own; after rows PyMySQL does not know if one is open.
             assert is_unsure(people, "ada") is (name in ("a lock", "an analysis"))
             connection.rollback()
             connection.exec_driver_sql("UNLOCK TABLES")
@@ -153,7 +153,7 @@ MAYBE = ("CREATE TEMPORARY TABLE another (id INTEGER)", "SET autocommit = 0", "S
 
 
 @on_mysql
-def test_what_came_before_a_statement_that_might_have_committed_stays_pending(
+def test_earlier_changes_stay_pending_after_a_statement_that_might_have_committed(
     people: Witness, subtests: pytest.Subtests
 ) -> None:
     for statement in MAYBE:
@@ -223,7 +223,7 @@ def test_a_stored_procedure_on_a_connection_that_commits_each_statement(
 
 @pytest.fixture
 def several(people: Witness) -> Iterator[sa.Engine]:
-    """An engine that takes several statements in one text."""
+    """An engine that accepts several statements in one text."""
     options = {"client_flag": pymysql.constants.CLIENT.MULTI_STATEMENTS}
     engine = sa.create_engine(people.engine.url, connect_args=options)
     people.service.cover(engine)
@@ -244,7 +244,7 @@ def test_several_statements_in_one_text(people: Witness, several: sa.Engine) -> 
 
 @on_mysql
 @pytest.mark.parametrize("isolation_level", ["AUTOCOMMIT", "REPEATABLE READ"])
-def test_statements_that_run_when_the_result_of_the_first_is_here(
+def test_statements_of_a_text_that_still_run_when_the_first_result_is_here(
     people: Witness, several: sa.Engine, isolation_level: Any
 ) -> None:
     gate = people.engine.connect()
@@ -263,7 +263,7 @@ def test_statements_that_run_when_the_result_of_the_first_is_here(
 
 
 class Counter(HostBase):
-    """A table without transactions: what is written is committed, and no rollback takes it back."""
+    """A table without transactions: each write is committed at once, and no rollback undoes it."""
 
     __tablename__ = "counter"
     __table_args__ = {"mysql_engine": "MyISAM"}
@@ -290,7 +290,7 @@ def test_a_table_without_transactions_is_right_after_each_statement(witness_of: 
 
 
 @on_sqlite
-def test_what_sqlite_runs_outside_a_transaction_is_committed_though_nobody_commits(people: Witness) -> None:
+def test_sqlite_commits_a_statement_outside_a_transaction_without_a_commit(people: Witness) -> None:
     statement = "WITH wanted AS (SELECT 'ada' AS id) UPDATE person SET first_name = 'kept' WHERE id IN wanted"
     with people.drops(), people.engine.connect() as connection:
         connection.execute(sa.text(statement))
@@ -303,8 +303,8 @@ def test_what_sqlite_runs_outside_a_transaction_is_committed_though_nobody_commi
 
 
 @on_sqlite
-def test_rows_that_are_still_to_be_fetched_are_yet_to_be_committed(people: Witness, automatic: sa.Connection) -> None:
-    """Until its last row is fetched, SQLite has not committed a statement by itself."""
+def test_a_statement_with_rows_to_fetch_is_not_committed_yet(people: Witness, automatic: sa.Connection) -> None:
+    """SQLite commits a statement of its own when its last row is fetched."""
     statement = sa.update(TABLE).where(TABLE.c.id.in_(["ada", "barbara"])).values(first_name="changed")
     with people.invalidates("ada", "barbara"):
         result = automatic.execute(statement.returning(TABLE.c.id))

@@ -1,4 +1,4 @@
-"""What it costs."""
+"""Round trips of a commit, and queries: two exchanges for one entity, none if nothing covered changes."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_transaction_that_is_rolled_back_costs_nothing(people: Witness) -> Non
             rename(session, "ada")
 
 
-def test_keys_that_are_not_told_are_asked_for_once_under_a_lock(people: Witness) -> None:
+def test_keys_that_a_statement_does_not_name_are_asked_for_once_under_a_lock(people: Witness) -> None:
     done: list[str] = []
     sa.event.listen(people.engine, "after_cursor_execute", lambda *args: done.append(args[2]))
     with people.blind(), people.sessions() as session:

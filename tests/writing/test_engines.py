@@ -1,4 +1,4 @@
-"""Engines."""
+"""Engines and connections that are covered: options, pools, several engines, and coverage that begins halfway."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_connection_checked_out_before_it_was_covered(people_engine: sa.Engine
 
 
 @pytest.mark.parametrize("end", ["commit", "text"])
-def test_what_a_transaction_did_before_it_was_covered_is_unknown(
+def test_a_transaction_covered_halfway_drops_the_whole_model(
     people_engine: sa.Engine, cache_url: str, end: str
 ) -> None:
     with orm.Session(people_engine) as session, session.begin():
@@ -57,7 +57,7 @@ def test_what_a_transaction_did_before_it_was_covered_is_unknown(
     people.close()
 
 
-def test_what_a_session_did_before_it_was_bound_is_unknown(people: Witness) -> None:
+def test_a_session_bound_halfway_drops_the_whole_model(people: Witness) -> None:
     engine = sa.create_engine(people.engine.url)
     people.watch(engine)
     with people.drops(), orm.Session(engine) as session, session.begin():
@@ -88,7 +88,7 @@ def test_another_engine_that_is_covered_too(people: Witness) -> None:
 
 
 def test_one_session_over_two_engines(people: Witness, tmp_path: Any, cache_url: str) -> None:
-    """Each has its own COMMIT; what is changed on one is no matter of the other's."""
+    """Each engine has its own COMMIT, which announces its own changes only."""
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'notes.db'}")
     HostBase.metadata.create_all(engine, [NOTES])
     sessions = orm.sessionmaker(binds={Person: people.engine, Note: engine})

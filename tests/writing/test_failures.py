@@ -1,4 +1,4 @@
-"""Failures."""
+"""Failures of statements, of commits, of connections and of the cache: the cache is right after each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from person_repo.model import Person
 
 
 def test_a_session_goes_on_after_a_statement_that_was_refused(people: Witness) -> None:
-    """What it named is dropped, too: savepoints are not followed."""
+    """Its rows are dropped, too: savepoints are not followed."""
     with people.invalidates("ada", "barbara", "Grace", "edsger", "grace"), people.sessions() as session:
         rename(session, "ada")
         with pytest.raises(exc.IntegrityError), session.begin_nested():
@@ -52,7 +52,7 @@ def test_a_stale_copy_that_is_refused_changes_nothing(people: Witness) -> None:
 
 @on_mysql
 def test_a_deadlock_ends_one_transaction_and_the_session_goes_on(people: Witness) -> None:
-    """The loser's tombstones do not outlive it, and nothing it did is seen."""
+    """The tombstones of the transaction rolled back go with it, and its changes are not seen."""
     with people.right(), people.sessions() as one, people.sessions() as other:
         with people.blind():
             rename(one, "ada", "one")
@@ -88,7 +88,7 @@ def test_a_deadlock_ends_one_transaction_and_the_session_goes_on(people: Witness
 
 @on_sqlite
 def test_a_commit_that_the_database_refuses(enforced: sa.Engine, witness_of: Callable[..., Witness]) -> None:
-    """A foreign key that is checked at the commit."""
+    """A deferred foreign key is checked at the commit."""
     table = sa.Table(
         "pledge",
         sa.MetaData(),
@@ -109,7 +109,7 @@ def test_a_commit_that_the_database_refuses(enforced: sa.Engine, witness_of: Cal
 
 
 def lose_the_reply(connection: sa.Connection) -> None:
-    """The next COMMIT of this connection is done, and nobody hears of it."""
+    """Have the next COMMIT of this connection succeed, and lose its reply."""
     driver: Any = connection.connection.driver_connection
     commit = driver.commit
 
@@ -185,7 +185,7 @@ def test_a_connection_killed_before_anything_is_announced(people: Witness) -> No
 
 
 def test_an_interrupt_in_a_commit_leaves_its_tombstones_to_their_ttl(people: Witness) -> None:
-    """Whoever presses Ctrl-C does not know what became of it either."""
+    """After Ctrl-C the outcome of the COMMIT is unknown."""
     with people.right(), people.sessions() as session:
         rename(session, "ada")
         fairy: Any = session.connection().connection

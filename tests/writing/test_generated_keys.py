@@ -1,4 +1,4 @@
-"""What only the database knows before, or after."""
+"""Keys that the database makes, and conflicts on unique keys: rows that no statement names."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ GENERATED: dict[str, Callable[[orm.Session], Any]] = {
 def test_keys_that_the_database_makes(
     witness_of: Callable[..., Witness], isolation_level: str | None, subtests: pytest.Subtests
 ) -> None:
-    """Whoever asked for the next one before was told that nobody is there."""
+    """The cache holds the absence of the next row, from a read before."""
     tickets = witness_of(Ticket, [Ticket(id=1, title="first"), Ticket(id=2, title="second")], ids=range(1, 9))
     engine = isolated(tickets.engine, isolation_level)
     for name, write in GENERATED.items():
@@ -60,10 +60,10 @@ def test_a_key_that_the_database_made_is_dropped_alone(witness_of: Callable[...,
 
 
 @pytest.mark.parametrize("isolation_level", [None, "AUTOCOMMIT"])
-def test_rows_that_came_in_before_one_that_was_refused(
+def test_rows_inserted_before_one_that_is_refused(
     witness_of: Callable[..., Witness], isolation_level: str | None
 ) -> None:
-    """A statement for many rows may stop in the middle of them, and the transaction goes on."""
+    """An executemany may stop halfway, and the transaction goes on."""
     tickets = witness_of(Ticket, [Ticket(id=1, title="first")], ids=range(1, 6))
     engine = isolated(tickets.engine, isolation_level)
     statement = sa.text("INSERT INTO ticket (title) VALUES (:title)")
@@ -75,7 +75,7 @@ def test_rows_that_came_in_before_one_that_was_refused(
 
 
 class Coupon(HostBase):
-    """Its key is made by a function of the host's, in the database or in Python."""
+    """A function of the host's makes its key, in the database."""
 
     __tablename__ = "coupon"
 
@@ -84,6 +84,8 @@ class Coupon(HostBase):
 
 
 class Voucher(HostBase):
+    """A function of the host's makes its key, in Python."""
+
     __tablename__ = "voucher"
 
     code: orm.Mapped[str] = orm.mapped_column(ExactString(40), primary_key=True, default=lambda: "new")
@@ -109,7 +111,7 @@ def test_keys_that_are_defaults(
 
 
 class Account(HostBase):
-    """It has another unique key beside the primary one."""
+    """A table with a second unique key beside the primary one."""
 
     __tablename__ = "account"
 
@@ -160,7 +162,7 @@ def test_an_update_by_another_unique_key_drops_the_row_that_has_it(accounts: Wit
 
 
 @on_sqlite
-def test_an_upsert_that_does_nothing_names_what_it_might_have_inserted(accounts: Witness) -> None:
+def test_an_upsert_that_does_nothing_drops_the_row_it_might_have_inserted(accounts: Witness) -> None:
     row = {"id": "edsger", "email": "ada@example.org", "owner": "edsger"}
     with accounts.right(), accounts.engine.begin() as connection:
         connection.execute(sqlite.insert(ACCOUNTS).values(row).on_conflict_do_nothing())

@@ -40,7 +40,7 @@ class Boat(Vehicle):
 
 
 class Cab(Car):
-    """Joined, and single-table beyond that."""
+    """A single-table class below a joined one."""
 
     sign: orm.Mapped[str | None] = orm.mapped_column(ExactString(20), default="TAXI", nullable=True)
     __mapper_args__ = {"polymorphic_identity": "cab"}
@@ -85,7 +85,7 @@ def test_each_row_becomes_an_object_of_its_class(vehicles: Service[Vehicle], id:
             assert sa.inspect(found).detached
 
 
-def test_a_subclass_has_the_rows_of_its_kinds_only(cars: Service[Car]) -> None:
+def test_a_subclass_has_only_the_rows_of_its_kinds(cars: Service[Car]) -> None:
     assert [type(found) for found in answers(cars, "mini")] == [Car] * 4
     assert [type(found) for found in answers(cars, "black")] == [Cab] * 4
     assert answers(cars, "sloop") == [None] * 4
@@ -130,7 +130,7 @@ def test_a_write_to_any_of_its_tables_is_seen(vehicles: Service[Vehicle], cars: 
         assert {type(found) for found in cached} == {type(expected)}
 
 
-def test_a_write_to_one_invalidates_that_one_alone(vehicles: Service[Vehicle], cars: Service[Car]) -> None:
+def test_a_write_to_one_entity_invalidates_only_that(vehicles: Service[Vehicle], cars: Service[Car]) -> None:
     for service in (vehicles, cars):
         service.get_many(["mini", "black"])
     vehicles.update("mini", name="Maxi")
@@ -150,7 +150,7 @@ def test_an_added_object_of_a_subclass_ends_the_negative_entries(
     assert vehicles.get("new") == cars.get("new") == Car(id="new", name="New", doors=1)
 
 
-def test_a_discriminator_that_no_class_has_is_an_error_and_not_another_class(vehicles: Service[Vehicle]) -> None:
+def test_a_discriminator_of_no_class_is_an_error(vehicles: Service[Vehicle]) -> None:
     with vehicles.engine.begin() as connection:
         connection.execute(sa.insert(Vehicle.__table__), [{"id": "ufo", "name": "?", "kind": "saucer"}])  # type: ignore[arg-type]
     for use_db in (True, False, False):

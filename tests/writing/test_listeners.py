@@ -1,4 +1,4 @@
-"""What hosts listen for."""
+"""Listeners of the host's: they send statements, replace them, rewrite them, and fail."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.ways import (
 def test_a_hosts_listener_that_writes_in_the_middle_of_a_statement(
     witness_of: Callable[..., Witness], people_engine: sa.Engine
 ) -> None:
-    """Its own statement's outcome, key and row count, is not that of the one it interrupts."""
+    """The result of the listener's statement, its key and row count, is not taken for the interrupted one's."""
     HostBase.metadata.create_all(people_engine, [NOTES])
 
     def note(connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
@@ -42,7 +42,7 @@ def test_a_hosts_listener_that_writes_in_the_middle_of_a_statement(
 def test_a_hosts_listener_that_writes_before_a_statement_that_commits_itself(
     people: Witness, automatic: sa.Connection
 ) -> None:
-    """What it commits meanwhile takes away nothing that announces the statement to come."""
+    """The listener's commit does not release the tombstones of the statement to come."""
 
     def write(connection: sa.Connection, _cursor: Any, _statement: str, parameters: Any, *_rest: Any) -> None:
         if "ada" in str(parameters):
@@ -55,7 +55,7 @@ def test_a_hosts_listener_that_writes_before_a_statement_that_commits_itself(
 
 
 @pytest.mark.parametrize("isolation_level", [None, "AUTOCOMMIT"])
-def test_a_hosts_listener_that_fails_after_a_statement_that_did_not(
+def test_a_hosts_listener_that_fails_after_a_good_statement(
     witness_of: Callable[..., Witness], isolation_level: str | None
 ) -> None:
     tickets = witness_of(Ticket, [Ticket(id=1, title="first")], ids=range(1, 5))
@@ -78,8 +78,8 @@ def test_a_hosts_listener_that_fails_after_a_statement_that_did_not(
 
 
 @on_sqlite
-def test_a_statement_that_fails_by_no_error_of_the_drivers(people: Witness, automatic: sa.Connection) -> None:
-    """Its tombstones go with the next statement, or with the connection."""
+def test_a_statement_that_fails_before_it_reaches_the_database(people: Witness, automatic: sa.Connection) -> None:
+    """Its tombstones are released with the next statement, or with the connection."""
     too_large = sa.literal(2**70, sa.Integer)
     with people.right():
         with pytest.raises(OverflowError):
@@ -93,8 +93,8 @@ def test_a_statement_that_fails_by_no_error_of_the_drivers(people: Witness, auto
         assert not is_unsure(people, "ada")
 
 
-def test_a_hosts_listener_that_writes_the_text_of_a_statement_anew(people: Witness) -> None:
-    """What is looked at is what is sent."""
+def test_a_hosts_listener_that_rewrites_the_text_of_a_statement(people: Witness) -> None:
+    """The text examined is the text sent."""
 
     def rewrite(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> tuple[str, Any]:
         return statement.replace("%TABLE%", "person").replace("SELECT nothing", "DELETE FROM person"), parameters
@@ -111,7 +111,7 @@ def test_a_hosts_listener_that_writes_the_text_of_a_statement_anew(people: Witne
 def test_a_host_that_sends_statements_itself(
     people: Witness, isolation_level: str | None, subtests: pytest.Subtests
 ) -> None:
-    """By the events that take the place of the dialect's functions, from the middle of a transaction on."""
+    """The events that replace the dialect's functions, listened for from the middle of a transaction on."""
     sent: list[str] = []
 
     def send(cursor: Any, statement: str, parameters: Any, _context: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Names."""
+"""Names and spellings: columns, keys and schemas that are called one thing in Python and another in the database."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from person_repo.model import ExactString
 
 
 class Member(HostBase):
-    """The attributes and the columns have each other's names, and a column has a key of its own."""
+    """Two attributes have each other's column names, and a column has a key of its own."""
 
     __tablename__ = "member"
 
@@ -71,7 +71,7 @@ def test_columns_that_have_a_key_of_their_own(witness_of: Callable[..., Witness]
 
 
 class Tag(HostBase):
-    """Its key folds case and padding, where the database does."""
+    """A key whose case and padding MySQL ignores."""
 
     __tablename__ = "tag"
     __table_args__ = {"mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_general_ci"}
@@ -103,7 +103,7 @@ FOLDED: dict[str, Callable[[orm.Session], Any]] = {
 }
 
 
-def test_keys_that_are_one_to_the_database_and_several_to_python(
+def test_keys_that_are_equal_to_the_database_and_not_to_python(
     witness_of: Callable[..., Witness], subtests: pytest.Subtests
 ) -> None:
     tags = witness_of(Tag, [], ids=["red", "RED", "Red", "red ", "blue", "green"])
@@ -116,7 +116,7 @@ def test_keys_that_are_one_to_the_database_and_several_to_python(
 
 
 class Lowered(sa.TypeDecorator[str]):
-    """Stores another spelling than it is given."""
+    """Stores a key in lower case, in Python."""
 
     impl = sa.String(40)
     cache_ok = True
@@ -126,6 +126,8 @@ class Lowered(sa.TypeDecorator[str]):
 
 
 class LoweredBySQL(sa.TypeDecorator[str]):
+    """Stores a key in lower case, by a function of the database's."""
+
     impl = sa.String(40)
     cache_ok = True
 
@@ -161,7 +163,7 @@ SERIAL = "0c9ff1b0-1d1c-4a6e-8f43-5f5b0d5f3c11"
     ("entity", "given", "stored"),
     [(Slug, "Red", "red"), (Label, "Red", "red"), (Serial, SERIAL.replace("-", ""), SERIAL)],
 )
-def test_keys_that_their_type_respells_on_the_way_in(
+def test_keys_that_their_type_rewrites_on_the_way_in(
     witness_of: Callable[..., Witness], entity: type[Any], given: str, stored: str
 ) -> None:
     slugs = witness_of(entity, [], ids=[given, stored])
@@ -176,7 +178,7 @@ def test_keys_that_their_type_respells_on_the_way_in(
             connection.execute(statement, None if statement.is_delete else {"name": given, "note": "again"})
 
 
-def test_a_parameter_whose_own_type_respells_it(people: Witness) -> None:
+def test_a_parameter_that_its_own_type_rewrites(people: Witness) -> None:
     with people.right(), people.sessions() as session, session.begin():
         lowered = sa.literal("GRACE", Lowered)
         session.execute(sa.update(TABLE).where(TABLE.c.id == lowered).values(first_name="changed"))
@@ -188,7 +190,7 @@ def test_a_parameter_whose_own_type_respells_it(people: Witness) -> None:
 
 
 class Placed(HostBase):
-    """A table in a schema, which the engine of the tests calls by another name."""
+    """A table in a schema that the engine translates to another name."""
 
     __tablename__ = "placed"
     __table_args__ = {"schema": "host"}

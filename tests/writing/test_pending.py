@@ -1,4 +1,4 @@
-"""What the log says of tombstones that cannot be placed, and that a transaction drops what it drops once."""
+"""The changes of a transaction, and the log of servers on which no tombstone can be placed."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def levels(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.levelname for record in caplog.records if record.name == "person_repo.writing"]
 
 
-def test_of_several_servers_the_one_that_cannot_be_told_is_logged_once_and_once_when_it_can(
+def test_an_unreachable_server_is_logged_once_and_once_when_it_is_back(
     memcached_servers: list[Memcached], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "person_repo.writing")
     patient = {"timeout": 10.0, "connect_timeout": 10.0, "breaker_failures": 1_000_000}
     backend = MemcachedBackend({"servers": [server.url for server in memcached_servers], **patient})
     memcached_servers[1].kill()
-    for key in KEYS:  # some on the server that is down, some on the others
+    for key in KEYS:  # Some of them are on the server that is down.
         place_and_release(backend, key)
 
     assert levels(caplog) == ["WARNING"]
@@ -50,7 +50,7 @@ def test_of_several_servers_the_one_that_cannot_be_told_is_logged_once_and_once_
     backend.close()
 
 
-def test_a_group_that_is_dropped_takes_no_more_keys() -> None:
+def test_a_whole_group_takes_no_more_keys() -> None:
     backend = MemoryBackend({"max_keys": 2})
     pending = Pending(lambda backend: None)
     pending.add(backend, GROUP, KEYS[:2])
@@ -64,7 +64,7 @@ def test_a_group_that_is_dropped_takes_no_more_keys() -> None:
     assert (spent.tombstones, spent.model_drops) == (0, 1)
 
 
-def test_what_is_in_doubt_is_the_whole_group_until_it_is_settled() -> None:
+def test_a_suspected_group_is_whole_until_it_is_resolved() -> None:
     backend = MemoryBackend({})
     pending = Pending(lambda backend: None)
     pending.suspect(backend, GROUP)

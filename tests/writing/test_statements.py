@@ -1,226 +1,32 @@
-"""What a statement changes, told from the statement alone: no database is asked here."""
+"""The keys that a Core statement changes, from the statement alone: no database is asked here."""
 
 from __future__ import annotations
 
 import datetime
-import enum
 import uuid
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy import orm
-from sqlalchemy.dialects import mssql, mysql, postgresql, sqlite
+from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.sql import dml
 from support.models import Parcel
+from support.tables import Colour, model, watched
 
-from person_repo.mapped.mapping import EntityMapping
-from person_repo.model import ExactString, Person
-from person_repo.writing.clauses import replaces, set_columns, targets_of
-from person_repo.writing.sqltext import TextKind, chains, kind_of_text
+from person_repo.model import Person
 from person_repo.writing.statements import changes_of, key_parameters
 from person_repo.writing.tables import Change, WatchedTable
 
-READ, WRITE, ANY = TextKind.READ, TextKind.WRITE, TextKind.ANY
-BEGIN, COMMIT, ROLLBACK = TextKind.BEGIN, TextKind.COMMIT, TextKind.ROLLBACK
-
-EVERYWHERE = ("sqlite", "mysql", "mariadb", "postgresql")
-MYSQL = ("mysql", "mariadb")
-
-KINDS: list[tuple[Sequence[str], str, str, bool]] = [
-    # reads
-    (EVERYWHERE, "SELECT 1", READ, False),
-    (EVERYWHERE, "select * from person where note = 'DELETE FROM person'", READ, False),
-    (EVERYWHERE, "  \n\t(SELECT 1) UNION (SELECT 2)", READ, False),
-    (EVERYWHERE, "/* UPDATE person */ -- DELETE\n SELECT 1;", READ, False),
-    (EVERYWHERE, "VALUES (1)", READ, False),
-    (EVERYWHERE, "WITH a AS (SELECT 1) SELECT * FROM a", READ, False),
-    (EVERYWHERE, "EXPLAIN UPDATE person SET id = 1", READ, False),
-    (EVERYWHERE, "PRAGMA foreign_keys = ON", READ, False),
-    (MYSQL, "SHOW TABLES", READ, False),
-    (MYSQL, "DESCRIBE person", READ, False),
-    (MYSQL, "TABLE person", READ, False),
-    (MYSQL, "HANDLER person READ FIRST", READ, False),
-    (MYSQL, "SET @name = 'x'", READ, False),
-    (MYSQL, "SET NAMES utf8mb4", READ, False),
-    (MYSQL, "SAVEPOINT one", READ, False),
-    (MYSQL, "RELEASE SAVEPOINT one", READ, False),
-    (EVERYWHERE, "ROLLBACK TO SAVEPOINT one", READ, False),
-    (EVERYWHERE, "rollback work to one", READ, False),
-    (MYSQL, "XA START 'one'", READ, False),
-    (MYSQL, "XA PREPARE 'one'", READ, False),
-    (MYSQL, "XA ROLLBACK 'one'", READ, False),
-    (MYSQL, "xa recover", READ, False),
-    # writes
-    (EVERYWHERE, "INSERT INTO person VALUES (1)", WRITE, False),
-    (EVERYWHERE, "\n update person set id = 1", WRITE, False),
-    (EVERYWHERE, "/* a */ /* b */Delete From person;", WRITE, False),
-    (EVERYWHERE, "REPLACE INTO person VALUES (1)", WRITE, False),
-    (EVERYWHERE, "MERGE INTO person USING note ON 1 = 1", WRITE, False),
-    (EVERYWHERE, "WITH a AS (SELECT 1) UPDATE person SET id = 1", WRITE, False),
-    (EVERYWHERE, "with a as (delete from person returning id) select * from a", WRITE, False),
-    (EVERYWHERE, "EXPLAIN ANALYZE DELETE FROM person", WRITE, False),
-    (EVERYWHERE, "LOAD DATA INFILE 'x' INTO TABLE person", WRITE, False),
-    (EVERYWHERE, "COPY person FROM STDIN", WRITE, False),
-    (EVERYWHERE, "what nobody knows", WRITE, False),
-    (EVERYWHERE, "", WRITE, False),
-    (MYSQL, "/*!50000 UPDATE person */ SET id = 1", WRITE, False),
-    (MYSQL, "/*M!100100 UPDATE person */ SET id = 1", WRITE, False),
-    (MYSQL, "# select\nDELETE FROM person", WRITE, False),
-    # what commits on the way, or may
-    (MYSQL, "TRUNCATE person", WRITE, True),
-    (MYSQL, "ALTER TABLE person ADD COLUMN a INTEGER", WRITE, True),
-    (MYSQL, "/* a */ DROP TABLE person", WRITE, True),
-    (MYSQL, "CREATE TEMPORARY TABLE a (b INTEGER)", WRITE, True),
-    (MYSQL, "RENAME TABLE a TO person", WRITE, True),
-    (MYSQL, "ANALYZE UPDATE person SET id = 1", WRITE, True),
-    (MYSQL, "LOCK TABLES person WRITE", WRITE, True),
-    (MYSQL, "START SLAVE", WRITE, True),
-    (MYSQL, "SET autocommit = 1", READ, True),
-    (MYSQL, "SET SESSION AutoCommit = ON", READ, True),
-    (MYSQL, "SET PASSWORD = 'x'", READ, True),
-    (MYSQL, "SET STATEMENT max_statement_time = 1 FOR UPDATE person SET id = 1", WRITE, True),
-    (("sqlite", "postgresql"), "DROP TABLE person", WRITE, False),
-    (("sqlite", "postgresql"), "ALTER TABLE person ADD COLUMN a INTEGER", WRITE, False),
-    (EVERYWHERE, "SELECT 1; DELETE FROM person", WRITE, True),
-    (EVERYWHERE, "UPDATE person SET id = ';' WHERE id = 1", WRITE, True),
-    (EVERYWHERE, "BEGIN NOT ATOMIC DELETE FROM person; END", WRITE, True),
-    # what may do anything
-    (EVERYWHERE, "CALL clean()", ANY, True),
-    (EVERYWHERE, "EXECUTE prepared", ANY, True),
-    (EVERYWHERE, "EXECUTE IMMEDIATE 'DELETE FROM person'", ANY, True),
-    (EVERYWHERE, "DO clean()", ANY, True),
-    (EVERYWHERE, "SELECT 1; call clean()", ANY, True),
-    (EVERYWHERE, "DROP DATABASE people", ANY, True),
-    (EVERYWHERE, "drop schema people", ANY, True),
-    (EVERYWHERE, "XA COMMIT 'one'", ANY, True),
-    (EVERYWHERE, "xa /* now */ commit 'one' one phase", ANY, True),
-    (EVERYWHERE, "COMMIT PREPARED 'one'", ANY, True),
-    # transactions
-    (("sqlite", "postgresql"), "BEGIN", BEGIN, False),
-    (("sqlite",), "BEGIN IMMEDIATE TRANSACTION", BEGIN, False),
-    (MYSQL, "BEGIN", BEGIN, True),
-    (MYSQL, "start /* a */ transaction with consistent snapshot", BEGIN, True),
-    (EVERYWHERE, "COMMIT", COMMIT, True),
-    (EVERYWHERE, " -- now\ncommit work;", COMMIT, True),
-    (EVERYWHERE, "END TRANSACTION", COMMIT, True),
-    (EVERYWHERE, "ROLLBACK", ROLLBACK, False),
-    (EVERYWHERE, "rollback and no chain", ROLLBACK, False),
-    (("sqlite",), "SAVEPOINT one", TextKind.SAVEPOINT, False),
-    (("sqlite",), "RELEASE one", TextKind.RELEASE, True),
-]
-
-
-@pytest.mark.parametrize(
-    ("dialect", "text", "kind", "commits"),
-    [(dialect, text, kind, commits) for dialects, text, kind, commits in KINDS for dialect in dialects],
-)
-def test_the_kind_of_a_text_is_told_by_its_first_words(dialect: str, text: str, kind: str, commits: bool) -> None:
-    assert kind_of_text(text, dialect) == (kind, commits)
-
-
-@pytest.mark.timeout(10)
-@pytest.mark.parametrize(
-    "text", ["/*" * 20_000, "/* */ " * 20_000 + "'", "(" * 50_000, "-- \n" * 20_000, "a" * 100_000]
-)
-def test_a_text_that_means_nothing_costs_no_time(text: str) -> None:
-    assert kind_of_text(text, "mysql") == (WRITE, False)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("COMMIT AND CHAIN", True), ("rollback work and  chain", True), ("COMMIT AND NO CHAIN", False), ("COMMIT", False)],
-)
-def test_a_chained_end_begins_the_next_transaction(text: str, expected: bool) -> None:
-    assert chains(text) is expected
-
-
-# Models and their tables
-
-
-def watched(entity: type[Any]) -> WatchedTable:
-    mapping = EntityMapping(entity)
-    return WatchedTable(mapping, mapping.table)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("UPDATE person SET a = 1", True),
-        ("UPDATE `Person` SET a = 1", True),
-        ('DELETE FROM "host"."PERSON"', True),
-        ("INSERT INTO host.person(id) VALUES (1)", True),
-        ("UPDATE personal SET a = 1", False),
-        ("UPDATE a_person SET a = 1", False),
-        ("UPDATE person2 SET a = 1", False),
-    ],
-)
-def test_a_table_is_named_by_its_whole_name_in_whatever_case_and_quotes(text: str, expected: bool) -> None:
-    assert watched(Person).is_named_in(text) is expected
-
-
-class HostBase(orm.DeclarativeBase):
-    """The models of an imagined host."""
-
-
-class Colour(enum.Enum):
-    RED = "r"
-
-
-def model(type_: Any) -> type[Any]:
-    """A class whose only column, the key, has this type."""
-    name = f"model_{uuid.uuid4().hex}"
-    return type(name, (HostBase,), {"__tablename__": name, "key": orm.mapped_column("key", type_, primary_key=True)})
-
-
-class FirstWord(sa.TypeDecorator[str]):
-    impl = sa.String(40)
-    cache_ok = True
-
-    def bind_expression(self, bindvalue: Any) -> Any:
-        return sa.func.lower(bindvalue)
-
-
-@pytest.mark.parametrize(
-    ("type_", "on_sqlite", "on_mysql", "on_sql_server"),
-    [
-        (ExactString(40), True, True, False),
-        (sa.String(40), True, False, False),
-        (sa.String(40, collation="NOCASE"), False, False, False),
-        (sa.String(40, collation="binary"), True, True, False),
-        (sa.String(40, collation="utf8mb4_bin"), False, False, False),  # it pads
-        (sa.String(40, collation="utf8mb4_0900_bin"), False, True, False),
-        (sa.Integer(), True, True, True),
-        (sa.Enum(Colour), True, True, True),
-        (sa.Uuid(), True, True, True),
-        (sa.Uuid(as_uuid=False), False, False, False),
-        (sa.Date(), True, True, True),
-        (FirstWord(), False, False, False),
-    ],
-)
-def test_parameters_name_rows_where_the_column_compares_exactly(
-    type_: Any, on_sqlite: bool, on_mysql: bool, on_sql_server: bool
-) -> None:
-    entry = watched(model(type_))
-
-    assert entry.compares_exactly(sqlite.dialect()) is on_sqlite
-    assert entry.compares_exactly(mysql.dialect()) is on_mysql
-    assert entry.compares_exactly(mssql.dialect()) is on_sql_server
-
-
-# Statements
-
 
 class Silent:
-    """A connection of a dialect, on which nothing can be asked."""
+    """A connection that knows its dialect, and executes nothing."""
 
     def __init__(self, dialect: sa.Dialect) -> None:
         self.dialect = dialect
 
 
 class Asked(Exception):
-    """The rows would have been asked for."""
+    """The database would have been asked for the rows."""
 
 
 class Asking(Silent):
@@ -237,7 +43,7 @@ ASKS = "asks for the rows"
 NOTE = sa.table("note", sa.column("about"), sa.column("text"))
 
 
-def told(
+def changed_keys(
     statement: dml.UpdateBase,
     *parameters: dict[str, Any],
     dialect: sa.Dialect | None = None,
@@ -245,7 +51,7 @@ def told(
     most: int = 100,
     may_ask: bool = True,
 ) -> Any:
-    """The keys that a statement changes, ``WHOLE``, ``ASKS``, or None where it is not of this model."""
+    """The keys that a statement changes, ``WHOLE``, ``ASKS``, or None if it changes nothing of this model."""
     dialect = dialect or sqlite.dialect()
     compiled = statement.compile(dialect=dialect, column_keys=list(parameters[0]) if parameters else None)
     sets = [compiled.construct_params(one) for one in parameters or [{}]]
@@ -255,7 +61,7 @@ def told(
         changes = changes_of(connection, statement, sets, {entry.name: [entry]}, most=most, may_ask=lambda: may_ask)
     except Asked:
         return ASKS
-    assert what_its_form_tells(statement, sets, entry, dialect) in (None, changes)
+    assert changes_by_parameters(statement, sets, entry, dialect) in (None, changes)
     if not changes:
         return None
     (change,) = changes
@@ -267,10 +73,10 @@ def told(
     return (keys, "and those the database makes") if change.generated else keys
 
 
-def what_its_form_tells(
+def changes_by_parameters(
     statement: dml.UpdateBase, sets: list[dict[str, Any]], entry: WatchedTable, dialect: sa.Dialect
 ) -> list[Change] | None:
-    """What the form of a statement tells with the parameters of this one; None where it does not."""
+    """The changes of a statement by its parameters alone; None if they do not name the rows."""
     forms = key_parameters(statement, sets, {entry.name: [entry]}, dialect)
     found = None if forms is None else [form.change(sets) for form in forms]
     return None if found is None or None in found else [change for change in found if change]
@@ -319,15 +125,15 @@ INSERTS: dict[str, tuple[dml.UpdateBase, tuple[dict[str, Any], ...], Any]] = {
 def test_an_insert_changes_the_keys_it_names(
     statement: dml.UpdateBase, parameters: tuple[dict[str, Any], ...], expected: Any
 ) -> None:
-    assert told(statement, *parameters) == expected
+    assert changed_keys(statement, *parameters) == expected
 
 
 def test_an_upsert_on_mysql() -> None:
     statement = mysql.insert(PERSON).values(**ROW)
 
-    assert told(statement.on_duplicate_key_update(first_name="z"), dialect=mysql.dialect()) == ["a"]
-    assert told(statement.on_duplicate_key_update([("first_name", "z")]), dialect=mysql.dialect()) == ["a"]
-    assert told(statement.on_duplicate_key_update(id="z"), dialect=mysql.dialect()) == WHOLE
+    assert changed_keys(statement.on_duplicate_key_update(first_name="z"), dialect=mysql.dialect()) == ["a"]
+    assert changed_keys(statement.on_duplicate_key_update([("first_name", "z")]), dialect=mysql.dialect()) == ["a"]
+    assert changed_keys(statement.on_duplicate_key_update(id="z"), dialect=mysql.dialect()) == WHOLE
 
 
 def bound(name: str, *value: Any, **options: Any) -> Any:
@@ -393,7 +199,7 @@ UPDATES: dict[str, tuple[dml.UpdateBase, tuple[dict[str, Any], ...], Any]] = {
 def test_an_update_or_delete_changes_the_keys_its_criteria_allow(
     statement: dml.UpdateBase, parameters: tuple[dict[str, Any], ...], expected: Any
 ) -> None:
-    assert told(statement, *parameters) == expected
+    assert changed_keys(statement, *parameters) == expected
 
 
 def test_a_statement_over_two_tables() -> None:
@@ -402,18 +208,18 @@ def test_a_statement_over_two_tables() -> None:
     joined = sa.delete(PERSON).where(PERSON.c.id == NOTE.c.about)
     named = sa.delete(PERSON).where(PERSON.c.id == "a", NOTE.c.about == PERSON.c.id)
 
-    assert told(both, dialect=mysql.dialect()) == WHOLE
-    assert told(by_another, dialect=mysql.dialect()) == ASKS
-    assert told(joined, dialect=mysql.dialect()) == ASKS
-    assert told(named, dialect=mysql.dialect()) == ["a"]
+    assert changed_keys(both, dialect=mysql.dialect()) == WHOLE
+    assert changed_keys(by_another, dialect=mysql.dialect()) == ASKS
+    assert changed_keys(joined, dialect=mysql.dialect()) == ASKS
+    assert changed_keys(named, dialect=mysql.dialect()) == ["a"]
 
 
-def test_rows_are_not_asked_for_where_nothing_keeps_them_locked() -> None:
-    assert told(sa.delete(PERSON).where(PERSON.c.first_name == "a"), may_ask=False) == WHOLE
+def test_rows_are_not_asked_for_if_nothing_keeps_them_locked() -> None:
+    assert changed_keys(sa.delete(PERSON).where(PERSON.c.first_name == "a"), may_ask=False) == WHOLE
 
 
 def test_a_list_of_more_keys_than_the_bound_is_read_no_further() -> None:
-    keys = told(sa.delete(PERSON).where(PERSON.c.id.in_([str(number) for number in range(1000)])), most=10)
+    keys = changed_keys(sa.delete(PERSON).where(PERSON.c.id.in_([str(number) for number in range(1000)])), most=10)
 
     assert len(keys) == 11
 
@@ -422,9 +228,9 @@ def test_criteria_on_a_column_that_folds_case_are_asked_for() -> None:
     entity = model(sa.String(40))
     statement = sa.delete(entity.__table__).where(entity.__table__.c.key == "a")
 
-    assert told(statement, entity=entity) == ["a"]
-    assert told(statement, entity=entity, dialect=mysql.dialect()) == ASKS
-    assert told(sa.insert(entity.__table__), {"key": "a"}, entity=entity, dialect=mysql.dialect()) == ["a"]
+    assert changed_keys(statement, entity=entity) == ["a"]
+    assert changed_keys(statement, entity=entity, dialect=mysql.dialect()) == ASKS
+    assert changed_keys(sa.insert(entity.__table__), {"key": "a"}, entity=entity, dialect=mysql.dialect()) == ["a"]
 
 
 PARCELS: dict[str, tuple[dml.UpdateBase, Any]] = {
@@ -446,7 +252,7 @@ PARCELS: dict[str, tuple[dml.UpdateBase, Any]] = {
 
 @pytest.mark.parametrize(("statement", "expected"), PARCELS.values(), ids=PARCELS)
 def test_keys_of_two_columns(statement: dml.UpdateBase, expected: Any) -> None:
-    assert told(statement, entity=Parcel) == expected
+    assert changed_keys(statement, entity=Parcel) == expected
 
 
 def test_keys_of_other_types() -> None:
@@ -457,11 +263,8 @@ def test_keys_of_other_types() -> None:
     ):
         entity = model(type_)
         table = entity.__table__
-        assert told(sa.delete(table).where(table.c.key == value), entity=entity) == [value]
-        assert told(sa.insert(table), {"key": value}, entity=entity) == [value]
-
-
-# Columns and tables
+        assert changed_keys(sa.delete(table).where(table.c.key == value), entity=entity) == [value]
+        assert changed_keys(sa.insert(table), {"key": value}, entity=entity) == [value]
 
 
 FORMS: dict[str, tuple[dml.UpdateBase, tuple[dict[str, Any], ...], bool]] = {
@@ -492,17 +295,17 @@ FORMS: dict[str, tuple[dml.UpdateBase, tuple[dict[str, Any], ...], bool]] = {
 
 
 @pytest.mark.parametrize(("statement", "parameters", "expected"), FORMS.values(), ids=FORMS)
-def test_the_form_of_what_names_rows_by_parameters_tells_them(
+def test_the_parameters_of_some_forms_name_the_rows(
     statement: dml.UpdateBase, parameters: tuple[dict[str, Any], ...], expected: bool
 ) -> None:
     entry, dialect = watched(Person), sqlite.dialect()
     compiled = statement.compile(dialect=dialect, column_keys=list(parameters[0]) if parameters else None)
     sets = [compiled.construct_params(one) for one in parameters or [{}]]
 
-    assert (what_its_form_tells(statement, sets, entry, dialect) is not None) is expected
+    assert (changes_by_parameters(statement, sets, entry, dialect) is not None) is expected
 
 
-def test_a_form_does_not_tell_of_a_key_that_only_the_database_knows() -> None:
+def test_parameters_do_not_name_a_key_that_only_the_database_knows() -> None:
     (inserts,) = key_parameters(sa.insert(PERSON), [ROW], {"person": [watched(Person)]}, sqlite.dialect()) or []
 
     assert inserts.change([named(id=5)]) is None
@@ -510,27 +313,3 @@ def test_a_form_does_not_tell_of_a_key_that_only_the_database_knows() -> None:
     made = inserts.change([ROW, named(id=None)])
     assert made is not None
     assert (made.identities, made.generated) == ([("a",)], True)
-
-
-def test_the_columns_that_a_statement_sets() -> None:
-    upsert = sqlite.insert(PERSON).on_conflict_do_update(["id"], set_={PERSON.c.first_name: "x"})
-
-    assert set_columns(sa.update(PERSON).values(first_name="x"), []) == {"first_name"}
-    assert set_columns(sa.update(PERSON), [{"first_name": "x", "b": 1}]) == {"first_name"}
-    assert set_columns(sa.update(Person).values({Person.first_name: "x"}), []) == {"first_name"}
-    assert set_columns(upsert, []) == {"first_name"}
-    assert set_columns(mysql.insert(PERSON).on_duplicate_key_update(first_name="x"), []) == {"first_name"}
-    assert set_columns(postgresql.insert(PERSON).on_conflict_do_nothing(), []) == frozenset()
-    assert set_columns(sa.insert(PERSON), [ROW]) == frozenset()
-
-
-def test_an_insert_or_replace_is_told_by_its_prefix() -> None:
-    assert replaces(sa.insert(PERSON).prefix_with("or replace"))
-    assert not replaces(sa.insert(PERSON).prefix_with("OR IGNORE"))
-    assert not replaces(sa.insert(PERSON))
-
-
-def test_the_tables_that_a_statement_changes() -> None:
-    assert targets_of(sa.insert(PERSON)) == ["person"]
-    assert targets_of(sa.delete(PERSON.alias("p"))) == ["person"]
-    assert targets_of(sa.update(NOTE).values({NOTE.c.text: "x", PERSON.c.version: 1})) == ["note", "person"]

@@ -1,4 +1,4 @@
-"""Transactions."""
+"""Transactions of sessions and connections: savepoints, sessions that join one, several at once."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_sessions_joined_to_a_savepoint_of_an_outer_transaction(people: Witness)
 
 
 @everywhere
-def test_several_sessions_at_once_each_drop_their_own(people: Witness) -> None:
+def test_several_open_sessions_drop_only_their_own_changes(people: Witness) -> None:
     with people.right(), people.sessions() as one, people.sessions() as other:
         rename(one, "ada")
         assert other.get_one(Person, "ada").first_name == "first"

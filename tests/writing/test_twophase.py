@@ -1,4 +1,4 @@
-"""Two phases."""
+"""Commits in two phases, by SQLAlchemy and by text."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_session_in_two_phases_drops_what_it_changed(people: Witness) -> None:
 
 
 @on_mysql
-def test_two_phases_that_change_nothing_cost_nothing(people: Witness) -> None:
+def test_two_phases_that_change_nothing_covered_cost_nothing(people: Witness) -> None:
     people.warm()
     with people.costs(0), orm.Session(people.engine, twophase=True) as session:
         session.add(Note(id=1, text="first"))
@@ -48,7 +48,7 @@ def test_two_phases_that_change_nothing_cost_nothing(people: Witness) -> None:
 def test_a_prepared_transaction_that_another_process_ends(
     people: Witness, automatic: sa.Connection, end: str, recover: bool
 ) -> None:
-    """Nobody there knows what it changed. MariaDB wants no transaction to be open there."""
+    """That process does not know its changes. MariaDB allows no open transaction on the connection that ends it."""
     elsewhere = sa.create_engine(people.engine.url)
     with people.right():
         with elsewhere.connect() as gone:

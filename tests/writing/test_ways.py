@@ -1,4 +1,4 @@
-"""Every way."""
+"""Each way in which a host writes: a commit drops exactly what it changed, a rollback nothing."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ SAMPLE = (
     "core_update_by_another_column", "text_update", "driver_update", "text_update_with_a_query_in_front",
     "unit_of_work_add", "core_insert_from_select", "core_delete_by_or", "unit_of_work_move", "prepared_statement",
 )  # fmt: skip
-"""A way of each kind."""
+"""The names of ways, some of each kind."""
 
 
 def known_ways(people: Witness, *names: str) -> list[tuple[str, Way, tuple[str, ...]]]:
-    """Those of these names, or all, that the database knows, with the ids to write."""
+    """The ways of these names, or all, that the database knows: a name for the test, the way, the ids to write."""
     known = ways_for([way for way, _ in WAYS.values()], people.engine.dialect.name)
     return [
         (" ".join(key), way, ids)
@@ -60,10 +60,10 @@ def test_a_commit_drops_exactly_what_it_changed_whatever_the_way(people: Witness
 
 
 @pytest.mark.proof(name="ways", sample=2)
-def test_a_commit_drops_exactly_what_it_changed_though_others_of_its_form_came_before(
+def test_a_commit_drops_exactly_what_it_changed_after_others_of_the_same_form(
     people: Witness, subtests: pytest.Subtests
 ) -> None:
-    """What is known of a statement's form from its second execution on is no more than its form."""
+    """From its second execution on a statement is known by its form, and the form holds nothing of the first one's rows."""
     for name, way, (first, second) in known_ways(people):
         moves = way in MOVES
         others, own = (("barbara", "nobody"), (first, second)) if moves else ((second,), (first,))
@@ -78,9 +78,7 @@ def test_a_commit_drops_exactly_what_it_changed_though_others_of_its_form_came_b
             way.write(session, own, "changed")
 
 
-def test_what_a_form_is_known_to_leave_alone_is_looked_at_again_when_more_is_covered(
-    people: Witness, cache_url: str
-) -> None:
+def test_a_form_that_changed_nothing_is_examined_again_when_more_is_covered(people: Witness, cache_url: str) -> None:
     def write(text: str) -> None:
         with people.sessions() as session, session.begin():
             session.execute(sa.update(Note).where(Note.id == 1), {"text": text, "about": None})
@@ -97,7 +95,7 @@ def test_what_a_form_is_known_to_leave_alone_is_looked_at_again_when_more_is_cov
         assert notes.get_one(1).text == text + "!"
 
 
-def test_a_transaction_that_drops_a_model_looks_for_its_keys_no_longer(
+def test_a_transaction_that_drops_a_model_examines_no_more_of_its_keys(
     people: Witness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[object] = []
@@ -115,7 +113,7 @@ def test_a_transaction_that_drops_a_model_looks_for_its_keys_no_longer(
 
 
 @pytest.mark.proof(name="ways", sample=2)
-def test_statements_that_commit_by_themselves_are_announced_each_whatever_the_way(
+def test_each_statement_that_commits_itself_is_announced_whatever_the_way(
     people: Witness, subtests: pytest.Subtests
 ) -> None:
     automatic = people.engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -139,7 +137,7 @@ def test_a_rollback_leaves_the_cache_as_it_was_by_each_kind_of_way(people: Witne
 def test_a_savepoint_rolled_back_takes_nothing_with_it_by_each_kind_of_way(
     people: Witness, subtests: pytest.Subtests
 ) -> None:
-    """Neither what came before it in the same transaction, nor, where it comes first, what comes after."""
+    """Neither earlier changes of the transaction, nor later ones if the savepoint comes first."""
     for name, way, ids in known_ways(people, *SAMPLE):
         begin_again(people)
         with subtests.test(name), people.right(), people.sessions() as session:
