@@ -103,22 +103,22 @@ def examine(covered: Covered, context: Any, statement: str) -> None:
     kind, may_commit = (TextKind.WRITE, False) if writes else kind_of_text(statement, context.dialect.name)
     if kind == TextKind.READ and not may_commit:
         return
-    changes = _changes(covered, context, statement, kind, form, is_text=not writes)
+    changes = _changes(covered, context, statement, kind, form, is_core=writes)
     if changes or may_commit or kind != TextKind.WRITE:
         _put_in_flight(covered, context, statement, kind, changes, may_commit=may_commit)
 
 
-def _changes(covered: Covered, context: Any, statement: str, kind: str, form: Form | None, *, is_text: bool) -> Changes:
+def _changes(covered: Covered, context: Any, statement: str, kind: str, form: Form | None, *, is_core: bool) -> Changes:
     connection: sa.Connection = context.root_connection
     try:
         declared = context.execution_options.get(DECLARED)
         if declared is not None:
             return of_declared(covered, connection, declared)
-        return of_text(covered, connection, statement, kind) if is_text else of_core(covered, context, form)
+        return of_core(covered, context, form) if is_core else of_text(covered, connection, statement, kind)
     except sa.exc.DBAPIError:
         raise  # Our own key query failed; the host's statement would have failed the same way.
     except Exception:  # A kind of statement never seen before: it must neither fail because of us nor go unseen.
-        logger.exception("what a statement changes cannot be told; every cached model is dropped: %.200s", statement)
+        logger.exception("the changes of a statement cannot be found; every cached model is dropped: %.200s", statement)
         return whole_models(covered.models)
 
 

@@ -1,12 +1,12 @@
 """``cover(engine, ...)``: from then on every write through an engine keeps its cached entities coherent.
 
-The steps of one write, whoever makes it, on any connection of that engine:
+The steps of one write, by any code, on any connection of that engine:
 
 1. The dialect sends a statement; before that it is examined (``contexts``). Most pass at once: queries, and statements
    whose form is known to change nothing covered.
 2. The keys of the rows it changes are found (``examination``): of a Core statement from its clauses (``statements``,
    ``criteria``, ``clauses``), of text from its words (``sqltext``), of rows changed by foreign keys from the metadata
-   (``cascades``). Where keys cannot be found, the whole model counts as changed.
+   (``cascades``). If keys cannot be found, the whole model counts as changed.
 3. They are recorded with the DBAPI connection, as changes of its transaction (``pending``). Savepoints are not
    followed: what is rolled back to one is invalidated needlessly.
 4. The result says how many rows a statement matched, and which keys the database made (``contexts``). If none comes

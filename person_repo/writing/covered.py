@@ -1,4 +1,4 @@
-"""What a dialect is covered for: the models with their tables and caches, and the cascades between them."""
+"""The models that a dialect is covered for, with their tables and caches, and the cascades between them."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""What an execution changes of the covered models, found right before the statement is sent.
+"""The rows of covered models that an execution changes, found right before the statement is sent.
 
 Cases, in the order of ``contexts.examine``:
 
 1. an insert that this package compiled itself says what it changes (``marks.DeclaredInsert``);
-2. a Core insert, update or delete. *Fast path*: SQLAlchemy has compiled it before, and it was examined then; what holds
-   for every execution of that compilation is its ``Form``, and the parameters say the rest. Slow path, for every other:
-   ``statements``, the statements inside its WITH, and ``cascades``;
+2. a Core insert, update or delete. *Fast path*: SQLAlchemy has compiled it before, and it was examined then; its
+   ``Form`` says which parameters name the rows. Slow path, for every other: its clauses (``statements``), statements
+   inside its WITH, and ``cascades``;
 3. text (``sqltext``): the models whose tables it names, or that ``cascades`` reach from a table that it names.
 """
 
@@ -39,8 +39,8 @@ _FORM = "person_repo_form"
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What holds for every execution of one compiled statement: the parameters that name the changed rows, and the
-    models that change by cascades.
+    """Facts about every execution of one compiled statement: the parameters that name the changed rows, and the models
+    that change by cascades.
 
     ``key_parameters`` is None if the parameters do not name the rows: each execution must be examined. Outdated once
     other models are covered (``cascades``) or more tables are mapped (``tables``).

@@ -53,8 +53,8 @@ def before_commit(fence: Fence, places: Collection[Place], transaction: OpenTran
     policy = fence.backend.settings.on_unreachable
     if policy == "strict" and not fence.publishes:
         raise CacheUnavailableError(
-            f"{_shown(places)}, and under on_unreachable='strict' readers are told before the commit, which SQLite's "
-            "one writer cannot do: nothing is committed; roll back, or choose 'proceed', which is stale for "
+            f"{_shown(places)}, and on_unreachable='strict' has every reader know of that before the commit, which "
+            "SQLite's one writer cannot do: nothing is committed; roll back, or choose 'proceed', which is stale for "
             "fence_interval at most"
         )
     if policy != "proceed":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -93,23 +94,45 @@ def test_a_statement_that_fails_before_it_reaches_the_database(people: Witness, 
         assert not is_unsure(people, "ada")
 
 
-def test_a_hosts_listener_that_rewrites_the_text_of_a_statement(people: Witness) -> None:
+@pytest.mark.parametrize("target", [None, sa.Engine, sa.Connection], ids=["one engine", "engines", "connections"])
+def test_a_hosts_listener_that_rewrites_the_text_of_a_statement(
+    people: Witness, target: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The text examined is the text sent."""
 
     def rewrite(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> tuple[str, Any]:
         return statement.replace("%TABLE%", "person").replace("SELECT nothing", "DELETE FROM person"), parameters
 
-    sa.event.listen(people.engine, "before_cursor_execute", rewrite, retval=True)
-    for statement in ("UPDATE %TABLE% SET first_name = 'changed'", "SELECT nothing"):
-        with people.drops(), people.engine.begin() as connection:
-            connection.exec_driver_sql(statement)
+    with listening(target or people.engine, "before_cursor_execute", rewrite, monkeypatch, retval=True):
+        for statement in ("UPDATE %TABLE% SET first_name = 'changed'", "SELECT nothing"):
+            with people.drops(), people.engine.begin() as connection:
+                connection.exec_driver_sql(statement)
 
     assert people.committed() == {}
 
 
+@contextlib.contextmanager
+def listening(
+    target: Any, name: str, listener: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, **options: Any
+) -> Iterator[None]:
+    """``listener`` is registered on ``target``, an object or a class, in this block."""
+    if isinstance(target, type):
+        monkeypatch.setattr(target, "_has_events", False)  # Undone at the end: SQLAlchemy never takes the mark back.
+    sa.event.listen(target, name, listener, **options)
+    try:
+        yield
+    finally:
+        sa.event.remove(target, name, listener)
+
+
 @pytest.mark.parametrize("isolation_level", [None, "AUTOCOMMIT"])
+@pytest.mark.parametrize("target", [None, sa.Dialect], ids=["one dialect", "dialects"])
 def test_a_host_that_sends_statements_itself(
-    people: Witness, isolation_level: str | None, subtests: pytest.Subtests
+    people: Witness,
+    target: Any,
+    isolation_level: str | None,
+    subtests: pytest.Subtests,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The events that replace the dialect's functions, listened for from the middle of a transaction on."""
     sent: list[str] = []
@@ -146,8 +169,7 @@ def test_a_host_that_sends_statements_itself(
             connection.execute(sa.select(1))
             sent.clear()
             with expected:
-                sa.event.listen(people.engine, name, handler)
-                write(connection)
-                sa.event.remove(people.engine, name, handler)
+                with listening(target or people.engine, name, handler, monkeypatch):
+                    write(connection)
                 connection.commit()
             assert [statement for statement in sent if statement.startswith("UPDATE")]

@@ -63,7 +63,7 @@ def test_a_commit_drops_exactly_what_it_changed_whatever_the_way(people: Witness
 def test_a_commit_drops_exactly_what_it_changed_after_others_of_the_same_form(
     people: Witness, subtests: pytest.Subtests
 ) -> None:
-    """From its second execution on a statement is known by its form, and the form holds nothing of the first one's rows."""
+    """From its second execution on a statement is known by its form, which holds nothing of the first one's rows."""
     for name, way, (first, second) in known_ways(people):
         moves = way in MOVES
         others, own = (("barbara", "nobody"), (first, second)) if moves else ((second,), (first,))
