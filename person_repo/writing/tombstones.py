@@ -33,7 +33,7 @@ class PlacedTombstones:
         backend.counters.tombstones += len(keys)
         backend.counters.model_drops += len(names)
         self._placed.append((backend, tombstones))
-        if tombstones.missing or _unreachable:
+        if tombstones.missing or backend in _unreachable:
             _log_reachability(backend, tombstones)
         backend.counters.unplaced += len(tombstones.failed_keys) + len(tombstones.failed_groups)
         return tombstones.missing
@@ -58,6 +58,7 @@ class PlacedTombstones:
 
 
 _unreachable: weakref.WeakKeyDictionary[LeaseBackend, set[str]] = weakref.WeakKeyDictionary()
+"""The servers of a cache on which the last tombstones could not be placed. A cache without any is not in here."""
 
 
 def _log_reachability(backend: LeaseBackend, tombstones: Tombstones) -> None:
@@ -74,3 +75,5 @@ def _log_reachability(backend: LeaseBackend, tombstones: Tombstones) -> None:
             )
         else:
             logger.error("tombstones could not be placed on %s; cached reads may be old until the ttl", server)
+    if not unreachable:
+        _unreachable.pop(backend, None)
