@@ -310,12 +310,6 @@ def test_every_cache_option_is_documented_with_its_default() -> None:
     assert defaults("reference/settings.md", "Cache options") == OPTIONS
 
 
-def test_the_options_that_memcached_needs_are_told_with_the_same_defaults() -> None:
-    told = defaults("how-to/operate/memcached.md", "The URL")
-    assert told
-    assert told.items() <= OPTIONS.items()
-
-
 def test_every_limit_of_an_option_is_the_one_that_is_refused_beyond() -> None:
     for name, (_, allowed, _) in rows("reference/settings.md", "Cache options").items():
         for number in re.findall(r"\d+", allowed) if name not in ("namespace",) else ():
