@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 import signal
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from urllib.parse import urlencode
 
 import hypothesis
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
+from support.folders import work_in_memory
 from support.servers import Memcached, mariadb, memcached
+from support.urls import MEMORY, patient_url
 
 from person_repo.model import FENCE, Base
 
 pytest_plugins = ["support.proofs"]
+
+work_in_memory()
 
 # A deadline for each example is a timing assertion.
 hypothesis.settings.register_profile("person_repo", deadline=None)
@@ -84,17 +87,11 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return url
 
 
-def patient_url(servers: Iterable[Memcached], **options: object) -> str:
-    """The URL of a cache whose deadlines no busy machine misses."""
-    chosen = {"timeout": 10, "connect_timeout": 10, **options}
-    return f"memcached://{','.join(server.url for server in servers)}?{urlencode(chosen)}"
-
-
 @pytest.fixture(params=["memory", "memcached"])
 def cache_url(request: pytest.FixtureRequest) -> str:
     """The URL of an empty cache: in memory, then three memcached servers."""
     if request.param == "memory":
-        return "memory://"
+        return MEMORY
     servers: list[Memcached] = request.getfixturevalue("memcached_servers")
     return patient_url(servers)
 

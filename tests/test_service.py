@@ -12,11 +12,11 @@ from typing import Any
 import dogpile.cache
 import pytest
 import sqlalchemy as sa
-from conftest import patient_url
 from sqlalchemy import orm
 from support.forks import forking, in_child, running_in_child
 from support.models import HostBase, Parcel, parcel
 from support.servers import Memcached
+from support.urls import patient_url
 
 from person_repo.cache.contract import Lease
 from person_repo.cache.region import make_region

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from conftest import patient_url
 from support.servers import Memcached, free_port
+from support.urls import patient_url
 
 from person_repo.cache.contract import Lease, Place, marker_of
 from person_repo.cache.memcached.backend import MemcachedBackend

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from conftest import patient_url
 from sqlalchemy import orm
 from support.reading import read_until
 from support.servers import Memcached
+from support.urls import patient_url
 
 from person_repo import ImportFailedError, Person, PersonService, connect, make_region, migrations
 from person_repo.cli.csv import export_people, import_people

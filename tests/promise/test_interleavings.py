@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from conftest import patient_url
 from sqlalchemy import orm
 from support.forks import forking, in_child
 from support.servers import Memcached
+from support.urls import patient_url
 
 from person_repo.cache.contract import BUSY
 from person_repo.cache.memory import MemoryBackend

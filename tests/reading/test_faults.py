@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from conftest import patient_url
+from support.urls import patient_url
 from reading.bench import IDS, Bench, Read, Statements, either_way, failing, person
 from sqlalchemy import orm
 from support.servers import Memcached

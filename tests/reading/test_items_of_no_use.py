@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from conftest import patient_url
+from support.urls import patient_url
 from reading.bench import Bench, Queue, Read, Statements, either_way, person
 from sqlalchemy import orm
 from support.models import HostBase, Parcel, parcel

@@ -117,6 +117,7 @@ class MariaDB(Server):
             "--max-connections=300",
             "--max-allowed-packet=64M",
             "--innodb-buffer-pool-size=64M",
+            "--innodb-log-file-size=16M",
             "--innodb-flush-log-at-trx-commit=0",
             "--innodb-doublewrite=0",
             "--character-set-server=utf8mb4",

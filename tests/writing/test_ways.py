@@ -48,7 +48,7 @@ def known_ways(people: Witness, *names: str) -> list[tuple[str, Way, tuple[str, 
     ]  # fmt: skip
 
 
-@pytest.mark.proof(name="ways", sample=2)
+@pytest.mark.proof(name="ways")
 def test_a_commit_drops_exactly_what_it_changed_whatever_the_way(people: Witness, subtests: pytest.Subtests) -> None:
     for name, way, ids in known_ways(people):
         begin_again(people)
@@ -59,7 +59,7 @@ def test_a_commit_drops_exactly_what_it_changed_whatever_the_way(people: Witness
         assert people.looks > looks + 4
 
 
-@pytest.mark.proof(name="ways", sample=2)
+@pytest.mark.proof(name="ways")
 def test_a_commit_drops_exactly_what_it_changed_after_others_of_the_same_form(
     people: Witness, subtests: pytest.Subtests
 ) -> None:
@@ -112,7 +112,7 @@ def test_a_transaction_that_drops_a_model_examines_no_more_of_its_keys(
     assert most < len(looked) <= most + 400
 
 
-@pytest.mark.proof(name="ways", sample=2)
+@pytest.mark.proof(name="ways")
 def test_each_statement_that_commits_itself_is_announced_whatever_the_way(
     people: Witness, subtests: pytest.Subtests
 ) -> None:
@@ -124,7 +124,7 @@ def test_each_statement_that_commits_itself_is_announced_whatever_the_way(
             session.flush()
 
 
-@pytest.mark.proof(name="ways", sample=2)
+@pytest.mark.proof(name="ways")
 def test_a_rollback_leaves_the_cache_as_it_was_by_each_kind_of_way(people: Witness, subtests: pytest.Subtests) -> None:
     for name, way, ids in known_ways(people, *SAMPLE):
         begin_again(people)
@@ -133,7 +133,7 @@ def test_a_rollback_leaves_the_cache_as_it_was_by_each_kind_of_way(people: Witne
             session.rollback()
 
 
-@pytest.mark.proof(name="ways", sample=2)
+@pytest.mark.proof(name="ways")
 def test_a_savepoint_rolled_back_takes_nothing_with_it_by_each_kind_of_way(
     people: Witness, subtests: pytest.Subtests
 ) -> None:
@@ -151,7 +151,7 @@ def test_a_savepoint_rolled_back_takes_nothing_with_it_by_each_kind_of_way(
             session.commit()
 
 
-@pytest.mark.proof(name="ways", sample=2)
+@pytest.mark.proof(name="ways")
 def test_a_savepoint_released_counts_with_its_transaction_by_each_kind_of_way(
     people: Witness, subtests: pytest.Subtests
 ) -> None:
