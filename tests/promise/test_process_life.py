@@ -21,6 +21,7 @@ from support.forks import forking, in_child, running_in_child
 from support.proofs import is_sample
 from support.servers import Memcached
 from support.unruly import Door
+from support.urls import MEMORY, patient_url
 
 from person_repo.cache.memcached.backend import MemcachedBackend
 from person_repo.cache.memory import MemoryBackend
@@ -33,11 +34,6 @@ from person_repo.writing import coverage
 IDS = [f"p{n}" for n in range(20)]
 
 pytestmark = pytest.mark.proof(name="interleavings", again=True)
-
-
-def url_of(servers: list[Memcached], **options: Any) -> str:
-    chosen = "&".join(f"{name}={value}" for name, value in options.items())
-    return f"memcached://{','.join(server.url for server in servers)}?{chosen}"
 
 
 @contextmanager
@@ -78,7 +74,7 @@ def test_children_forked_after_use_share_no_socket_and_get_their_own_answers(
     mysql_url: str, memcached_servers: list[Memcached]
 ) -> None:
     """As a server that loads its application before it forks its workers: gunicorn's preload."""
-    with people_of(mysql_url, url_of(memcached_servers, fence_interval=0.01)) as people:
+    with people_of(mysql_url, patient_url(memcached_servers, fence_interval=0.01)) as people:
         assert people.cached.fence is not None
         before = sockets_of(people)
         assert len(before) == 5
@@ -147,7 +143,7 @@ def test_a_child_is_not_locked_out_by_a_thread_that_it_does_not_have(
     mysql_url: str, memcached_servers: list[Memcached], lock: Callable[[PersonService], Any]
 ) -> None:
     options = {"max_loads": 1, "max_load_wait": 0.01, "fence_interval": 0.001}
-    with people_of(mysql_url, url_of(memcached_servers, **options)) as people, held_elsewhere(lock(people)):
+    with people_of(mysql_url, patient_url(memcached_servers, **options)) as people, held_elsewhere(lock(people)):
 
         def child() -> str:
             backend = lease_backend(people.region)
@@ -164,7 +160,7 @@ def test_a_child_is_not_locked_out_by_a_thread_that_it_does_not_have(
 
 @forking
 def test_a_child_is_not_locked_out_of_the_cache_in_memory(mysql_url: str) -> None:
-    with people_of(mysql_url, "memory://") as people:
+    with people_of(mysql_url, MEMORY) as people:
         backend = lease_backend(people.region)
         assert isinstance(backend, MemoryBackend)
         with held_elsewhere(backend._lock):
@@ -175,7 +171,7 @@ def test_a_child_is_not_locked_out_of_the_cache_in_memory(mysql_url: str) -> Non
 def test_a_child_does_not_wait_for_a_look_that_its_parent_is_at(
     mysql_url: str, memcached_servers: list[Memcached], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with people_of(mysql_url, url_of(memcached_servers, fence_interval=0.001)) as people:
+    with people_of(mysql_url, patient_url(memcached_servers, fence_interval=0.001)) as people:
         fence = people.cached.fence
         assert fence is not None
         fence._polling_until = time.monotonic() + 1000
@@ -233,14 +229,14 @@ def test_a_thread_that_is_interrupted_anywhere_gets_the_answer_to_its_next_quest
     database_url: str, memcached_servers: list[Memcached], draw: random.Random, interruptions: int
 ) -> None:
     """By an exception that another thread sends; and nothing that threads share is left taken."""
-    options = {"timeout": 10, "wait": 0.01, "fence_interval": 0.001, "max_loads": 2, "max_load_wait": 60}
+    options = {"wait": 0.01, "fence_interval": 0.001, "max_loads": 2, "max_load_wait": 60}
     wrong: list[str] = []
     over = threading.Event()
     interrupted = [0] * 3
     running: dict[int, int] = {}
     seeds = [draw.getrandbits(64) for _ in range(3)]
 
-    with people_of(database_url, url_of(memcached_servers, **options)) as people:
+    with people_of(database_url, patient_url(memcached_servers, **options)) as people:
 
         def work(number: int) -> None:
             chance = random.Random(seeds[number])
@@ -298,7 +294,7 @@ def test_after_ctrl_c_the_next_answer_is_to_the_next_question(
 
     wrong: list[str] = []
     interrupted = 0
-    with people_of(database_url, url_of(memcached_servers, timeout=10, wait=0.01)) as people:
+    with people_of(database_url, patient_url(memcached_servers, wait=0.01)) as people:
         before = signal.signal(signal.SIGALRM, ctrl_c)
         try:
             while interrupted < interruptions:
@@ -347,7 +343,7 @@ def test_after_a_reply_that_stops_in_the_middle_the_next_answer_is_to_the_next_q
 
 def test_closing_takes_no_order_and_no_end(database_url: str, memcached_servers: list[Memcached]) -> None:
     """Twice, by threads that never used it, while others use it; and the service is good for more."""
-    with people_of(database_url, url_of(memcached_servers)) as people:
+    with people_of(database_url, patient_url(memcached_servers)) as people:
         failed: list[BaseException] = []
 
         def use_and_close() -> None:
@@ -401,13 +397,14 @@ def test_the_interpreter_ends_without_a_word(
     database_url: str, memcached_servers: list[Memcached], server: str, request: pytest.FixtureRequest
 ) -> None:
     """With connections open, in the middle of replies, and threads that go on reading to the last."""
-    with people_of(database_url, url_of(memcached_servers)) as people:
+    cache_url = patient_url(memcached_servers, timeout=0.25 if server == "hangs" else 10)
+    with people_of(database_url, cache_url) as people:
         people.close()
         if server == "hangs":
             memcached_servers[0].pause()
         for _ in range(1 if is_sample(request.config) else 3):
             done = subprocess.run(
-                [sys.executable, "-W", "error", "-c", PROGRAM, database_url, url_of(memcached_servers)],
-                capture_output=True, text=True, timeout=100, check=False,
+                [sys.executable, "-W", "error", "-c", PROGRAM, database_url, cache_url],
+                capture_output=True, text=True, timeout=250, check=False,
             )  # fmt: skip
             assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")

@@ -25,6 +25,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 from support.proofs import amount, is_sample
 from support.servers import Memcached
+from support.urls import patient_url
 
 from person_repo.cache.region import make_region
 from person_repo.exceptions import EntityExistsError
@@ -341,8 +342,9 @@ def nobody_keeps_the_log() -> Iterator[None]:
 def people(mysql_url: str, memcached_servers: list[Memcached]) -> Iterator[PersonService]:
     engine = sa.create_engine(mysql_url, pool_size=THREADS)
     Base.metadata.create_all(engine)
-    url = "memcached://" + ",".join(server.url for server in memcached_servers)
-    region = make_region(url, tombstone_ttl=2, lease_ttl=1, fence_interval=0.2, breaker_reset=0.2)
+    impatient = {"timeout": 0.25, "connect_timeout": 0.25, "tombstone_ttl": 2, "lease_ttl": 1}
+    url = patient_url(memcached_servers, **impatient, fence_interval=0.2, breaker_reset=0.2)
+    region = make_region(url)
     with PersonService.over(engine, region) as people:
         yield people
     engine.dispose()

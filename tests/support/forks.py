@@ -38,7 +38,7 @@ def running_in_child(call: Callable[[], object]) -> Iterator[Callable[[], str]]:
     child = os.fork()
     if child == 0:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(30)
+        signal.alarm(120)
         os.close(reading)
         try:
             os.write(writing, str(call()).encode())
