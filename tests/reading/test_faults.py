@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from support.urls import patient_url
 from reading.bench import IDS, Bench, Read, Statements, either_way, failing, person
 from sqlalchemy import orm
 from support.servers import Memcached
+from support.urls import patient_url
 
 from person_repo.cache.contract import BUSY, Lease
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from support.urls import patient_url
 from reading.bench import Bench, Queue, Read, Statements, either_way, person
 from sqlalchemy import orm
 from support.models import HostBase, Parcel, parcel
 from support.servers import Memcached
+from support.urls import patient_url
 
 from person_repo.cache.contract import Lease
 from person_repo.cache.region import make_region
