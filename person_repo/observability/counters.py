@@ -29,7 +29,7 @@ class Stats:
     ``load`` listener that accepts the database's row.
     """
     loads: int = 0
-    """Loads from the database: one for a ``get_many``, and one more for entities that it waited for in vain."""
+    """Loads from the database: one for a ``get_many``, and more for entities that it waited for in vain."""
 
     # Fills
     fills: int = 0

@@ -1,16 +1,16 @@
-"""One read, of one id or many: what the cache answers, what must be loaded, and what may be stored.
+"""One read, of one id or many: the cache's answer, the load of the rest, the fill.
 
-Each item passes through these states, from the top left to a row on the right (``backends`` explains the words)::
+Each item passes through these states, from the left to a row on the right (``backends`` explains the words)::
 
-    the fence blocks it ─── load, do not store ───────────────────────────────────────> bypass
-    fetch ── value ──────── of this key and schema ───────────────────────────────────> hit
-      │                └─── rejected: take its place ──> a lease, another's lease, or none of both
-      ├───── ends soon ──── load, fill ───────────────────────────────────────────────> renewal
-      │                └─── the load fails, or would have to queue: the current value > hit
-      ├───── lease ──────── load, fill ───────────────────────────────────────────────> miss
+    the fence blocks it ─── load, do not store ────────────────────────────────────────> bypass
+    fetch ── value ──────── of this key and schema ────────────────────────────────────> hit
+      │                └─── rejected: take its place ──> a lease, another's lease, or a tombstone
+      ├───── ends soon ──── load, fill ────────────────────────────────────────────────> renewal
+      │                └─── the load fails, or would have to queue: the current value ─> hit
+      ├───── lease ──────── load, fill ────────────────────────────────────────────────> miss
       ├───── another's ──── fetch again, for a bounded time ──> any of these, or load, do not store
-      ├───── tombstone ──── load, do not store ───────────────────────────────────────> bypass
-      └───── no answer ──── load, do not store ───────────────────────────────────────> bypass
+      ├───── tombstone ──── load, do not store ────────────────────────────────────────> bypass
+      └───── no answer ──── load, do not store ────────────────────────────────────────> bypass
 
 The load begins after the lease was taken, on a snapshot of its own, so a fill never stores a row older than its lease;
 the backend refuses a fill whose lease was lost to a writer. ``cached`` has the fast path of a single hit, ``filling``
@@ -173,7 +173,7 @@ class ReadThrough:
                 case _Fenced.FENCED:  # A writer could not place its tombstone here: load, do not store.
                     self._backend.counters.fenced += 1
                     batch.to_load[index] = BLOCKED
-        # Only now, since it may be interrupted: every lease of this fetch is known, and will be given back.
+        # Last, since Ctrl-C may come in between: by now every lease of this fetch is known, and will be given back.
         for index, item in rejected.items():
             # Readers of two schemas that wait for each other would replace each other's items for ever.
             batch.to_load[index] = BLOCKED if waited else self._take_over(batch.keys[index], item)
@@ -195,7 +195,7 @@ class ReadThrough:
         return BLOCKED if isinstance(found, (bytes, Expiring)) else found
 
     def discard(self, key: str, exc: RejectedItemError) -> None:
-        """Make the item at a key go, for a reason that decoding it cannot find."""
+        """Remove the item at a key, for a reason that decoding it cannot find."""
         found = self._backend.fetch(self._group, key)
         if isinstance(found, bytes):
             self._count_rejected(exc)
@@ -207,7 +207,7 @@ class ReadThrough:
 
     def _load_rest(self, batch: Batch) -> None:
         """Load what the cache did not give, and wait for other readers before loading what they load."""
-        # In this order: of two readers that waited for each other's leases before they load, each would wait in vain.
+        # In this order: two readers that waited for each other's leases before they load would both wait in vain.
         self._load(batch, batch.free)
         if batch.to_load:
             self._wait_for_others(batch)
@@ -226,7 +226,7 @@ class ReadThrough:
                 self._load(batch, batch.free)
 
     def _longest_wait(self) -> float:
-        """Twice as long as a load takes, or ``wait``; but no longer than the other reader's lease lives."""
+        """Twice the time of a load, at least ``wait``, but never longer than the other reader's lease lives."""
         settings = self._backend.settings
         return min(max(settings.wait, 2 * self._load_time), settings.lease_ttl)
 
