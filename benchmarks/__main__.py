@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: see ``benchmarks`` for how the figures are taken."""
+"""``python -m benchmarks``: the command line of the benchmarks."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from benchmarks.world import World
 __all__ = ["main"]
 
 _BUSY = 1.0
-"""The load average above which somebody else is at work, too."""
+"""The load average above which other work shares the machine."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the benchmarks that were asked for and prints what they found; 0 whether or not the targets were met."""
+    """Run the chosen benchmarks and print the figures. Returns 0, also if a target is missed."""
     options = _parser().parse_args(arguments)
     if options.count and not options.against:
         raise SystemExit("benchmarks: --count compares two versions; name the other one with --against REF")
@@ -39,30 +39,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.against:
                 return _against(options, stack)
             return _run(options, _chosen(options.only), World(stack))
-    except (pytest.skip.Exception, pytest.fail.Exception) as exc:  # the tests' servers say so where one is missing
+    except (
+        pytest.skip.Exception,
+        pytest.fail.Exception,
+    ) as exc:  # A server is not installed, as the tests' module for servers says.
         raise SystemExit(f"benchmarks: {exc.msg}; make servers installs it") from None
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="What the package costs, beside the floor and its peers, on servers of its own.",
+        description="The costs of the package, beside the floor and its peers, on servers of its own.",
         epilog=f"benchmarks: {', '.join(case.name for case in CASES)}; with --against: {', '.join(against.NAMES)}",
     )
     parser.add_argument("--quick", action="store_true", help="a fifth of the rounds, 20,000 people imported")
-    parser.add_argument("--rounds", type=int, metavar="N", help="so many rounds in every benchmark")
-    parser.add_argument("--rows", type=int, metavar="N", help="so many people in import-people")
-    parser.add_argument("--seconds", type=float, metavar="N", help="so long does herd watch each way to read")
-    parser.add_argument("--only", nargs="+", metavar="NAME", default=["*"], help="these; * and ? match as in a shell")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="also write everything there")
-    parser.add_argument("--plots", type=Path, metavar="DIR", help="also draw SVG files there (needs matplotlib)")
-    parser.add_argument("--replot", type=Path, metavar="JSON", help="measure nothing: draw what is written there")
-    parser.add_argument("--against", metavar="REF", help="compare this checkout with that commit, and with itself")
-    parser.add_argument("--count", action="store_true", help="with --against: count instructions and calls, no times")
+    parser.add_argument("--rounds", type=int, metavar="N", help="the number of rounds of every benchmark")
+    parser.add_argument("--rows", type=int, metavar="N", help="the number of people in import-people")
+    parser.add_argument("--seconds", type=float, metavar="N", help="how long herd watches each way to read")
     parser.add_argument(
-        "--database", choices=("mariadb", "sqlite"), default="mariadb", help="of --against; mariadb if not given"
+        "--only", nargs="+", metavar="NAME", default=["*"], help="only these; * and ? match as in a shell"
     )
-    parser.add_argument("--profile", metavar="NAME", help="measure nothing: show where the time of our operation goes")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="also write all figures to this file")
+    parser.add_argument(
+        "--plots", type=Path, metavar="DIR", help="also draw SVG files in this folder (needs matplotlib)"
+    )
+    parser.add_argument("--replot", type=Path, metavar="JSON", help="measure nothing: draw the figures of this file")
+    parser.add_argument("--against", metavar="REF", help="compare this checkout with a commit, and with itself")
+    parser.add_argument("--count", action="store_true", help="with --against: count instructions and calls instead")
+    parser.add_argument(
+        "--database",
+        choices=("mariadb", "sqlite"),
+        default="mariadb",
+        help="the database of --against; mariadb if not given",
+    )
+    parser.add_argument(
+        "--profile", metavar="NAME", help="measure nothing: list the calls of our operation, and profile it"
+    )
     return parser
 
 
@@ -79,7 +91,7 @@ def _matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
 
 
 def _against(options: argparse.Namespace, stack: ExitStack) -> int:
-    """Compares this checkout with another commit, by time or by counts."""
+    """Compare this checkout with another commit, by time or by counts."""
     cases = _matching(against.NAMES, options.only)
     old = stack.enter_context(against.checked_out(options.against))
     processor = "" if options.count else stack.enter_context(against.pinned())
@@ -90,7 +102,7 @@ def _against(options: argparse.Namespace, stack: ExitStack) -> int:
     counted: list[tuple[against.Count, against.Count]] = []
     if options.count:
         if not counts.is_available():
-            console.print("valgrind is not installed: instructions are not counted, calls alone are.")
+            console.print("valgrind is not installed: only calls are counted, no instructions.")
         counted = against.count(old, cases, places, world.folder)
         console.print(against.counts_table(old, counted))
     else:
@@ -139,7 +151,7 @@ def _say_if_busy(console: Console, world: World) -> None:
 
 
 def _write(path: Path | None, found: dict[str, Any]) -> None:
-    """Writes the JSON, if somebody asked for it."""
+    """Write the JSON, if a path is given."""
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -157,8 +169,8 @@ def _measured(cases: Sequence[Case], world: World, pace: Pace) -> Iterator[Resul
 
 
 def _drawn(bars: Progress, bar: TaskID) -> Callable[[], None]:
-    """What is called between two rounds. Bars are drawn then and never by a thread, which would run while the clock
-    does; and a few times a second.
+    """A function to call between two rounds, which draws the bars, a few times a second at most. A thread would draw
+    them while the clock runs.
     """
     drawn = 0.0
 

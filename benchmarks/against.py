@@ -1,15 +1,9 @@
 """This checkout beside another commit, in one run: ``make bench BENCH_ARGS="--against REF"``.
 
-Three workers, each a process of its own with one version on its path: the old commit, this checkout, and this checkout
-again. They run the same operations round by round in shuffled order, pinned to one processor, while the servers have
-the others. Ratios are taken within each round. The second worker of this checkout shows what the method itself makes
-of two equal versions (A/A): a case is called slower where its ratio is above 1.02 times the largest A/A of any sitting.
-
-Two processes of one version differ by where things lie in memory, for as long as they live. So the rounds are divided
-among several *sittings*, each with new processes.
-
-``--count`` counts instead: the instructions of one operation (see ``counts``) and the functions it calls. No clock is
-asked, so a busy machine is good enough. Where a bound is below 1.05, these figures judge.
+Three workers, each a process with one version on its path (the old commit, this checkout, this checkout again), run the
+same operations round by round. The ratio of the two equal ones, the A/A, is the error of the method; each *sitting*
+has new processes. ``--count`` counts instructions and calls instead, which judge bounds below 1.05.
+``docs/maintain/performance.md`` has the reasons.
 """
 
 from __future__ import annotations
@@ -52,7 +46,7 @@ __all__ = [
 ]
 
 SLOWER = 1.02
-"""The ratio, beyond the A/A, above which a case is called slower."""
+"""The ratio beyond the A/A above which a case is called slower."""
 
 NAMES = tuple(CASES)
 
@@ -60,11 +54,11 @@ _ROUNDS = 300
 _SITTINGS = 3
 _WARM_UP = 5
 _OPERATIONS = {"hit": 20, "memory": 50, "memory-100": 5, "hits-100": 3, "use-db": 5, "commit-elsewhere": 4}
-"""Operations of one turn, about a millisecond's worth; 2 where a case is not named."""
+"""Operations of one turn, about a millisecond's worth; 2 for a case that is not listed."""
 _REPEATS = 3
 """Pairs of batches that are counted for each case; the cheapest of each size counts."""
 _BATCHES = {"hit": 100, "memory": 200, "use-db": 50, "miss": 10, "commit-elsewhere": 10}
-"""Operations in the smaller of two counted batches, at least some million instructions; 5 where a case is not named."""
+"""Operations in the smaller of two counted batches, some million instructions; 5 for a case that is not listed."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +71,7 @@ class Version:
 
 @contextmanager
 def checked_out(ref: str) -> Iterator[Version]:
-    """The files of a commit in a folder of their own. Raises ``SystemExit`` where git does not know it."""
+    """The files of a commit in a temporary folder. Raises ``SystemExit`` if git does not know the commit."""
     commit = _git("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}").stdout.decode().strip()
     if not commit:
         raise SystemExit(f"benchmarks: git knows no commit {ref!r} here")
@@ -99,9 +93,9 @@ HERE = Version("this checkout", CHECKOUT)
 
 @contextmanager
 def pinned() -> Iterator[str]:
-    """The number of a processor for the workers alone; empty where there is no other for the servers.
+    """The number of a processor for the workers alone; empty if there is no other one for the servers.
 
-    To be entered before the servers are started: they inherit what this process may use.
+    Enter it before the servers start, because they inherit this process's processors.
     """
     before: set[int] = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
     if len(before) < 2:
@@ -143,7 +137,7 @@ class Worker:
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit(f"benchmarks: a worker ended at {do} of {case}; what it said is above")
+            raise SystemExit(f"benchmarks: a worker ended at {do} of {case}; what is said above")
         return json.loads(line)
 
 
@@ -161,14 +155,14 @@ def _environment(version: Version) -> dict[str, str]:
 
 
 class Places:
-    """Databases and parts of the cache for workers, each one's own and empty; all names are of one length."""
+    """An empty database and a namespace for each worker. All names have the same length."""
 
     def __init__(self, world: World, database: str) -> None:
         self._world = world
         self._database = database
         self._made = 0
         if database == "mariadb":
-            world.flush_at_commit(False)  # a disk that is waited for would hide what a commit costs beside it
+            world.flush_at_commit(False)  # Waiting for the disk would hide the rest of a commit.
 
     def arguments(self, processor: str) -> list[str]:
         """The arguments of a new worker, after its version."""
@@ -203,7 +197,7 @@ class Comparison:
 
     @property
     def slower(self) -> bool:
-        """True if this checkout is slower than the method's own noise explains."""
+        """True if this checkout is slower by more than the method's error."""
         return self.ratio.median > self.allowed
 
     def as_json(self) -> dict[str, Any]:
@@ -234,7 +228,7 @@ def compare(
     processor: str = "",
     report: Callable[[], object] = lambda: None,
 ) -> list[Comparison]:
-    """Times both versions. ``report`` is called after every case of a sitting, ``sittings(pace)`` times for each."""
+    """Time both versions. ``report`` is called after every case of a sitting, ``sittings(pace)`` times for each."""
     count = sittings(pace)
     rounds = max(pace.of(_ROUNDS) // count, 1)
     found: dict[str, list[Costs]] = {case: [] for case in cases}
@@ -295,7 +289,7 @@ def _compared(case: str, by_sitting: Sequence[Costs]) -> Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Count:
-    """What one operation of a case executes in one version. ``instructions`` is None without valgrind."""
+    """The calls and instructions of one operation in one version. ``instructions`` is None without valgrind."""
 
     case: str
     python_calls: int
@@ -321,7 +315,7 @@ def count(old: Version, cases: Sequence[str], places: Places, folder: Path) -> l
 
 
 def _instructions(version: Version, cases: Sequence[str], arguments: Sequence[str], folder: Path) -> dict[str, float]:
-    """The instructions of one operation by case; empty where valgrind is not installed."""
+    """The instructions of one operation by case; empty if valgrind is not installed."""
     if not counts.is_available():
         return {}
     folder.mkdir()
@@ -350,7 +344,7 @@ def _batch(case: str) -> int:
 
 
 def comparisons_table(old: Version, comparisons: Sequence[Comparison]) -> Table:
-    """Each case with both times, the ratio, the A/A, and whether it is slower."""
+    """Each case with both times, the ratio, the A/A, and a mark if it is slower."""
     table = Table(title=f"{HERE.name} beside {old.name}: medians over the rounds, and quartiles")
     table.add_column("")
     for name in ("us, old", "us, new", "new / old", "quartiles", "A/A", "quartiles", "by sitting", "allowed"):
@@ -405,7 +399,7 @@ def _count_cells(old: float | None, new: float | None, ratio: float | None) -> t
 def as_json(
     old: Version, comparisons: Sequence[Comparison], pairs: Sequence[tuple[Count, Count]], *, load: float
 ) -> dict[str, Any]:
-    """What was found, as plain values. ``load`` is the machine's load average at the start."""
+    """All figures as plain values. ``load`` is the machine's load average at the start."""
     names = ("instructions", "python_calls", "c_calls")
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

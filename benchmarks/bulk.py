@@ -35,12 +35,12 @@ Import = Callable[[str, str, int], float]
 
 
 def sizes(_: World) -> Items:
-    """One import a round: its process reads the clock."""
+    """One import a round; its process reads the clock."""
     return [None, None]
 
 
 def importing(world: World, pace: Pace) -> list[Contestant]:
-    """Both, in a new process each time, into an empty table."""
+    """Both imports, each in a new process, into an empty table."""
     rows = rows_of(pace)
 
     def clear(_: Items) -> None:
@@ -53,9 +53,7 @@ def importing(world: World, pace: Pace) -> list[Contestant]:
 
 
 def memory(world: World, pace: Pace) -> dict[str, Any]:
-    """The most that the process of an import of ours took, for all rows and for a tenth of them, beyond what it took
-    before; and bytes for each row more: what is not flat.
-    """
+    """The growth of an importing process's peak memory, in bytes: for all rows, for a tenth of them, and per row."""
     rows = rows_of(pace)
     _truncate(world)
     _apart(world, _ours, rows // 10)
@@ -96,7 +94,7 @@ def _file(world: World, rows: int) -> Path:
 
 
 def _apart(world: World, import_: Import, rows: int) -> float:
-    """The seconds of an import in a process of its own; the world notes the bytes by which its peak grew."""
+    """The seconds of an import in a process of its own. The growth of its peak, in bytes, goes into ``world.notes``."""
     spawn = multiprocessing.get_context("spawn")
     here, there = spawn.Pipe()
     arguments = (there, import_, _url(world), str(_file(world, rows)), rows)
@@ -128,7 +126,7 @@ def _ours(url: str, file: str, rows: int) -> float:
 
 
 def _executemany(url: str, _: str, rows: int) -> float:
-    """PyMySQL's ``executemany``, which makes INSERTs of a megabyte each; the rows are made as they are sent."""
+    """PyMySQL's ``executemany``, which sends INSERTs of a megabyte; the rows are generated meanwhile."""
     parsed = sa.make_url(url)
     with pymysql.connect(
         host=parsed.host, port=parsed.port or 3306, user=parsed.username, database=parsed.database, charset="utf8mb4"
@@ -149,10 +147,10 @@ def _rows(count: int) -> Iterator[tuple[str, str, str, int]]:
 
 
 def _peak() -> int:
-    """The most memory this process has had, in bytes."""
+    """The peak memory of this process, in bytes."""
     try:
         status = Path("/proc/self/status").read_text()
         return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):  # not Linux; there a new program begins with its parent's peak
+    except (OSError, StopIteration):  # Not Linux. There a new program begins with its parent's peak.
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,4 +1,4 @@
-"""The benchmarks by name: who competes, for how many operations a round, and what our ratio should be."""
+"""The benchmarks by name: their contestants, their operations in a round, and the targets of our ratios."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ _BATCHES = 10
 
 @dataclass(frozen=True)
 class Case:
-    """One benchmark. ``field`` makes the contestants; for each round as many of the ``items`` are drawn as
-    ``operations`` says, and one to begin with.
+    """One benchmark. ``field`` makes the contestants. Each round draws ``operations`` of the ``items``, and one more,
+    for the operation that does not count.
 
-    Few operations, many rounds: a turn that lasts a millisecond is seldom interrupted, and a longer one of a slower
-    contestant more often than a short one of a faster, which would be in favour of the faster.
+    Give few operations and many rounds: a turn of a millisecond is seldom interrupted. Longer turns would favour the
+    faster contestant, as the slower one's would be interrupted more often.
     """
 
     name: str
@@ -58,14 +58,14 @@ class Case:
     more: Callable[[World, Pace], dict[str, Any]] = lambda world, pace: {}
 
     def length(self, pace: Pace) -> int:
-        """How often ``report`` will be called."""
+        """The number of calls of ``report``."""
         return pace.of(self.rounds) + self._warm_up(pace)
 
     def _warm_up(self, pace: Pace) -> int:
         return min(self.warm_up, pace.of(self.rounds))
 
     def run(self, world: World, pace: Pace, report: Callable[[], object] = lambda: None) -> Result:
-        """Measures. ``report`` is called after every round."""
+        """Measure. ``report`` is called after every round."""
         field = self.field(world, pace)
         items = self.items(world)
         costs = measure(
@@ -196,7 +196,7 @@ PREPARED_COVERED = "covered by ours, COMMIT alone"
 
 
 class _Changes:
-    """Changes of people by plain sessions: ``call`` is all of it, or the commit of what ``prepare`` has changed."""
+    """Changes of people by plain sessions: the whole of it, or only the commit of what ``prepare`` has changed."""
 
     def __init__(self, engine: sa.Engine, warm: Callable[[Items], object]) -> None:
         self._sessions = orm.sessionmaker(engine)
@@ -241,9 +241,9 @@ def _commit(world: World, *, flushed: bool) -> list[Contestant]:
         connection.execute(sa.insert(Person), [
             {"id": id, "first_name": "Ada", "last_name": "Lovelace", "version": 1} for id in world.hot
         ])  # fmt: skip
-    # Names of its own in the cache: other benchmarks' people stay as they are.
+    # A namespace of its own leaves the people of other benchmarks as they are.
     service = world.service(covered, world.cache_url(), warm=False, namespace=f"{NAMESPACE}-commit")
-    # Everybody begins alike, the cache awake: how soon it answers depends on what it did just before.
+    # The cache is awake for all alike: how fast it answers depends on what it did just before.
     ours, theirs = _Changes(covered, service.get_many), _Changes(plain, service.get_many)
     raw = _Changes(contestants.around_commit(world, around), service.get_many)
     return [
@@ -272,7 +272,7 @@ def _commit_case(name: str, what: str, *, flushed: bool) -> Case:
 
 
 def _commit_elsewhere(world: World, _: Pace) -> list[Contestant]:
-    world.flush_at_commit(False)  # harsher, and a hundredth would be lost in what a disk takes
+    world.flush_at_commit(False)  # A target of 1.02 would be lost in the time of a disk.
     url = world.empty_mariadb("commit_elsewhere")
     plain, covered = (world.engine(url) for _ in range(2))
     orders = sa.Table(
@@ -302,7 +302,7 @@ def _commit_elsewhere(world: World, _: Pace) -> list[Contestant]:
 
 def _import_package(_: World, __: Pace) -> list[Contestant]:
     def importing(what: str) -> Callable[[Any], float]:
-        # Of the processor: nothing here waits for anything, and a busy machine would add its own.
+        # Processor time: an import waits for nothing, and a busy machine would add its own waits.
         code = f"import time; start = time.process_time(); import {what}; print(time.process_time() - start)"
 
         def call(_: Any) -> float:
@@ -321,7 +321,7 @@ IMPORTS = "import sqlalchemy, dogpile.cache, pymemcache"
 
 
 def _layers(world: World, pace: Pace) -> list[Contestant]:
-    """Everybody who reads one person, all in the same rounds."""
+    """All ways to read one person, in the same rounds."""
     named = {
         "memory region": _memory(world, pace),
         "memcached": _hit(world, pace),
@@ -355,10 +355,10 @@ def _nth(call: Callable[[Any], object], batches: Items, at: int) -> object:
 
 
 class _Batch(Contestant):
-    """A contestant that makes several calls of a small batch, or each would find the processor's caches cold."""
+    """A contestant that reads a small batch several times, as one call would find the processor's caches cold."""
 
     def cost(self, items: Items) -> float:
-        """Seconds for one call, on average."""
+        """The average seconds of one call."""
         size = int(self.name.rpartition(": ")[2])
         first, at = items
         return super().cost([first, *[at] * max(100 // size, 1)])

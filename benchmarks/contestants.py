@@ -64,7 +64,7 @@ SESSION = "Session.get, new session"
 _RECEIVE = 65536
 _DEADLINE = 0.25
 _EPOCH = 8
-"""Bytes that stand before each item of ours: the epoch of its model."""
+"""The bytes before each item of ours: the epoch of its model."""
 
 
 def _is_person(id: str, answer: object) -> bool:
@@ -116,9 +116,9 @@ def raw_exchange(connection: socket.socket, request: bytes) -> bytes:
 
 
 def raw_socket_ours(world: World, service: Callable[[str], PersonService], method: str, items: Sequence[Any]) -> Any:
-    """What ``method`` of a service sends for each item that it finds in the cache, on a blocking socket.
+    """The request that ``method`` of a service sends for each item, sent again on a blocking socket.
 
-    ``service`` makes one from a cache URL. What it sends is learnt from a relay between it and memcached.
+    ``service`` makes a service from a cache URL. A relay between it and memcached records its requests.
     """
     requests: dict[Hashable, tuple[bytes, int]] = {}
     host, port = world.memcached[0].url.split(":")
@@ -144,7 +144,7 @@ def raw_socket_ours(world: World, service: Callable[[str], PersonService], metho
 
 
 class _Relay:
-    """Passes bytes between one client and a server, and keeps what was asked and the size of what was answered."""
+    """Passes bytes between one client and a server, and records the request and the size of the reply."""
 
     def __init__(self, server: tuple[str, int]) -> None:
         self.asked = bytearray()
@@ -180,7 +180,7 @@ class _Relay:
     def _pass_back(self, client: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while part := self._server.recv(_RECEIVE):
-                self.answered += len(part)  # before it is passed on: whoever has the answer finds it counted
+                self.answered += len(part)  # The client must find its reply counted.
                 client.sendall(part)
 
 
@@ -200,14 +200,14 @@ def _tuple(item: Any) -> tuple[str, ...]:
 
 
 def fill(world: World) -> None:
-    """Puts the bytes that we would cache under keys of their own, for those who only read bytes."""
+    """Store the bytes that we would cache under other keys, for contestants that only read bytes."""
     client = pymemcache_client(world)
     refused = client.set_many({key_of(id): item_of(id) for id in world.hot}, noreply=False)
     assert not refused, refused
 
 
 def pymemcache_client(world: World, timeout: float | None = None) -> Client:
-    """A client without a serializer; as one makes it without reading on, without a timeout either."""
+    """A client without a serializer, and by default without a timeout."""
     client = Client(world.memcached[0].url, timeout=timeout)
     world.close_later(client.close)
     return client
@@ -237,7 +237,7 @@ def pymemcache_many(world: World, batches: Sequence[tuple[str, ...]]) -> Contest
 
 
 class Recipe:
-    """What its documentation shows: ``get_or_create`` around a session that loads the object."""
+    """The recipe of dogpile's documentation: ``get_or_create`` around a session that loads the object."""
 
     def __init__(self, region: dogpile.cache.CacheRegion, engine: sa.Engine) -> None:
         self.region = region
@@ -245,7 +245,7 @@ class Recipe:
 
     @classmethod
     def over(cls, world: World, engine: sa.Engine, *, memory: bool = False, expiration_time: int = 3600) -> Recipe:
-        """The recipe over memcached, by dogpile's pymemcache backend, or over a dictionary."""
+        """The recipe over memcached by dogpile's pymemcache backend, or over a dictionary."""
         backend = "dogpile.cache.memory" if memory else "dogpile.cache.pymemcache"
         arguments = {} if memory else {"url": [world.memcached[0].url]}
         region = dogpile.cache.make_region().configure(backend, expiration_time=expiration_time, arguments=arguments)
@@ -261,13 +261,13 @@ class Recipe:
             return session.get(Person, id)
 
     def warm(self, ids: Sequence[str]) -> Recipe:
-        """Itself, with these people cached."""
+        """Cache these people; returns itself."""
         for id in ids:
             self.get(id)
         return self
 
     def forget(self, ids: Sequence[str]) -> None:
-        """Takes these people out of the cache."""
+        """Delete these people from the cache."""
         for id in ids:
             self.region.delete(f"person:{id}")
 
@@ -291,9 +291,9 @@ def dogpile_get_multi(recipe: Recipe) -> Contestant:
 
 
 def advanced_alchemy(world: World, engine: sa.Engine) -> list[Contestant]:
-    """``get`` of a repository with a cache manager over dogpile's pymemcache backend; none where it is not installed.
+    """``get`` of a repository with a cache manager over dogpile's pymemcache backend; none if it is not installed.
 
-    Its model is one of its own on the same table: what it caches it builds again with the model's constructor, and ours
+    It has a model of its own on the same table, because it builds cached objects with the model's constructor, and ours
     takes no version there. The repository and its session are made once, not for each request.
     """
     try:
@@ -333,12 +333,12 @@ def advanced_alchemy(world: World, engine: sa.Engine) -> list[Contestant]:
 
 
 def session_get(engine: sa.Engine) -> Contestant:
-    """``Session.get`` in a session made for it."""
+    """``Session.get`` in a new session."""
     return Contestant(SESSION, Recipe(dogpile.cache.make_region(), engine).load, expect=_is_person)
 
 
 def driver(world: World, url: str) -> Contestant:
-    """The driver's own statement on a cursor that stays open, each a transaction of its own."""
+    """The driver's own statement on an open cursor, each a transaction of its own."""
     cursor, mark = _mysql_cursor(world, url) if url.startswith("mysql") else _sqlite_cursor(world, url)
     query = f"SELECT id, first_name, last_name, version FROM person WHERE id = {mark}"
 
@@ -372,8 +372,8 @@ def _sqlite_cursor(world: World, url: str) -> tuple[Any, str]:
 
 
 def raw_hit(world: World, service: Callable[[str], PersonService], items: Sequence[Any]) -> Contestant:
-    """What no hit can do without: one exchange on a socket with a deadline, an item decoded, an object made by
-    SQLAlchemy's rules. Nothing is checked: neither what came, nor whether it may be handed out.
+    """The least that a hit needs: one exchange on a socket with a deadline, the item decoded, an object made by
+    SQLAlchemy's rules. Neither the reply nor the right to use it is checked.
     """
     people = service(world.cache_url())
     keys, mapping, codec = people.cached.keys, people.cached.mapping, people.cached._codec
@@ -392,7 +392,7 @@ def raw_hit(world: World, service: Callable[[str], PersonService], items: Sequen
 
 
 def raw_miss(world: World, url: str) -> Contestant:
-    """What no miss can do without: an exchange for a lease, the driver's statement on an open cursor, one to fill."""
+    """The least that a miss needs: an exchange for a lease, the driver's statement on an open cursor, one to fill."""
     connection = _connected(world)
     cursor, mark = _mysql_cursor(world, url)
     query = f"SELECT id, first_name, last_name, version FROM person WHERE id = {mark}"
@@ -416,7 +416,7 @@ def raw_miss(world: World, url: str) -> Contestant:
 
 
 def around_commit(world: World, engine: sa.Engine) -> sa.Engine:
-    """The engine, with what a covered commit cannot do without: one exchange with the cache before COMMIT, of as many
+    """The engine, with the least that a covered commit needs: one exchange with the cache before COMMIT, of as many
     commands as ours, and one after it.
     """
     connection = _connected(world)
@@ -439,7 +439,7 @@ def around_commit(world: World, engine: sa.Engine) -> sa.Engine:
 
 
 def batches_of(ids: Sequence[str], size: int, count: int) -> Iterator[tuple[str, ...]]:
-    """``count`` different batches of ids that lie apart."""
+    """``count`` different batches of ids, spread over all of them."""
     step = max(len(ids) // size, 1)
     for at in range(count):
         yield tuple(ids[(at + step * number) % len(ids)] for number in range(size))

@@ -1,8 +1,8 @@
 """Instructions of an operation, counted by valgrind's callgrind: the same on an idle machine and on a busy one.
 
-Counted is what the process itself executes, Python and C alike, and not what the kernel or a server does for it. Each
-case runs in batches of N and of 2 N operations. An operation costs the difference of two batches divided by N, so that
-whatever a batch costs beside its operations cancels out.
+The count has all that the process itself executes, Python and C alike, and nothing that the kernel or a server does for
+it. Each case runs in batches of N and of 2 N operations; the difference divided by N is one operation, without the
+costs of a batch.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ def instructions(
     - ``said``: its standard input
     - ``batches``: how many it marks
     - ``folder``: an empty folder for callgrind's files
-    - ``environment``: what the program's environment has beside this process's
+    - ``environment``: variables to add to those of this process
 
     Raises ``CallgrindError``.
     """
     place = folder / "callgrind.out"
     valgrind = ["valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={place}"]
     marks = [f"--zero-before={_BEGIN}", f"--dump-before={_END}"]
-    # A fixed seed of hashes makes the ways through dictionaries the same in every run.
+    # A fixed seed of hashes makes every run go the same way through dictionaries.
     variables = {**os.environ, **(environment or {}), "PYTHONHASHSEED": "0"}
     done = subprocess.run(
         [*valgrind, *marks, *command], input=said, env=variables, capture_output=True, text=True, check=False
@@ -62,7 +62,7 @@ def instructions(
 
 
 def total(dump: Path) -> int:
-    """The instructions of one dump. Raises ``CallgrindError`` where there is none."""
+    """The instructions of one dump. Raises ``CallgrindError`` if there is none."""
     text = dump.read_text(encoding="utf-8", errors="replace") if dump.exists() else ""
     found = re.search(r"^totals: (\d+)$", text, re.MULTILINE)
     if found is None:

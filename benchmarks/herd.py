@@ -31,16 +31,16 @@ QUICK_SECONDS = 3.0
 INTERVAL = 0.1
 
 _LOAD = 0.05
-"""Seconds that a query takes: a busy database. A herd is as large as what arrives meanwhile."""
+"""Seconds of a query, as on a busy database. The readers that arrive meanwhile are the herd."""
 
 _THINK = 0.005
-"""Seconds between two reads of a thread; without, the readers would only show how many cores there are."""
+"""Seconds between two reads of a thread; without a pause, the readers would only show the number of cores."""
 
 Read = Callable[[str], object]
 
 
 def watch(world: World, pace: Pace) -> dict[str, Any]:
-    """For each way to read: when its queries were sent, in seconds since the start, counted by interval."""
+    """For each way to read: the number of its queries in each interval."""
     seconds = pace.seconds or (QUICK_SECONDS if pace.quick else SECONDS)
     pipes = [_reader(world) for _ in range(PROCESSES)]
     ways = {name: _summary(_watched(pipes, name, seconds), seconds) for name in _WAYS}
@@ -54,14 +54,14 @@ def watch(world: World, pace: Pace) -> dict[str, Any]:
     }
 
 
-def _summary(told: list[tuple[list[float], int]], seconds: float) -> dict[str, Any]:
-    """Whoever waits at the end may still load: the intervals go on to the last query."""
-    sent = [moment for moments, _ in told for moment in moments]
+def _summary(reports: list[tuple[list[float], int]], seconds: float) -> dict[str, Any]:
+    """Readers that wait at the end may still load, so the intervals go on to the last query."""
+    sent = [moment for moments, _ in reports for moment in moments]
     counts = [0] * (int(max([seconds - INTERVAL, *sent]) / INTERVAL) + 1)
     for moment in sent:
         counts[int(moment / INTERVAL)] += 1
     return {
-        "reads": sum(reads for _, reads in told),
+        "reads": sum(reads for _, reads in reports),
         "queries": len(sent),
         "most_in_an_interval": max(counts),
         "by_interval": counts,
@@ -82,11 +82,11 @@ def _reader(world: World) -> Connection:
 
 
 def _watched(pipes: Sequence[Connection], name: str, seconds: float) -> list[tuple[list[float], int]]:
-    """What each process tells: the moments of its queries, and how many reads it made."""
+    """The report of each process: the times of its queries, and the number of its reads."""
     for pipe in pipes:
         pipe.send((name, seconds))
     for pipe in pipes:
-        pipe.recv()  # it is connected
+        pipe.recv()  # The process is connected.
     start = time.time() + 0.1
     for pipe in pipes:
         pipe.send(start)
@@ -109,11 +109,11 @@ def _read(connection: Connection, read: Read, engine: sa.Engine, id: str, second
     reads: list[int] = []
 
     def slow(_: object, __: object, statement: str, *___: object) -> None:
-        if FENCE.name not in statement:  # ours looks there once a second in each process, whoever reads what
+        if FENCE.name not in statement:  # Each process of ours polls it once a second.
             queries.append(time.time())
             time.sleep(_LOAD)
 
-    for opened in [engine.connect() for _ in range(THREADS)]:  # a query is to be slow, and no log-in
+    for opened in [engine.connect() for _ in range(THREADS)]:  # Queries are slow, log-ins are not.
         opened.close()
     sa.event.listen(engine, "before_cursor_execute", slow)
     read(id)
@@ -142,7 +142,7 @@ def _loop(read: Read, id: str, until: float, reads: list[int]) -> None:
 
 
 def _without(database_url: str, cache_url: str, stack: ExitStack) -> tuple[Read, sa.Engine]:
-    """Get; if it is not there, load and set: what most applications have."""
+    """Get; on a miss load and set, as most applications do."""
     engine = _engine(database_url, stack)
     load = Recipe(dogpile.cache.make_region(), engine).load
     local = threading.local()

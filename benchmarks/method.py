@@ -1,4 +1,4 @@
-"""Interleaved rounds, and what is made of them: medians with their quartiles, and ratios taken within each round."""
+"""Interleaved rounds, their medians with quartiles, and ratios taken within each round."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Items = Sequence[Any]
 
 
 class WrongAnswerError(Exception):
-    """A contestant does not do what it is measured for."""
+    """A contestant gives a wrong answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """How much work a run does: ``quick`` a fraction of it. ``rounds`` replaces the number of every benchmark, ``rows``
-    the number of people imported, ``seconds`` how long the readers of a hot key are watched.
+    """How much work a run does; ``quick``: a fraction. ``rounds`` replaces the number of rounds of every benchmark,
+    ``rows`` the number of people imported, ``seconds`` the time for which readers of a hot key are watched.
     """
 
     quick: bool = False
@@ -43,7 +43,7 @@ class Pace:
     seconds: float | None = None
 
     def of(self, rounds: int) -> int:
-        """The rounds for a benchmark that should have so many."""
+        """The rounds of a benchmark that has ``rounds`` in a full run."""
         return self.rounds or (max(rounds // 5, min(rounds, 3)) if self.quick else rounds)
 
 
@@ -51,7 +51,7 @@ class Pace:
 class Contestant:
     """One way to do an operation: ``call`` does it for one item.
 
-    ``prepare`` is called with all items of a round before its clock runs; ``expect`` tells whether an answer is right.
+    ``prepare`` is called with all items of a round before its clock runs; ``expect`` is true for a right answer.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Contestant:
     expect: Callable[[Any, Any], bool] | None = None
 
     def check(self, items: Items) -> None:
-        """Does each item once. Raises ``WrongAnswerError``."""
+        """Do each item once. Raises ``WrongAnswerError``."""
         if self.prepare:
             self.prepare(items)
         for item in items:
@@ -69,8 +69,8 @@ class Contestant:
                 raise WrongAnswerError(f"{self.name}: {item!r:.80} is answered by {answer!r:.200}")
 
     def cost(self, items: Items) -> float:
-        """Seconds for one item, on average, the first of at least two left out: the contestant before has left the
-        processor's caches full of its own.
+        """The average seconds of one item. Needs two or more: the first is done and not counted, because the contestant
+        before has filled the processor's caches.
         """
         if self.prepare:
             self.prepare(items)
@@ -88,7 +88,7 @@ class Clocked(Contestant):
     """A contestant that reads the clock itself, such as another process: ``call`` returns the seconds of one item."""
 
     def cost(self, items: Items) -> float:
-        """Seconds for one item, on average; the first is left out, and not done either."""
+        """The average seconds of one item; the first is not done at all."""
         if self.prepare:
             self.prepare(items)
         return statistics.fmean(self.call(item) for item in items[1:])
@@ -126,7 +126,7 @@ def measure(
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """What exists is frozen: a collection would go through all of it again and again."""
+    """Freeze all existing objects: a collection would visit them again and again."""
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -160,7 +160,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """What the ratio of two contestants' costs should be: ``at_most`` or ``at_least`` so much."""
+    """The target of the ratio of two contestants' costs: a bound ``at_most`` or ``at_least``."""
 
     what: str
     of: str
@@ -169,7 +169,7 @@ class Target:
     at_least: float | None = None
 
     def met_by(self, ratio: float) -> bool | None:
-        """Whether a ratio is good enough; None where it is only shown."""
+        """True if a ratio keeps the bound; None if there is no bound."""
         if self.at_most is None and self.at_least is None:
             return None
         return (self.at_most is None or ratio <= self.at_most) and (self.at_least is None or ratio >= self.at_least)
@@ -177,19 +177,19 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """A ratio as it was measured, beside what it should be."""
+    """A measured ratio, with its target."""
 
     target: Target
     spread: Spread
 
     @property
     def met(self) -> bool | None:
-        """Whether it is good enough; None where it is only shown."""
+        """True if the median keeps the bound; None if there is no bound."""
         return self.target.met_by(self.spread.median)
 
 
 def ratios_of(costs: Mapping[str, Sequence[float]], targets: Sequence[Target]) -> list[Ratio]:
-    """The ratio of each target, taken round by round; without those of which a contestant was not there."""
+    """The ratio of each target, taken round by round; targets with a missing contestant are left out."""
     return [
         Ratio(target, Spread.of([of / to for of, to in zip(costs[target.of], costs[target.to], strict=True)]))
         for target in targets
@@ -199,9 +199,9 @@ def ratios_of(costs: Mapping[str, Sequence[float]], targets: Sequence[Target]) -
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What one benchmark found: seconds for one operation of each contestant, the ratios, and whatever else it tells.
+    """The figures of one benchmark: seconds of one operation of each contestant, and ratios.
 
-    ``more`` is fit for JSON.
+    ``more`` has other figures, fit for JSON.
     """
 
     name: str

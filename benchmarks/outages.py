@@ -1,9 +1,9 @@
-"""``python -m benchmarks.outages``: what reads and commits take while a cache server fails, beside what they take else.
+"""``python -m benchmarks.outages``: the times of reads and commits while a cache server fails, beside a healthy one.
 
-For each fault a service of its own with everybody in its cache; then the fault begins, at the proxy between it and the
-server, and people are read for some seconds, and then changed for as long, one after the other, with the default
-settings. So the first operations, which find the server failing, and the probes that come once a second are among
-them. A commit is the call of ``session.commit()`` for one changed person, flush included.
+Each fault gets a new service with all people in its cache. A proxy between the service and the server begins the fault;
+then people are read for some seconds, and changed for as long, one after the other, with the default settings. So the
+times include the first operations, which find the server failing, and the probe of each second. A commit is the call
+of ``session.commit()`` for one changed person, flush included.
 
 The JSON::
 
@@ -12,7 +12,7 @@ The JSON::
          "reads": {"count": 21000, "p50": 0.2, "p99": 0.4, "longest": 3.1, "p50_ratio": 1.9, "p99_ratio": 2.0},
          "commits": {...}}, ...}}
 
-Milliseconds; the ratios are to the row that it names.
+Times are in milliseconds; ratios are to the row ``beside``.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Fault = Callable[[Proxy], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A line of the table: what the first of so many servers does, and which line it is compared with."""
+    """A line of the table: the fault of the first of ``servers`` servers, and the line to compare it with."""
 
     name: str
     fault: Fault | None = None
@@ -75,7 +75,7 @@ ROWS = (
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """What some operations took, in milliseconds."""
+    """The times of some operations, in milliseconds."""
 
     count: int
     p50: float
@@ -84,21 +84,21 @@ class Times:
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Times:
-        """Of at least two."""
+        """The times of at least two operations."""
         cuts = statistics.quantiles(seconds, n=100, method="inclusive")
         return cls(len(seconds), cuts[49] * 1e3, cuts[98] * 1e3, max(seconds) * 1e3)
 
     def beside(self, other: Times) -> dict[str, float]:
-        """The figures, and their ratios to another's; fit for JSON."""
+        """The figures, and their ratios to others; fit for JSON."""
         figures = {"p50": self.p50, "p99": self.p99, "longest": self.longest}
         ratios = {"p50_ratio": self.p50 / other.p50, "p99_ratio": self.p99 / other.p99}
         return {"count": self.count, **{name: float(f"{value:.4g}") for name, value in (figures | ratios).items()}}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures, prints the table, and writes the JSON where it is asked to."""
+    """Measure, print the table, and write the JSON if a path is given."""
     options = _options(arguments)
-    logging.getLogger("person_repo").setLevel(logging.CRITICAL)  # what is made to happen need not be told
+    logging.getLogger("person_repo").setLevel(logging.CRITICAL)  # The faults are made on purpose.
     with ExitStack() as stack:
         world = World(stack, people=_PEOPLE)
         database = world.mariadb if options.database == "mariadb" else world.sqlite
@@ -134,7 +134,7 @@ def _measured(world: World, row: Row, database: str, namespace: str, seconds: fl
 
 @contextmanager
 def _service(world: World, row: Row, database: str, namespace: str) -> Iterator[tuple[PersonService, Proxy]]:
-    """A service with each server behind a proxy, the healthy ones too, for a hop costs time; and the first proxy."""
+    """A service and its first proxy. Healthy servers have one, too, because a hop costs time."""
     region = make_region(world.cache_url(row.servers), namespace=namespace)
     with ExitStack() as stack:
         proxies = [stack.enter_context(Proxy(server.url)) for server in world.memcached[: row.servers]]
@@ -160,7 +160,7 @@ def _read(people: PersonService, id: str) -> float:
 
 
 def _commit(people: PersonService, id: str) -> float:
-    """The row is read before the clock runs, and written as it is: only its version changes."""
+    """The seconds of a commit. The row is read before the clock runs; only its version changes."""
     with orm.Session(people.engine) as session:
         someone = session.get_one(Person, id)
         orm.attributes.flag_modified(someone, "last_name")

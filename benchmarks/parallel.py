@@ -1,4 +1,4 @@
-"""Hits by several threads of one process, and by several processes: the same number of hits, divided among them."""
+"""Hits by several threads of one process, and by several processes: one number of hits, divided among them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Read = Callable[[str], object]
 
 
 class _Together(Contestant):
-    """A contestant that is given all items of a round at once."""
+    """A contestant that gets all items of a round at once."""
 
     def cost(self, items: Items) -> float:
         """Seconds of wall clock for one item."""
@@ -60,7 +60,7 @@ def threads(world: World, _: Any) -> list[Contestant]:
 
 
 class _Threads:
-    """Threads that stay, and with them their connections."""
+    """Threads that live for all rounds, as do their connections."""
 
     def __init__(self, world: World, count: int, reader: Callable[[], Read]) -> None:
         self._count = count
@@ -71,13 +71,13 @@ class _Threads:
         world.close_later(self._pool.shutdown)
 
     def read(self, ids: Sequence[str]) -> None:
-        """Divides the ids among the threads and returns when all are read."""
+        """Divide the ids among the threads, and return when all are read."""
         parts = [self._pool.submit(self._part, ids[at :: self._count]) for at in range(self._count)]
         for part in parts:
             part.result()
 
     def _part(self, ids: Sequence[str]) -> None:
-        self._start.wait(60)  # no thread takes two parts
+        self._start.wait(60)  # No thread takes two parts.
         read = self._local.__dict__.get("read")
         if read is None:
             read = self._local.read = self._reader()
@@ -104,7 +104,7 @@ def _raw(cache_url: str, close_later: Callable[[Any], object]) -> Read:
 def processes(world: World, _: Any) -> list[Contestant]:
     """Ours, pymemcache and raw sockets, by each number of processes."""
     fill(world)
-    world.service(world.sqlite, world.cache_url()).close()  # what it leaves in the cache, the processes find
+    world.service(world.sqlite, world.cache_url()).close()  # It fills the cache for the processes.
     workers = [_Worker(world) for _ in range(max(PROCESSES))]
     return [
         _Together(f"{name}: {count}", functools.partial(_divide, workers[:count], name))
@@ -121,10 +121,10 @@ def _divide(workers: Sequence[_Worker], name: str, ids: Sequence[str]) -> None:
 
 
 class _Worker:
-    """Another process, with readers of its own; it ends with this one."""
+    """Another process with its own readers, which ends with this one."""
 
     def __init__(self, world: World) -> None:
-        spawn = multiprocessing.get_context("spawn")  # a fork would take the threads' locks with it
+        spawn = multiprocessing.get_context("spawn")  # A fork would copy the locks of threads.
         self._here, there = spawn.Pipe()
         process = spawn.Process(target=_serve, args=(there, world.sqlite, world.cache_url()), daemon=True)
         process.start()
@@ -133,11 +133,11 @@ class _Worker:
         world.close_later(self._here.close)
 
     def ask(self, name: str, ids: Sequence[str]) -> None:
-        """Lets it begin to read."""
+        """Send ids to read by a reader."""
         self._here.send((name, ids))
 
     def wait(self) -> None:
-        """Returns once it has read what it was asked for."""
+        """Return when the ids are read."""
         self._here.recv()
 
 

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 
 __all__ = ["draw"]
 
-# Okabe and Ito's colours, which colour-blind readers tell apart (jfly.uni-koeln.de/color).
+# Okabe and Ito's colours, which colour-blind readers can distinguish (jfly.uni-koeln.de/color).
 _COLOURS = {
     "ours": "#0072B2",
     "raw socket": "#999999",
@@ -42,7 +42,7 @@ Run = Mapping[str, Any]
 
 
 def draw(run: Run, folder: Path) -> Iterator[Path]:
-    """Draws what the run has figures for, and yields the paths of the files. The folder is made where it is missing."""
+    """Draw the plots that the run has figures for; yields the paths of the files. Makes the folder if it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, (needed, plot) in _PLOTS.items():
         if needed not in run["benchmarks"]:

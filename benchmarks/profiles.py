@@ -1,4 +1,4 @@
-"""Where the time of an operation of ours goes: the calls of one, in order, and a profile of many."""
+"""The time of an operation of ours: the calls of one in order, and a profile of many."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SLICE = 20
 def profile(case: Case, world: World) -> str:
     """The calls of one operation, indented as they nest, and then a profile of a few thousand by own time.
 
-    A profiler makes calls dear and leaves the rest as it is: read what is called, and how often; for times run the
+    A profiler makes calls slow and leaves the rest as it is. Read what is called and how often; for times run the
     benchmark. The contestant is the last one of the benchmark whose name begins with ``ours``, or is "covered by ours".
     """
     chosen = [one for one in case.field(world, Pace(quick=True)) if OURS in one.name]

@@ -1,4 +1,4 @@
-"""What a run found: as tables on the terminal and as JSON.
+"""The figures of a run, as tables on the terminal and as JSON.
 
 The JSON::
 
@@ -12,7 +12,7 @@ The JSON::
                      "upper": 1.21, "at_most": 1.2, "at_least": null, "met": true}, ...],
          "more": {}}, ...}}
 
-``lower`` and ``upper`` are quartiles over the rounds. ``met`` is null where a ratio is only shown.
+``lower`` and ``upper`` are quartiles over the rounds. ``met`` is null for a ratio without a bound.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _processor() -> str:
 
 
 def ratios_table(results: Sequence[Result]) -> Table:
-    """Every ratio, what it should be and whether it is."""
+    """Every ratio with its target, and a mark if it is met."""
     table = Table(title="ratios: medians over the rounds, and quartiles")
     for name, justify in (("", "left"), ("ours to", "left"), ("ratio", "right"), ("quartiles", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
@@ -131,7 +131,7 @@ def _ratio_cells(ratio: Ratio) -> tuple[str, str, str, str]:
 
 
 def contestants_table(results: Sequence[Result]) -> Table:
-    """Every contestant: the time of one operation, and how many times the first contestant's that is."""
+    """Every contestant: the time of one operation, and its ratio to the first contestant's."""
     table = Table(title="one operation: medians over the rounds, and quartiles")
     table.add_column("")
     table.add_column("contestant")

@@ -41,7 +41,7 @@ class Case:
 
 
 class Desk:
-    """What the cases stand on: this version's engine, filled, and its cases, each made when it is first asked for."""
+    """This version's database, filled, and its cases, each made at its first use."""
 
     def __init__(self, database: str, cache: str, namespace: str) -> None:
         self._cache = cache

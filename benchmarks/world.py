@@ -1,4 +1,4 @@
-"""The servers and databases of a run, each started when a benchmark first asks for it and stopped at the end."""
+"""The servers and databases of a run, each started at its first use and stopped at the end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 NAMESPACE = "bench"
 
 _SERVERS = 4
-# Seconds. On a busy machine the default runs out now and then, and then a database is measured.
+# Seconds. On a busy machine the default runs out at times, and then the database would be measured.
 _PATIENCE = 10.0
 _PEOPLE = 10_000
 _HOT = 1_000
@@ -48,23 +48,23 @@ def row(number: int) -> tuple[str, str, str]:
 
 
 def person(id: str) -> Person:
-    """The person of an id, as it stands in the database."""
+    """The person of an id, as in the database."""
     return Person(*row(int(id.removeprefix("person-"))))
 
 
 def key_of(id: str) -> str:
-    """A cache key as long as ours, beside ours."""
+    """A cache key as long as ours, and different from it."""
     return _keys.key_of((id,))[0].replace("pr:", "py:", 1)
 
 
 def item_of(id: str) -> bytes:
-    """The bytes that we cache for a person."""
+    """The cached bytes of a person."""
     someone = person(id)
     return _encode(_keys.key_of((id,))[1], (someone.id, someone.first_name, someone.last_name, 1))
 
 
 class World:
-    """What the benchmarks stand on; ``stack`` closes it all. ``ids``: who is in each database; ``hot``: the first."""
+    """Servers, databases and services; ``stack`` closes them. ``ids``: all people of a database; ``hot``: the first."""
 
     def __init__(self, stack: ExitStack, *, people: int = _PEOPLE) -> None:
         self._stack = stack
@@ -72,13 +72,13 @@ class World:
         self.load = os.getloadavg()[0]
         """The machine's load average when the run began."""
         self.notes: dict[Any, Any] = {}
-        """What a benchmark keeps from one part of it for another."""
+        """Values that one part of a benchmark keeps for another."""
         self.ids = [row(number)[0] for number in range(people)]
         self.hot = self.ids[:_HOT]
 
     @functools.cached_property
     def folder(self) -> Path:
-        """A folder that goes with the run."""
+        """A folder for the time of the run."""
         return Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="person_repo-bench-")))
 
     @functools.cached_property
@@ -89,13 +89,13 @@ class World:
 
     @functools.cached_property
     def mariadb_server(self) -> Any:
-        """A MariaDB that writes its log at each commit, as it does by default; the tests' own does not."""
+        """A MariaDB that writes its log at each commit, which is its default; that of the tests does not."""
         server = self._stack.enter_context(self._servers.mariadb())
         self.flush_at_commit(True, server.url)
         return server
 
     def flush_at_commit(self, on: bool, url: sa.URL | None = None) -> None:
-        """Whether a COMMIT waits for the disk."""
+        """Make a COMMIT wait for the disk, or not."""
         engine = sa.create_engine(url or self.mariadb_server.url, isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
             connection.exec_driver_sql(f"SET GLOBAL innodb_flush_log_at_trx_commit = {int(on)}")
@@ -135,19 +135,19 @@ class World:
         return url
 
     def engine(self, url: str | sa.URL, **options: Any) -> sa.Engine:
-        """A new engine, which nothing covers yet."""
+        """A new engine, not covered."""
         engine = sa.create_engine(url, **options)
         self._stack.callback(engine.dispose)
         return engine
 
     def cache_url(self, servers: int = 1) -> str:
-        """The cache URL of the first so many memcached processes."""
+        """The cache URL of the first ``servers`` memcached processes."""
         return f"memcached://{','.join(server.url for server in self.memcached[:servers])}"
 
     def service(
         self, database: str | sa.Engine, cache: str, *, use_db: bool = False, warm: bool = True, **options: Any
     ) -> PersonService:
-        """A new service over a database; ``warm``: with all the people in its cache."""
+        """A new service over a database; ``warm``: with all people in its cache."""
         engine = self.engine(database) if isinstance(database, str) else database
         region = make_region(cache, **{"namespace": NAMESPACE, "timeout": _PATIENCE, **options})
         people = PersonService.over(orm.sessionmaker(engine), region, use_db=use_db)
@@ -157,7 +157,7 @@ class World:
         return people
 
     def close_later(self, close: Any) -> None:
-        """Calls ``close`` at the end of the run."""
+        """Call ``close`` at the end of the run."""
         self._stack.callback(close)
 
     def versions(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The benchmarks run and say what they promise to say; how fast anything is, no test judges."""
+"""The benchmarks run, and their output has the documented shape. No test judges a time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Run = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """``python -m benchmarks`` with these arguments and one round, and the JSON it wrote."""
+    """A function that runs ``python -m benchmarks`` with one round and returns its JSON."""
 
     def run(*arguments: str) -> dict[str, Any]:
         path = tmp_path / "figures.json"
@@ -52,7 +52,7 @@ def bench(*arguments: str) -> str:
 
 
 def test_a_ratio_is_taken_within_each_round() -> None:
-    """A round in which the machine was busy makes both dear, and the ratio stays."""
+    """On a busy machine both are slow in one round, and the ratio stays."""
     costs = {"ours": [2.0, 40.0, 2.0], "raw": [1.0, 20.0, 1.0]}
     (ratio,) = ratios_of(costs, [Target(what="raw", of="ours", to="raw", at_most=2.0)])
     assert ratio.spread == Spread(2.0, 2.0, 2.0)
@@ -96,7 +96,7 @@ def test_warm_up_rounds_do_not_count() -> None:
     assert costs == {"one": [2, 3, 4]}
 
 
-def test_a_contestant_that_answers_wrong_is_not_measured() -> None:
+def test_a_wrong_answer_is_an_error_before_anything_is_measured() -> None:
     wrong = Contestant("wrong", lambda item: item + 1, expect=lambda item, answer: item == answer)
     with pytest.raises(WrongAnswerError, match="wrong: 1 is answered by 2"):
         measure([wrong], lambda _: [1], rounds=1)
@@ -128,7 +128,7 @@ def compared(ratio: float, *same: float) -> against.Comparison:
         (compared(1.02, 1.0), False),
         (compared(1.03, 1.0), True),
         (compared(1.03, 1.0, 1.02), False),
-        (compared(1.03, 0.98, 1.0), False),  # two equal versions may differ by as much, either way
+        (compared(1.03, 0.98, 1.0), False),  # Two equal versions differ by as much, in either direction.
         (compared(1.05, 0.98, 1.02), True),
     ],
 )

@@ -2,21 +2,21 @@
 
 A page is run from top to bottom in an empty folder, all its Python in one namespace:
 
-- ``python`` is executed; ``pycon`` too, and what it shows must be what comes out;
-- ``console`` is run by a shell, a command at each ``$``, and what is shown below a command must be what it prints; a
-  command that fails fails the page, unless it says ``; echo "exit code $?"``;
-- any other fence is a file or is not run. ``...`` in shown output stands for anything.
+- ``python`` is executed; so is ``pycon``, which must have the output that is shown;
+- ``console`` is run by a shell, a command at each ``$``, which must print the lines below it; a failing command fails
+  the page, unless it ends with ``; echo "exit code $?"``;
+- any other fence is a file or is not run. ``...`` in shown output stands for any text.
 
-A comment right above a fence says what else there is to know, and a reader of the page does not see it::
+A comment right above a fence, which a reader of the page does not see, says how to treat it::
 
     <!-- file: shop/models.py -->        the fence is written there first; Python of a file is not executed
     <!-- not run: the reason -->         neither run nor written
     <!-- needs: flask_sqlalchemy -->     run only where this can be imported
 
 A comment of its own, ``<!-- hidden`` to ``-->``, is Python that is executed in its place. Addresses are replaced by
-those of real servers before anything is run: the servers of a ``memcached://`` URL by as many memcached processes (a
-socket's path by that of one which listens there), a ``mysql+pymysql://`` URL by that of an empty database, and
-``person_repo:_alembic/versions``, which only an installed wheel has, by the folder of the checkout.
+those of real servers first: the servers of a ``memcached://`` URL by as many memcached processes (the path of a socket
+by another one's), a ``mysql+pymysql://`` URL by that of an empty database, and ``person_repo:_alembic/versions``, which
+only an installed wheel has, by the folder of the checkout.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ MARKS = ("file", "not run", "needs")
 
 _PART = re.compile(
     r"^<!-- hidden\n(?P<hidden>.*?)^-->$"
-    r"|(?:^<!-- (?P<mark>[a-z ]+): (?P<told>[^\n]+) -->\n+)?"
+    r"|(?:^<!-- (?P<mark>[a-z ]+): (?P<argument>[^\n]+) -->\n+)?"
     r"^(?P<ticks>`{3,})(?P<language>[^\n`]*)\n(?P<code>.*?)^(?P=ticks)$",
     re.MULTILINE | re.DOTALL,
 )
@@ -82,7 +82,7 @@ class Part:
     code: str
     line: int
     mark: str
-    told: str
+    argument: str
 
 
 def parts_of(text: str) -> Iterator[Part]:
@@ -93,7 +93,7 @@ def parts_of(text: str) -> Iterator[Part]:
             code=found[name],
             line=text.count("\n", 0, found.start(name)) + 1,
             mark=found["mark"] or "",
-            told=found["told"] or "",
+            argument=found["argument"] or "",
         )
 
 
@@ -108,26 +108,26 @@ class Run:
         self._server = server
 
     def part(self, part: Part) -> None:
-        """Cases: a directive of Sphinx's; what is marked; what can be run."""
+        """Run one part. Cases: a directive of Sphinx's, marked parts, parts that can be run."""
         if part.language.startswith("{") or part.mark == "not run":
             return
-        if part.mark == "needs" and importlib.util.find_spec(part.told) is None:
+        if part.mark == "needs" and importlib.util.find_spec(part.argument) is None:
             return
         if part.mark not in ("", *MARKS):
-            raise AssertionError(f"{self.page}:{part.line}: what is <!-- {part.mark}: ... -->?")
+            raise AssertionError(f"{self.page}:{part.line}: <!-- {part.mark}: ... --> is no mark")
         code = re.sub(
             r"(?P<scheme>memcached|mysql\+pymysql)://(?P<rest>[\w\[/][^\s\"'`?]*)|person_repo:_alembic/versions",
             self._server,
             part.code,
         )
         if part.mark == "file":
-            Path(part.told).parent.mkdir(parents=True, exist_ok=True)
-            Path(part.told).write_text(code, encoding="utf-8")
+            Path(part.argument).parent.mkdir(parents=True, exist_ok=True)
+            Path(part.argument).write_text(code, encoding="utf-8")
             return
         run = {"python": self.python, "pycon": self.pycon, "console": self.console}.get(part.language)
         if run is None:
             raise AssertionError(
-                f"{self.page}:{part.line}: a fence of {part.language or 'nothing'} says why it is not run"
+                f"{self.page}:{part.line}: a fence of {part.language or 'no language'} needs a reason why it is not run"
             )
         run(code, part.line)
 
@@ -162,7 +162,7 @@ class Run:
             assert doctest.OutputChecker().check_output(wanted, printed, _OUTPUT), where
 
     def close(self) -> None:
-        """What a reader would leave to the end of the program."""
+        """Close services and engines, as the end of a program does."""
         for value in list(self.namespace.values()):
             if isinstance(value, Service):
                 value.close()
@@ -173,7 +173,7 @@ class Run:
 
 @pytest.fixture
 def server_of(request: pytest.FixtureRequest) -> Iterator[Callable[[re.Match[str]], str]]:
-    """What stands for the address that a page names; a server is started where one asks for it."""
+    """The address that replaces one on a page, of a server that is started for it."""
     sockets: dict[str, Memcached] = {}
     with tempfile.TemporaryDirectory(prefix="person_repo-") as folder:  # short: a socket's path has a limit
 
@@ -197,7 +197,7 @@ def server_of(request: pytest.FixtureRequest) -> Iterator[Callable[[re.Match[str
 
 @pytest.fixture
 def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, and none of our variables set."""
+    """The current folder, with none of our variables set."""
     monkeypatch.chdir(tmp_path)
     for name in ("DATABASE_URL", "CACHE_URL", "USE_DB"):
         monkeypatch.delenv(f"PERSON_REPO_{name}", raising=False)
@@ -214,7 +214,7 @@ def test_page_runs_as_it_is_written(page: Path, empty_folder: Path, server_of: C
         run.close()
 
 
-# What runs the pages
+# The runner of the pages
 
 
 def as_written(found: re.Match[str]) -> str:
@@ -278,7 +278,7 @@ assert three == 3
 
 
 def test_every_fence_is_found() -> None:
-    """A fence that the pattern passes over would not be run."""
+    """A fence that the pattern misses would not be run."""
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         found = list(parts_of(text))
@@ -287,11 +287,11 @@ def test_every_fence_is_found() -> None:
         assert len([part for part in found if part.mark]) == len(re.findall(r"^<!-- (?!hidden)", text, re.MULTILINE))
 
 
-# What the pages tell
+# Tables of the pages
 
 
 def rows(page: str, section: str = "") -> dict[str, list[str]]:
-    """The tables of a page, or of one section: the other cells by what stands in backticks in the first."""
+    """The tables of a page, or of one section: the other cells by the name in backticks in the first."""
     text = (DOCS / page).read_text(encoding="utf-8")
     if section:
         text = text.split(f"\n## {section}\n")[1].split("\n## ")[0]
@@ -310,7 +310,7 @@ def test_every_cache_option_is_documented_with_its_default() -> None:
     assert defaults("reference/settings.md", "Cache options") == OPTIONS
 
 
-def test_every_limit_of_an_option_is_the_one_that_is_refused_beyond() -> None:
+def test_values_beyond_a_documented_limit_are_refused() -> None:
     for name, (_, allowed, _) in rows("reference/settings.md", "Cache options").items():
         for number in re.findall(r"\d+", allowed) if name not in ("namespace",) else ():
             least = allowed.startswith(number)
@@ -320,7 +320,7 @@ def test_every_limit_of_an_option_is_the_one_that_is_refused_beyond() -> None:
                 CacheSettings(**{name: int(number) - 1 if least else (0 if number == "0" else int(number) + 1)})
 
 
-def test_every_cache_url_is_documented_with_how_far_the_promise_reaches() -> None:
+def test_every_cache_url_is_documented_with_its_coherence() -> None:
     urls = {
         url.partition("://")[0]: cells[1].strip("`")
         for url, cells in rows("reference/settings.md", "Cache URLs").items()
@@ -332,8 +332,8 @@ def test_every_cache_url_is_documented_with_how_far_the_promise_reaches() -> Non
 
 
 def test_every_variable_is_documented_with_its_default() -> None:
-    told = defaults("reference/settings.md", "Environment")
-    names = {name.removeprefix("PERSON_REPO_").lower(): default for name, default in told.items()}
+    documented = defaults("reference/settings.md", "Environment")
+    names = {name.removeprefix("PERSON_REPO_").lower(): default for name, default in documented.items()}
     plain = Settings()
     assert names == {"database_url": plain.database_url, "cache_url": plain.cache_url, "use_db": "off"}
 
@@ -370,7 +370,7 @@ def test_the_exit_code_of_an_error_is_the_documented_one(name: str) -> None:
     assert str(done.exit_code) == rows("reference/errors.md")[name][1]
 
 
-def test_the_changelog_tells_of_this_version() -> None:
+def test_the_changelog_has_this_version() -> None:
     assert f"## [{metadata.version('person-repo')}]" in (CHECKOUT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
@@ -382,18 +382,18 @@ def test_the_readme_names_both_commands() -> None:
 
 
 def test_links_of_the_readme_and_the_changelog_lead_somewhere() -> None:
-    """Those of the other pages are looked at by Sphinx."""
+    """Sphinx checks those of the other pages."""
     for page in (README, CHECKOUT / "CHANGELOG.md"):
         for link in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
             assert link.startswith("https://") or (CHECKOUT / link).is_file(), f"{page.name}: {link}"
 
 
-# What Sphinx makes of them
+# The pages as Sphinx builds them
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pages as ``make docs`` builds them: a warning is an error."""
+    """The folder of the pages, built as ``make docs`` does. A warning is an error."""
     pytest.importorskip("sphinx", reason="sphinx is not installed: the pages ARE NOT BUILT (make test installs it)")
     folder = tmp_path_factory.mktemp("html")
     done = subprocess.run(
