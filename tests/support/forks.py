@@ -29,16 +29,16 @@ def in_child(call: Callable[[], object]) -> str:
 
 
 @contextmanager
-def running_in_child(call: Callable[[], object]) -> Iterator[Callable[[], str]]:
+def running_in_child(call: Callable[[], object], *, seconds: int = 120) -> Iterator[Callable[[], str]]:
     """A forked process that makes the call while the block runs; its result, as text, can be asked for after that.
 
-    A process that hangs is ended by its own alarm.
+    A process that hangs is ended by its own alarm after so many seconds.
     """
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(120)
+        signal.alarm(seconds)
         os.close(reading)
         try:
             os.write(writing, str(call()).encode())
