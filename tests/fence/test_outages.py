@@ -1,6 +1,6 @@
-"""Reads while a cache server fails in every way there is, and afterwards: right, cheap, told of once, and no key moves.
+"""Reads while a cache server fails in every way there is, and afterwards: right, cheap, logged once, and no key moves.
 
-Three memcached servers, each behind a proxy that fails on demand; the first is the one that does.
+Three memcached servers, each behind a proxy that fails on demand; the first one fails.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from pathlib import Path
 import dogpile.cache
 import pytest
 import sqlalchemy as sa
+from conftest import patient_url
 from sqlalchemy import orm
 from support.servers import Memcached
 
-from person_repo import Person, PersonService, Stats
+from person_repo import Person, PersonService, Stats, make_region
+from person_repo.cache.contract import LeaseBackend
 from person_repo.cache.memcached.backend import MemcachedBackend
 from person_repo.cache.region import lease_backend
 from person_repo.mapped.keys import Keyspace
 from person_repo.mapped.mapping import EntityMapping
-from person_repo.model import FENCE
 from person_repo.testing.proxy import Proxy
 
 Statements = Callable[..., AbstractContextManager[list[str]]]
@@ -46,7 +47,7 @@ FAULTS: dict[str, Callable[[Proxy], None]] = {
     "out of memory": lambda proxy: proxy.impersonate(b"SERVER_ERROR out of memory storing object\r\n"),
 }
 UNSEEN = {"refused", "black hole"}
-"""Where the proxy does not accept, it cannot count who came."""
+"""Faults under which the proxy accepts no connections, and so counts none."""
 
 
 def person(id: str) -> Person:
@@ -61,10 +62,20 @@ class Clock:
         return self.now
 
 
-class Site:
-    """A service over three servers, and what it costs. ``lost`` are the ids that live on the server that fails.
+@contextmanager
+def impatient(backend: LeaseBackend) -> Iterator[None]:
+    patient = backend.settings
+    backend.settings = replace(patient, timeout=0.1, connect_timeout=0.1)
+    try:
+        yield
+    finally:
+        backend.settings = patient
 
-    It is patient with servers, so that a busy machine is no outage, but where it is told not to be.
+
+class Site:
+    """A service over three servers, and the cost of its reads. ``lost`` are the ids that live on the failing server.
+
+    It is patient with servers, so that a busy machine is no outage, except within ``impatient``.
     """
 
     def __init__(
@@ -79,6 +90,7 @@ class Site:
             expiration_time=3600,
             arguments={
                 "servers": [server.url for server in servers],
+                "lease_ttl": 600,
                 "timeout": 10.0,
                 "connect_timeout": 10.0,
                 "breaker_failures": 3,
@@ -100,38 +112,30 @@ class Site:
         (server, _), _ = self.backend.places_of(self.keys.group, self.keys.key_of((id,))[0])
         return server
 
-    @contextmanager
-    def impatient(self) -> Iterator[None]:
-        patient = self.backend.settings
-        self.backend.settings = replace(patient, timeout=0.1, connect_timeout=0.1)
-        try:
-            yield
-        finally:
-            self.backend.settings = patient
-
     def read(self, ids: Iterable[str]) -> Stats:
-        """Reads these one by one, each right; what that did."""
+        """Reads these one by one, each right; returns the cost."""
         before = self.people.stats()
         for id in ids:
             assert self.people.get(id) == person(id)
         return self.people.stats() - before
 
     def read_many(self) -> tuple[Stats, int]:
-        """Reads everybody at once, each right; what that did, and how many people's queries it took."""
+        """Reads everybody at once, each right; returns the cost and the number of queries, but for the fence."""
         before = self.people.stats()
         with self._count(self.people.engine, self.people.read_engine) as seen:
             assert self.people.get_many(IDS) == {id: person(id) for id in IDS}
-        return self.people.stats() - before, sum(FENCE.name not in statement for statement in seen)
+        # The clock decides when the fence is polled.
+        return replace(self.people.stats() - before, fence_polls=0), len(seen)
 
     def items(self) -> list[str]:
-        """How many items the servers that do not fail have."""
+        """The numbers of items on the servers that do not fail."""
         lines = [line for server in self.servers[1:] for line in server.ask("stats").splitlines()]
         return [line for line in lines if line.startswith("STAT curr_items ")]
 
     def outage(self, fault: Callable[[Proxy], None]) -> None:
-        """The first server fails, and has been left alone after that."""
+        """The first server fails, until its circuit is open."""
         fault(self.proxy)
-        with self.impatient():
+        with impatient(self.backend):
             self.read(self.lost[:4])
 
 
@@ -149,13 +153,13 @@ def site(
 
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture) -> Callable[[], list[tuple[str, str]]]:
-    """What was logged of servers: level and line."""
+    """Levels and lines that the cache has logged."""
     caplog.set_level(logging.INFO, "person_repo.cache")
 
-    def told() -> list[tuple[str, str]]:
+    def lines() -> list[tuple[str, str]]:
         return [(record.levelname, record.getMessage()) for record in caplog.records]
 
-    return told
+    return lines
 
 
 Log = Callable[[], list[tuple[str, str]]]
@@ -163,17 +167,17 @@ Log = Callable[[], list[tuple[str, str]]]
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_whatever_a_server_does_reads_are_right_and_the_others_serve(site: Site, name: str, log: Log) -> None:
-    """Half of those that live on it are cached when it begins to fail, and the others are not."""
+    """Half of the people that live on it are cached when it begins to fail."""
     site.read([*site.kept, *site.lost[::2]])
     others = site.items()
     assert log() == []
 
     FAULTS[name](site.proxy)
-    with site.impatient():
+    with impatient(site.backend):
         done = site.read([*site.lost[:5], *site.lost[:5]])
     assert (done.hits, done.fills) == (0, 0)
     assert done.loads == done.bypasses == 10
-    assert 3 <= done.errors <= 4, "what was open is found closed, then three failures open the circuit"
+    assert 3 <= done.errors <= 4, "an open connection may be found closed, then three failures open the circuit"
     assert done.circuit_open == 10 - done.errors
     for _ in range(2):
         many, queries = site.read_many()
@@ -197,7 +201,7 @@ def hits(count: int) -> Stats:
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_server_that_fails_is_dialled_no_more_but_for_one_probe_at_a_time(site: Site, name: str) -> None:
+def test_a_server_that_fails_is_dialled_only_for_one_probe_at_a_time(site: Site, name: str) -> None:
     site.read(site.lost[:1])
     site.outage(FAULTS[name])
     visitors = site.proxy.visitors
@@ -209,7 +213,7 @@ def test_a_server_that_fails_is_dialled_no_more_but_for_one_probe_at_a_time(site
 
     for probe in (1, 2):
         site.clock.now += 5.0
-        with site.impatient():
+        with impatient(site.backend):
             done = site.read(site.lost * 2)
         assert done.errors == 1
         if name not in UNSEEN:
@@ -218,12 +222,12 @@ def test_a_server_that_fails_is_dialled_no_more_but_for_one_probe_at_a_time(site
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_change_during_an_outage_is_seen_during_it_and_after_it(site: Site, name: str) -> None:
-    """What the server held before is never seen again, whether it had forgotten it or not."""
+    """Old entries of the server are never seen again, whether it has forgotten them or not."""
     site.read(IDS)
     changed, added = site.lost[0], "new"
     site.outage(FAULTS[name])
 
-    with site.impatient():
+    with impatient(site.backend):
         site.people.update(changed, first_name="Changed")
         site.people.delete(site.lost[1])
         site.people.add(person(added))
@@ -239,7 +243,7 @@ def test_a_change_during_an_outage_is_seen_during_it_and_after_it(site: Site, na
 
 
 def test_servers_that_restart_in_the_middle_of_a_multi_get_cost_a_query_and_nothing_else(site: Site, log: Log) -> None:
-    """All three have been asked; one is gone before it has read the question."""
+    """All three are asked; one is gone before it reads the request."""
     site.read(IDS)
     asked: list[int] = []
 
@@ -293,7 +297,7 @@ def test_a_reply_that_was_given_up_answers_no_other_question(site: Site, fault: 
     site.read(IDS)
     fault(site.proxy)
 
-    with site.impatient():
+    with impatient(site.backend):
         done = site.read(site.lost[:1])
     site.proxy.heal()
 
@@ -301,27 +305,35 @@ def test_a_reply_that_was_given_up_answers_no_other_question(site: Site, fault: 
     assert site.read(IDS).hits == len(IDS)
 
 
-def test_bits_that_flip_on_the_way_change_no_answer_where_values_are_sealed(
+def test_flipped_bits_change_no_answer_if_values_are_sealed(
     sessions: orm.sessionmaker[orm.Session], memcached_servers: list[Memcached]
 ) -> None:
     with Proxy(memcached_servers[0].url, seed=3) as proxy:
-        url = f"memcached://{proxy.address}?timeout=0.05&breaker_failures=1000000&secret=a-secret-of-enough-characters"
-        people = PersonService.over(sessions, url)
+        region = make_region(
+            f"memcached://{proxy.address}",
+            timeout=10,
+            breaker_failures=1_000_000,
+            secret="a-secret-of-enough-characters",
+        )
+        people = PersonService.over(sessions, region)
         people.add_many(person(id) for id in IDS)
         people.get_many(IDS)
         proxy.flip_bits()
 
-        for id in IDS * 3:
-            assert people.get(id) == person(id)
+        backend = lease_backend(region)
+        with impatient(backend):
+            for id in IDS * 3:
+                assert people.get(id) == person(id)
+        while people.stats().rejected == 0:  # on a busy machine every reply may have come too late
+            assert people.get(IDS[0]) == person(IDS[0])
 
         proxy.heal()
-        assert people.stats().rejected > 0
         assert people.get_many(IDS) == {id: person(id) for id in IDS}
         people.close()
 
 
 class Full(Memcached):
-    """A memcached that evicts nothing: what does not fit is refused."""
+    """A memcached that evicts nothing, and refuses what does not fit."""
 
     def command(self) -> list[str]:
         return [*super().command(), "-m", "2", "-M"]
@@ -332,11 +344,11 @@ class Full(Memcached):
         assert "SERVER_ERROR out of memory storing object" in self.ask(requests)
 
 
-def test_a_server_without_room_is_told_of_once_and_used_again_when_it_has_some(
+def test_a_server_without_room_is_logged_once_and_used_again_when_it_has_some(
     sessions: orm.sessionmaker[orm.Session], log: Log
 ) -> None:
     server = Full().start()
-    people = PersonService.over(sessions, f"memcached://{server.url}?timeout=10")
+    people = PersonService.over(sessions, patient_url([server], lease_ttl=600))
     people.add_many(person(id) for id in IDS)
     assert people.get("p000") == person("p000")
     server.fill()
@@ -366,8 +378,8 @@ def test_a_change_is_seen_though_the_server_has_no_room_for_its_tombstone(
     sessions: orm.sessionmaker[orm.Session],
 ) -> None:
     server = Full().start()
-    people = PersonService.over(sessions, f"memcached://{server.url}?timeout=10")
-    elsewhere = PersonService.over(sessions, f"memcached://{server.url}?timeout=10")
+    people = PersonService.over(sessions, patient_url([server], lease_ttl=600))
+    elsewhere = PersonService.over(sessions, patient_url([server], lease_ttl=600))
     people.add_many(person(id) for id in IDS)
     people.get_many(IDS)
     server.fill()
