@@ -17,9 +17,9 @@ from pathlib import Path
 import dogpile.cache
 import pytest
 import sqlalchemy as sa
-from conftest import patient_url
 from sqlalchemy import orm
 from support.servers import Memcached
+from support.urls import patient_url
 
 from person_repo import Person, PersonService, Stats, make_region
 from person_repo.cache.contract import LeaseBackend
@@ -348,7 +348,7 @@ def test_a_server_without_room_is_logged_once_and_used_again_when_it_has_some(
     sessions: orm.sessionmaker[orm.Session], log: Log
 ) -> None:
     server = Full().start()
-    people = PersonService.over(sessions, patient_url([server], lease_ttl=600))
+    people = PersonService.over(sessions, patient_url([server]))
     people.add_many(person(id) for id in IDS)
     assert people.get("p000") == person("p000")
     server.fill()
@@ -378,8 +378,8 @@ def test_a_change_is_seen_though_the_server_has_no_room_for_its_tombstone(
     sessions: orm.sessionmaker[orm.Session],
 ) -> None:
     server = Full().start()
-    people = PersonService.over(sessions, patient_url([server], lease_ttl=600))
-    elsewhere = PersonService.over(sessions, patient_url([server], lease_ttl=600))
+    people = PersonService.over(sessions, patient_url([server]))
+    elsewhere = PersonService.over(sessions, patient_url([server]))
     people.add_many(person(id) for id in IDS)
     people.get_many(IDS)
     server.fill()

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import pytest
 import sqlalchemy as sa
-from conftest import patient_url
 from sqlalchemy import orm
 from support.forks import forking, running_in_child
 from support.servers import Memcached, free_port
+from support.urls import patient_url
 
 from person_repo.cache.memcached.backend import MemcachedBackend
 from person_repo.cache.region import lease_backend
@@ -255,7 +255,7 @@ def world(database_url: str, memcached_servers: list[Memcached]) -> Iterator[Wor
     with ExitStack() as open_ones:
 
         def make(how: str = "proceed", **options: Any) -> World:
-            url = patient_url(memcached_servers, lease_ttl=600)
+            url = patient_url(memcached_servers)
             chosen = {"on_unreachable": how, "fence_interval": 0.001, "breaker_reset": 0.01, **options}
             both = World(*[open_ones.enter_context(connect(database_url, url, **chosen)) for _ in range(2)])
             Base.metadata.create_all(both.writer.engine)
