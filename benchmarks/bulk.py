@@ -19,7 +19,7 @@ import person_repo
 from benchmarks.contestants import OURS
 from benchmarks.method import Clocked, Contestant, Items, Pace
 from benchmarks.world import World, row
-from person_repo.cli.csv import import_people
+from person_repo.cli.csv.importing import import_people
 
 __all__ = ["EXECUTEMANY", "importing", "memory", "sizes"]
 

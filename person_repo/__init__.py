@@ -5,31 +5,37 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from person_repo.exceptions import (
+    CacheError,
+    CacheUnavailableError,
+    ConfigurationError,
+    EntityExistsError,
+    EntityNotFoundError,
+    InvalidEntityError,
+    InvalidIdError,
+    MigrationError,
+    OverloadError,
+    PersonNotFoundError,
+    PersonRepoError,
+    StaleEntityError,
+    UnknownFieldError,
+)
+
 if TYPE_CHECKING:
+    from person_repo import backends as backends
+    from person_repo import exceptions as exceptions
+    from person_repo import migrations as migrations
+    from person_repo import settings as settings
+    from person_repo import testing as testing
     from person_repo.cache.region import make_region
     from person_repo.database.bound import BoundRepository
     from person_repo.database.repository import Repository, SQLAlchemyRepository
-    from person_repo.exceptions import (
-        CacheError,
-        CacheUnavailableError,
-        ConfigurationError,
-        EntityExistsError,
-        EntityNotFoundError,
-        ImportFailedError,
-        InvalidEntityError,
-        InvalidIdError,
-        MigrationError,
-        OverloadError,
-        PersonNotFoundError,
-        PersonRepoError,
-        StaleEntityError,
-        UnknownFieldError,
-    )
     from person_repo.model import Base, ExactString, Person
     from person_repo.observability.counters import Stats
     from person_repo.reading.cached import CachedRepository
     from person_repo.service import PersonService, Service, connect
 
+# Type checkers read this list, so it is a plain one.
 __all__ = [
     "Base",
     "BoundRepository",
@@ -40,7 +46,6 @@ __all__ = [
     "EntityExistsError",
     "EntityNotFoundError",
     "ExactString",
-    "ImportFailedError",
     "InvalidEntityError",
     "InvalidIdError",
     "MigrationError",
@@ -59,33 +64,32 @@ __all__ = [
     "make_region",
 ]
 
-_MODULES = {
-    "Base": "model",
-    "BoundRepository": "database.bound",
-    "CachedRepository": "reading.cached",
-    "ExactString": "model",
-    "Person": "model",
-    "PersonService": "service",
-    "Repository": "database.repository",
-    "SQLAlchemyRepository": "database.repository",
-    "Service": "service",
-    "Stats": "observability.counters",
-    "connect": "service",
-    "make_region": "cache.region",
-}
-"""Where a name comes from; all others of ``__all__`` are exceptions."""
+_PUBLIC_MODULES = ("backends", "exceptions", "migrations", "settings", "testing")
+
+# The modules of the names above, light ones first. SQLAlchemy's ORM alone takes longer to import than everything that
+# ``person-repo --help`` needs.
+_LAZY_MODULES = (
+    "observability.counters",
+    "model",
+    "cache.region",
+    "database.bound",
+    "database.repository",
+    "reading.cached",
+    "service",
+)
 
 
 def __getattr__(name: str) -> Any:
-    """What a name of ``__all__`` stands for, imported where it is first asked for.
-
-    SQLAlchemy's ORM alone takes longer to import than all that a command line needs to tell of itself.
-    """
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES.get(name, 'exceptions')}"), name)
-    return found
+    """A public module or name, imported on first use."""
+    if name in _PUBLIC_MODULES:
+        return import_module(f"{__name__}.{name}")
+    for place in _LAZY_MODULES if name in __all__ else ():
+        module = import_module(f"{__name__}.{place}")
+        if name in module.__all__:
+            globals()[name] = value = getattr(module, name)
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_PUBLIC_MODULES})

@@ -22,6 +22,9 @@ from person_repo.cache.contract import (
     marker_of,
     well_formed,
 )
+from person_repo.cache.memcached.backend import MemcachedBackend
+from person_repo.cache.memory import MemoryBackend
+from person_repo.cache.null import NullBackend
 from person_repo.cache.region import lease_backend
 
 __all__ = [
@@ -33,6 +36,9 @@ __all__ = [
     "Fetched",
     "Lease",
     "LeaseBackend",
+    "MemcachedBackend",
+    "MemoryBackend",
+    "NullBackend",
     "Outcome",
     "Place",
     "Tombstones",

@@ -11,7 +11,6 @@
     │   └── PersonNotFoundError
     ├── EntityExistsError                    an insert of a key that is taken
     ├── StaleEntityError                     a copy older than the row was written back
-    ├── ImportFailedError                    rows of a file that cannot be imported
     ├── MigrationError                       a schema that is not where the code needs it
     ├── OverloadError                        a read that waited too long for its turn at the database
     └── CacheError
@@ -26,8 +25,6 @@ one only if ``on_unreachable`` says so. The last three stay inside the package, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from person_repo.messages import shown
@@ -38,7 +35,6 @@ __all__ = [
     "ConfigurationError",
     "EntityExistsError",
     "EntityNotFoundError",
-    "ImportFailedError",
     "InvalidEntityError",
     "InvalidIdError",
     "MigrationError",
@@ -46,7 +42,6 @@ __all__ = [
     "PersonNotFoundError",
     "PersonRepoError",
     "RejectedItemError",
-    "RowProblem",
     "SealError",
     "StaleEntityError",
     "UncacheableError",
@@ -106,32 +101,6 @@ class EntityExistsError(PersonRepoError):
 
 class StaleEntityError(PersonRepoError):
     """The row has changed since this copy of it was read; read it again and apply the change to that."""
-
-
-@dataclass(frozen=True, slots=True)
-class RowProblem:
-    """A row of a file that cannot be imported: ``file``, ``line`` (1 is the first), ``reason``."""
-
-    file: str
-    line: int
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.reason}"
-
-
-class ImportFailedError(PersonRepoError):
-    """A file has rows that cannot be imported, so nothing of it was. ``problems`` lists all of them."""
-
-    def __init__(self, problems: Sequence[RowProblem]) -> None:
-        self.problems = tuple(problems)
-        shown = "\n".join(str(problem) for problem in self.problems[:20])
-        rest = len(self.problems) - 20
-        more = f"\n... and {rest} more" if rest > 0 else ""
-        super().__init__(f"nothing was imported; {len(self.problems)} problem(s):\n{shown}{more}")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.problems,)
 
 
 class MigrationError(PersonRepoError):

@@ -13,19 +13,15 @@ from person_repo.exceptions import (
     CacheUnavailableError,
     EntityExistsError,
     EntityNotFoundError,
-    ImportFailedError,
     PersonNotFoundError,
     PersonRepoError,
-    RowProblem,
 )
 
 BUILT_IN = (ValueError, LookupError)
-PROBLEM = RowProblem("people.csv", 3, "the id is empty")
 
 ERRORS = [
     EntityNotFoundError("Parcel", ("Köln", 7)),
     PersonNotFoundError("Person", "ada"),
-    ImportFailedError([PROBLEM, PROBLEM]),
     EntityExistsError("Parcel ('Köln', 7) exists already", entity="Parcel", id=("Köln", 7)),
     EntityExistsError("Person exists already"),
     CacheUnavailableError("10.0.0.1:11211 did not answer"),
@@ -63,7 +59,7 @@ def test_the_tree_in_the_docstring_is_the_real_one() -> None:
 
 
 def test_every_error_is_exported() -> None:
-    assert set(real_tree()) | {"RowProblem"} == set(exceptions.__all__)
+    assert set(real_tree()) == set(exceptions.__all__)
 
 
 def test_a_missing_entity_is_named_with_its_id() -> None:
@@ -86,25 +82,6 @@ def test_an_id_of_ordinary_length_is_shown_whole() -> None:
     id = "x" * 100
 
     assert str(PersonNotFoundError("Person", id)) == f"no Person has the id {id!r}"
-
-
-def test_a_failed_import_shows_the_first_problems_and_counts_the_rest() -> None:
-    problems = [RowProblem("people.csv", line, "the id is empty") for line in range(2, 27)]
-    error = ImportFailedError(problems)
-
-    shown = str(error).splitlines()
-    assert shown[0] == "nothing was imported; 25 problem(s):"
-    assert shown[1] == "people.csv:2: the id is empty"
-    assert shown[-1] == "... and 5 more"
-    assert len(shown) == 22
-    assert error.problems == tuple(problems)
-
-
-def test_a_failed_import_with_few_problems_shows_them_all() -> None:
-    assert str(ImportFailedError([PROBLEM])).splitlines() == [
-        "nothing was imported; 1 problem(s):",
-        "people.csv:3: the id is empty",
-    ]
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.command import Run, answer, call
 from support.servers import Memcached
 
 import person_repo
 from person_repo import Person, PersonService, migrations
-from person_repo.cli import demo
-from person_repo.cli.demo import Step, laureates
+from person_repo.cli.demo.story import Step, laureates
+from person_repo.cli.demo.story import run as run_demo
 from person_repo.exceptions import EntityExistsError
 
 sqlite_only = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -36,7 +38,7 @@ def wrong(steps: list[Step]) -> list[str]:
 
 
 def test_the_story_is_told_with_who_answered_at_what_cost(database_url: str, cache_url: str) -> None:
-    steps = demo.run(database_url, cache_url)
+    steps = run_demo(database_url, cache_url)
 
     assert wrong(steps) == []
     told = {step.what: step for step in steps}
@@ -68,7 +70,7 @@ def test_without_a_url_nothing_is_left_of_the_database(tmp_path: Path, monkeypat
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.chdir(tmp_path)
 
-    assert wrong(demo.run()) == []
+    assert wrong(run_demo()) == []
 
     assert os.listdir(tmp_path) == []
 
@@ -76,10 +78,10 @@ def test_without_a_url_nothing_is_left_of_the_database(tmp_path: Path, monkeypat
 def test_an_empty_database_is_empty_again_and_the_demo_can_run_again(
     people: PersonService, database_url: str, cache_url: str
 ) -> None:
-    first = demo.run(database_url, cache_url)
+    first = run_demo(database_url, cache_url)
     assert people.count() == 0
 
-    second = demo.run(database_url, cache_url)
+    second = run_demo(database_url, cache_url)
     assert people.count() == 0
     assert wrong(first) == wrong(second) == []
     assert in_short(first)[1:] == in_short(second)[1:]  # but for the migrations, which the first one ran
@@ -90,7 +92,7 @@ def test_people_who_are_there_stay_as_they_are(people: PersonService, database_u
     there = [turing, *laureates()[:3]]
     people.add_many(there)
 
-    steps = demo.run(database_url)
+    steps = run_demo(database_url)
 
     assert wrong(steps) == []
     assert any(step.what == "import 76 laureates" for step in steps)
@@ -108,7 +110,7 @@ def test_the_first_read_is_a_first_read_although_others_have_read_before(
     with person_repo.connect(database_url, cache_url) as others:
         others.get("corbato-1990")
 
-        told = {step.what: step for step in demo.run(database_url, cache_url)}
+        told = {step.what: step for step in run_demo(database_url, cache_url)}
 
     assert told["read one for the first time"].answered_by == "database"
 
@@ -118,7 +120,7 @@ def test_another_person_under_an_id_of_the_demo_is_no_place_for_it(people: Perso
     people.add(other)
 
     with pytest.raises(EntityExistsError, match="'knuth-1974'"):
-        demo.run(database_url)
+        run_demo(database_url)
 
     with people.using(use_db=True):
         assert people.list() == [other]
@@ -133,7 +135,7 @@ def test_an_interrupted_demo_removes_what_it_added(
 
     monkeypatch.setattr(PersonService, "get", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        demo.run(database_url)
+        run_demo(database_url)
 
     assert people.count() == 0
 
@@ -143,7 +145,7 @@ def test_a_wrong_answer_is_told(database_url: str, monkeypatch: pytest.MonkeyPat
     stale = Person(id="corbato-1990", first_name="Old", last_name="Entry")
     monkeypatch.setattr(PersonService, "get", lambda *_: stale)
 
-    found = wrong(demo.run(database_url))
+    found = wrong(run_demo(database_url))
 
     assert any("read it again: expected" in line and "Entry" in line for line in found)
 
@@ -159,7 +161,57 @@ def test_somebody_who_was_changed_by_others_during_the_demo_is_not_removed(
         return delete(service, id)
 
     monkeypatch.setattr(PersonService, "delete", change_and_delete)
-    demo.run(database_url)
+    run_demo(database_url)
 
     with people.using(use_db=True):
         assert people.list() == [Person(id="knuth-1974", first_name="Don", last_name="Knuth")]
+
+
+class TestCommand:
+    """``demo`` as a command."""
+
+    def test_the_steps_are_a_table(self) -> None:
+        result = call("demo")
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert "a temporary SQLite file, memory://" in result.stdout
+        line = next(line for line in result.stdout.splitlines() if "read it again" in line)
+        assert re.search(r"Fernando Corbató\W+cache\W+[\d,]+\W+0\W+1\W", line)
+
+    def test_a_demo_in_a_database_with_a_cache_says_where(
+        self, database_url: str, cache_url: str, tmp_path: Path
+    ) -> None:
+        document = answer(call("--json", "demo", "--database-url", database_url, "--cache-url", cache_url))
+        assert document["right"] is True
+        assert document["cache"] == cache_url
+        assert {"what", "answer", "answered_by", "microseconds", "statements", "round_trips", "wrong"} == set(
+            document["steps"][0]
+        )
+        with person_repo.connect(database_url) as people:
+            assert people.count() == 0
+
+    @sqlite_only
+    def test_the_environment_names_the_database_of_the_demo_too(
+        self, database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setenv("PERSON_REPO_DATABASE_URL", database_url)
+        assert "people.db" in call("demo").stdout
+        assert os.listdir(tmp_path) == ["people.db"]
+
+    def test_the_default_database_is_left_alone(self, tmp_path: Path) -> None:
+        call("upgrade")
+        before = (tmp_path / "people.db").read_bytes()
+        assert call("demo").exit_code == 0
+        assert (tmp_path / "people.db").read_bytes() == before
+
+    @pytest.mark.parametrize("flags", [[], ["--json"]])
+    def test_a_wrong_answer_is_marked_and_ends_with_1(self, flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(PersonService, "get", lambda *_: Person(id="a", first_name="Not", last_name="Me"))
+        result = call("demo", *flags)
+        assert result.exit_code == 1
+        assert "Not Me" in result.stdout
+        assert "wrong answer: read it again" in result.stderr
+
+    @sqlite_only
+    def test_people_in_the_way_are_a_conflict(self, run: Run) -> None:
+        run("add", "knuth-1974", "Somebody", "Else")
+        assert run("demo").exit_code == 4

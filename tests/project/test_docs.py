@@ -43,12 +43,10 @@ import sqlalchemy as sa
 from support.servers import Memcached
 
 import person_repo
-from person_repo import Service, Stats, exceptions, migrations, settings
+from person_repo import Service, Stats, exceptions, migrations
 from person_repo.cache.contract import LeaseBackend
 from person_repo.cli.main import main
-from person_repo.exceptions import ImportFailedError
 from person_repo.settings import KNOWN_SCHEMES, CacheSettings, Settings
-from person_repo.testing import contract as testing
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 README = CHECKOUT / "README.md"
@@ -359,7 +357,7 @@ def test_the_exit_code_of_an_error_is_the_documented_one(name: str) -> None:
         kind = getattr(exceptions, name)
         if issubclass(kind, exceptions.EntityNotFoundError):
             raise kind("Person", "nobody")
-        raise kind([] if kind is ImportFailedError else "it failed")
+        raise kind("it failed")
 
     main.add_command(click.Command("fail", callback=fail))
     try:
@@ -417,13 +415,6 @@ def test_the_pages_build_without_a_warning(built: Path) -> None:
     for page in PAGES:
         if page != README:
             assert (built / page.relative_to(DOCS).with_suffix(".html")).is_file()
-
-
-def test_every_public_name_is_described(described: set[str]) -> None:
-    names = {f"person_repo.{name}" for name in person_repo.__all__}
-    for module in (migrations, settings, testing):
-        names |= {f"{module.__name__}.{name}" for name in module.__all__ if not name.isupper()}
-    assert names - described == set()
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,6 @@ NAMES = [
     "EntityExistsError",
     "EntityNotFoundError",
     "ExactString",
-    "ImportFailedError",
     "InvalidEntityError",
     "InvalidIdError",
     "MigrationError",

@@ -61,7 +61,7 @@ def test_wheel_has_types_people_and_one_copy_of_the_migrations(wheel: Path) -> N
 
     assert {
         "person_repo/py.typed",
-        "person_repo/cli/turing_laureates.csv",
+        "person_repo/cli/demo/turing_laureates.csv",
         "person_repo/_alembic/env.py",
         "person_repo/_alembic/script.py.mako",
         "person_repo/_alembic/versions/person_repo_0001_create_person.py",

@@ -18,12 +18,14 @@ from support.reading import read_until
 from support.servers import Memcached
 from support.urls import patient_url
 
-from person_repo import ImportFailedError, Person, PersonService, connect, make_region, migrations
-from person_repo.cli.csv import export_people, import_people
+from person_repo import Person, PersonService, connect, make_region, migrations
+from person_repo.cli.csv.exporting import export_people
+from person_repo.cli.csv.importing import import_people
+from person_repo.cli.csv.problems import ImportFailedError
 
 Statements = Callable[..., AbstractContextManager[list[str]]]
 
-LAUREATES = resources.files("person_repo.cli").joinpath("turing_laureates.csv")
+LAUREATES = resources.files("person_repo.cli.demo").joinpath("turing_laureates.csv")
 
 
 @pytest.fixture

@@ -325,4 +325,4 @@ def test_the_command_exits_with_1_where_the_promise_is_broken() -> None:
 def test_the_command_refuses_a_restart_of_a_server_that_is_not_its_own() -> None:
     code, _, err = call("torture", "--faults", "restart", "--cache-url", "memcached://127.0.0.1:1")
     assert code == 2
-    assert "let one be started for it" in err
+    assert "--faults restart needs --start-memcached" in err

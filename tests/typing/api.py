@@ -20,7 +20,6 @@ from person_repo import (
     EntityExistsError,
     EntityNotFoundError,
     ExactString,
-    ImportFailedError,
     InvalidEntityError,
     InvalidIdError,
     MigrationError,
@@ -233,8 +232,6 @@ def errors(people: PersonService) -> object:
     except (InvalidIdError, UnknownFieldError, ConfigurationError) as error:
         value: ValueError = error
         return value
-    except ImportFailedError as error:
-        return [(problem.file, problem.line, problem.reason) for problem in error.problems]
     except (MigrationError, OverloadError, CacheUnavailableError, CacheError):
         return None
     return None
@@ -247,3 +244,11 @@ def the_schema(engine: sa.Engine) -> None:
     assert_type(migrations.current(engine), str | None)
     assert_type(migrations.head(), str)
     assert_type(migrations.script_location(), str)
+
+
+def public_modules_without_an_import_of_their_own(region: CacheRegion) -> None:
+    assert_type(person_repo.settings.redact("sqlite://"), str)
+    assert_type(person_repo.backends.lease_backend(region), person_repo.backends.LeaseBackend)
+    assert_type(person_repo.testing.Proxy("127.0.0.1:11211").address, str)
+    assert_type(person_repo.migrations.head(), str)
+    assert_type(person_repo.exceptions.OverloadError(), OverloadError)

@@ -1,4 +1,4 @@
-"""The package at work, step by step: who answered, how long it took, what it cost; every answer checked."""
+"""The story of the demo: steps whose answers are checked, each with who answered, its duration and its cost."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ __all__ = ["Step", "laureates", "run"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One thing the demo did, and what it cost.
+    """One step of the demo, and its cost.
 
-    ``what`` was done, the ``answer`` as text, who it was ``answered_by`` (``"cache"``, ``"database"``, ``"cache and
-    database"`` or ``"nobody"``), ``microseconds`` of wall clock, SQL ``statements`` and cache ``round_trips``.
-    ``wrong`` is empty, or says what the answer should have been.
+    ``what``: the step in words. ``answer``: its result as text. ``answered_by``: ``"cache"``, ``"database"``,
+    ``"cache and database"`` or ``"nobody"``. ``microseconds`` of wall clock, SQL ``statements``, cache
+    ``round_trips``. ``wrong``: empty, or what the answer should have been.
     """
 
     what: str
@@ -42,21 +42,21 @@ class Step:
 
 
 def laureates() -> list[Person]:
-    """The people the demo imports: those who received the Turing Award from 1966 to 2024, new objects at each call."""
-    text = resources.files("person_repo.cli").joinpath("turing_laureates.csv").read_text(encoding="utf-8")
+    """The people of the demo: those who received the Turing Award from 1966 to 2024, new objects at each call."""
+    text = resources.files("person_repo.cli.demo").joinpath("turing_laureates.csv").read_text(encoding="utf-8")
     return [Person(**row) for row in csv.DictReader(text.splitlines())]
 
 
 def run(database_url: str | None = None, cache_url: str = "memory://") -> list[Step]:
-    """Shows the package on a database and a cache, and returns what happened, step by step.
+    """Runs the demo on a database and a cache, and returns its steps.
 
     Without ``database_url`` the database is a SQLite file in a temporary directory, removed at the end. With one,
-    the migrations are run there. People that are in it already stay as they are, and are made use of where they are
-    the demo's own; what the demo adds it removes at its end, also when it is interrupted. What it changes is one
-    person with an id that nobody else has.
+    the migrations are run there. People who are in it already stay as they are; laureates among them are used and
+    not added. The demo changes one person of its own, and at its end removes those whom it has added, also when it
+    is interrupted.
 
     A wrong answer does not end the run: it stands in its step's ``wrong``. Raises ``EntityExistsError``, with no row
-    changed, where the database has other people under the demo's ids.
+    changed, if the database has other people under the demo's ids.
     """
     with ExitStack() as stack:
         if database_url is None:
@@ -64,12 +64,12 @@ def run(database_url: str | None = None, cache_url: str = "memory://") -> list[S
             database_url = f"sqlite:///{Path(folder).as_posix()}/people.db"
         people = stack.enter_context(connect(database_url, cache_url))
         ledger = stack.enter_context(_opened(people))
-        _tell(people, ledger)
+        _run_steps(people, ledger)
         return ledger.steps
 
 
 class _Ledger:
-    """The steps so far; each is timed, its statements and round trips counted, its answer checked."""
+    """The steps so far. Times each, counts its statements and round trips, and checks its answer."""
 
     def __init__(self, people: PersonService) -> None:
         self.steps: list[Step] = []
@@ -77,12 +77,12 @@ class _Ledger:
         self._statements = 0
 
     def count(self, _connection: object, _cursor: object, statement: str, *_rest: object) -> None:
-        """What the engines call before each statement. Looks at the fence come by the clock and are no one's cost."""
+        """Counts a statement; called by the engines. Polls of the fence come by the clock and are no step's cost."""
         if FENCE.name not in statement:
             self._statements += 1
 
     def step(self, what: str, do: Callable[[], object], *, expect: object) -> None:
-        """Does one thing and records it; an answer that is not equal to ``expect`` is recorded as wrong."""
+        """Runs and records a step; an answer that is not equal to ``expect`` is recorded as wrong."""
         before, statements = self._people.stats(), self._statements
         start = time.perf_counter()
         answer = do()
@@ -92,7 +92,7 @@ class _Ledger:
         self.steps.append(
             Step(
                 what=what,
-                answer=_said(answer),
+                answer=_in_words(answer),
                 answered_by=answered_by or "nobody",
                 microseconds=microseconds,
                 statements=statements,
@@ -105,7 +105,7 @@ class _Ledger:
 @contextmanager
 def _opened(people: PersonService) -> Iterator[_Ledger]:
     ledger = _Ledger(people)
-    # The repository's own reads go through an engine of their own.
+    # Reads of the repository have an engine of their own.
     engines = list(dict.fromkeys([people.engine, people.read_engine]))
     for engine in engines:
         sa.event.listen(engine, "before_cursor_execute", ledger.count)
@@ -116,7 +116,7 @@ def _opened(people: PersonService) -> Iterator[_Ledger]:
             sa.event.remove(engine, "before_cursor_execute", ledger.count)
 
 
-def _tell(people: PersonService, ledger: _Ledger) -> None:
+def _run_steps(people: PersonService, ledger: _Ledger) -> None:
     ledger.step("run the migrations", lambda: _upgraded(people), expect=migrations.head())
     missing = _missing(people)
     ada = Person(id=f"demo-{secrets.token_hex(8)}", first_name="Ada", last_name="Byron")
@@ -135,25 +135,25 @@ def _upgraded(people: PersonService) -> str | None:
 
 
 def _missing(people: PersonService) -> dict[str, Person]:
-    """The laureates that are to be added, by id. Raises ``EntityExistsError`` where an id is somebody else's."""
-    wanted = {person.id: person for person in laureates()}
+    """The laureates who are not in the database, by id. Raises ``EntityExistsError`` if somebody else has an id."""
+    all_ = {person.id: person for person in laureates()}
     with people.using(use_db=True):
-        found = people.get_many(wanted)
-    others = [id for id, person in found.items() if person != wanted[id]]
+        present = people.get_many(all_)
+    others = [id for id, person in present.items() if person != all_[id]]
     if others:
         raise EntityExistsError(
             f"the database has other people under {len(others)} of the demo's ids, {others[0]!r} for one; "
             "no row was changed: give the demo a database of its own"
         )
-    return {id: person for id, person in wanted.items() if id not in found}
+    return {id: person for id, person in all_.items() if id not in present}
 
 
 def _read(people: PersonService, ledger: _Ledger) -> None:
     """Reads of one person, of all of them, and of nobody, with the toggle either way."""
-    wanted = {person.id: person for person in laureates()}
-    corbato = wanted["corbato-1990"]
+    all_ = {person.id: person for person in laureates()}
+    corbato = all_["corbato-1990"]
     nobody = f"demo-{secrets.token_hex(8)}"
-    people.invalidate(*wanted)  # another process may have read them before
+    people.invalidate(*all_)  # Another process may have read them before.
 
     def read() -> Person | None:
         return people.get(corbato.id)
@@ -166,15 +166,15 @@ def _read(people: PersonService, ledger: _Ledger) -> None:
     ledger.step("turn use_db on for everybody, read it", read, expect=corbato)
     people.use_db = False
     ledger.step("turn use_db off again, read it", read, expect=corbato)
-    people.invalidate(*wanted)
-    ledger.step("read all in one call", lambda: people.get_many(wanted), expect=wanted)
-    ledger.step("read all in one call again", lambda: people.get_many(wanted), expect=wanted)
+    people.invalidate(*all_)
+    ledger.step("read all in one call", lambda: people.get_many(all_), expect=all_)
+    ledger.step("read all in one call again", lambda: people.get_many(all_), expect=all_)
     ledger.step("read an id that nobody has", lambda: people.get(nobody), expect=None)
     ledger.step("read that id again", lambda: people.get(nobody), expect=None)
 
 
 def _change(people: PersonService, ledger: _Ledger, ada: Person) -> None:
-    """Writes by the service, and by a plain SQLAlchemy session that knows nothing of a cache."""
+    """Writes by the service, and by a plain SQLAlchemy session that knows of no cache."""
     id = ada.id
     byron, lovelace = (Person(id=id, first_name="Ada", last_name=name) for name in ("Byron", "Lovelace"))
     sessions = orm.sessionmaker(people.engine)
@@ -182,12 +182,12 @@ def _change(people: PersonService, ledger: _Ledger, ada: Person) -> None:
     def read() -> Person | None:
         return people.get(id)
 
-    def change(name: str, end: Callable[[orm.Session], None], *, said: str) -> str:
+    def change(name: str, end: Callable[[orm.Session], None], *, answer: str) -> str:
         with sessions() as session:
             session.get_one(Person, id).last_name = name
             session.flush()
             end(session)
-        return said
+        return answer
 
     def add() -> str:
         people.add(ada)
@@ -197,13 +197,13 @@ def _change(people: PersonService, ledger: _Ledger, ada: Person) -> None:
     ledger.step("read the one added", read, expect=byron)
     ledger.step(
         "change the name in a plain SQLAlchemy session",
-        lambda: change("Lovelace", orm.Session.commit, said="committed"),
+        lambda: change("Lovelace", orm.Session.commit, answer="committed"),
         expect="committed",
     )
     ledger.step("read: the change is seen", read, expect=lovelace)
     ledger.step(
         "change the name again, and roll back",
-        lambda: change("King", orm.Session.rollback, said="rolled back"),
+        lambda: change("King", orm.Session.rollback, answer="rolled back"),
         expect="rolled back",
     )
     ledger.step("read: nothing has changed", read, expect=lovelace)
@@ -212,14 +212,14 @@ def _change(people: PersonService, ledger: _Ledger, ada: Person) -> None:
 
 
 def _remove(people: PersonService, added: Mapping[str, Person], changed_id: str) -> int:
-    """Deletes what the demo added, unless somebody has changed it since; how many of ``added`` that were."""
+    """Deletes the people whom the demo added and nobody has changed since; returns how many of ``added`` those were."""
     people.delete(changed_id)
     with orm.Session(people.engine) as session, session.begin():
         bound = people.bind(session)
         return sum(bound.delete(id) for id, person in bound.get_many(added).items() if person == added[id])
 
 
-def _said(answer: object) -> str:
+def _in_words(answer: object) -> str:
     """An answer in a few words."""
     if isinstance(answer, Person):
         return f"{answer.first_name} {answer.last_name}"

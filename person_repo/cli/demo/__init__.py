@@ -1,0 +1,1 @@
+"""``person-repo demo``: the command, and the story that it shows."""

@@ -1,0 +1,55 @@
+"""``upgrade`` and ``current``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from support.command import LAUREATES, answer, call, error
+
+from person_repo import migrations
+
+
+def test_the_schema_is_brought_up_once(database_url: str) -> None:
+    head = migrations.head()
+
+    assert answer(call("--json", "current", "--database-url", database_url)) | {"database": ""} == {
+        "database": "", "revision": None, "head": head, "up_to_date": False,
+    }  # fmt: skip
+    assert "was upgraded from nothing" in call("upgrade", "--database-url", database_url).stdout
+    assert f"is up to date: {head}" in call("upgrade", "--database-url", database_url).stdout
+    assert answer(call("upgrade", "--database-url", database_url, "--json"))["revision"] == head
+    assert f"{head} (up to date)" in call("current", "--database-url", database_url).stdout
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["get", "x"],
+        ["list"],
+        ["find", "--last-name", "x"],
+        ["add", "a", "b", "c"],
+        ["update", "a", "--last-name", "c"],
+        ["delete", "a"],
+        ["import", str(LAUREATES)],
+        ["export"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_every_command_tells_how_to_bring_up_a_schema_that_is_missing(database_url: str, command: list[str]) -> None:
+    result = call("--database-url", database_url, *command)
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert "has no table person; run: person-repo upgrade" in result.stderr
+    assert error(call("--database-url", database_url, "--json", *command))["error"] == "schema"
+
+
+def test_a_sqlite_file_that_is_not_there_is_not_made_by_a_look(tmp_path: Path) -> None:
+    assert call("list").exit_code == 3
+    assert call("current").exit_code == 0
+    assert os.listdir(tmp_path) == []
+
+
+def test_upgrade_makes_the_default_database_in_the_folder_of_the_call(tmp_path: Path) -> None:
+    assert call("upgrade").exit_code == 0
+    assert os.listdir(tmp_path) == ["people.db"]
