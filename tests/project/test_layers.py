@@ -137,8 +137,11 @@ coverage._COVERED, View._poll, _own._anything, make_region.__name__
 
 
 def test_importing_opens_nothing_and_reads_no_environment() -> None:
-    modules = [path.stem for path in (CHECKOUT / "person_repo").glob("*.py") if path.stem != "__main__"]
-    imports = "".join(f"import person_repo.{module}\n" for module in modules if module != "__init__")
+    package = CHECKOUT / "person_repo"
+    files = [path.relative_to(CHECKOUT) for path in package.rglob("*.py") if path.stem != "__main__"]
+    modules = {".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in files}
+    assert {"person_repo", "person_repo.cache.memcached.backend", "person_repo.cli.demo.story"} <= modules
+    imports = "".join(f"import {module}\n" for module in sorted(modules))
 
     done = watched(f"{imports}from person_repo import *")
 
