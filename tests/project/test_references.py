@@ -63,7 +63,6 @@ EXTERNAL = (
 
 ALLOWED = {
     "ABC": "a value, that of an id",
-    "Invalidation": "nowhere: goes with the new read side",
     "_CACHE_URL": "the end of a variable's name",
     "_DATABASE_URL": "the end of a variable's name",
     "_USE_DB": "the end of a variable's name",
