@@ -50,12 +50,17 @@ from person_repo.settings import KNOWN_SCHEMES, CacheSettings, Settings
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 README = CHECKOUT / "README.md"
+CONTRIBUTING = CHECKOUT / "CONTRIBUTING.md"
+SECURITY = CHECKOUT / "SECURITY.md"
 DOCS = CHECKOUT / "docs"
 
 RUN_ELSEWHERE = {"reference/command-line.md"}
 """``test_cli`` runs its examples."""
 
-PAGES = [README, *sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)]
+ROOT_PAGES = [README, CONTRIBUTING, SECURITY]
+"""Sphinx does not build them."""
+
+PAGES = [*ROOT_PAGES, *sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)]
 MARKS = ("file", "not run", "needs")
 
 _PART = re.compile(
@@ -69,7 +74,7 @@ _OUTPUT = doctest.ELLIPSIS | doctest.REPORT_NDIFF
 
 
 def name_of(page: Path) -> str:
-    return str(page.relative_to(CHECKOUT if page == README else DOCS))
+    return str(page.relative_to(CHECKOUT if page in ROOT_PAGES else DOCS))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -379,11 +384,40 @@ def test_the_readme_names_both_commands() -> None:
         assert f"\n{command.removeprefix('make ')}:" in (CHECKOUT / "Makefile").read_text(encoding="utf-8")
 
 
-def test_links_of_the_readme_and_the_changelog_lead_somewhere() -> None:
+def test_links_of_the_pages_at_the_root_lead_somewhere() -> None:
     """Sphinx checks those of the other pages."""
-    for page in (README, CHECKOUT / "CHANGELOG.md"):
+    for page in (*ROOT_PAGES, CHECKOUT / "CHANGELOG.md"):
         for link in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
             assert link.startswith("https://") or (CHECKOUT / link).is_file(), f"{page.name}: {link}"
+
+
+# What contributors are told
+
+
+def test_files_that_contributors_are_sent_to_exist() -> None:
+    files = re.findall(r"`((?:person_repo|tests|docs|alembic)/[\w/.]*)`", CONTRIBUTING.read_text(encoding="utf-8"))
+    assert len(files) > 20
+    assert [file for file in files if not (CHECKOUT / file).exists()] == []
+
+
+def test_every_target_of_make_is_documented_for_contributors() -> None:
+    targets = set(
+        re.search(r"^\.PHONY:(.*)$", (CHECKOUT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)[1].split()
+    )  # type: ignore[index]
+    told = set(re.findall(r"^\| `make (\w+)` \|", CONTRIBUTING.read_text(encoding="utf-8"), re.MULTILINE))
+    assert targets - {"help", "demo", "clean", "servers"} == told
+
+
+def test_every_variable_of_the_tests_is_documented_for_contributors() -> None:
+    told = set(re.findall(r"^\| `(PERSON_REPO_\w+)` \|", CONTRIBUTING.read_text(encoding="utf-8"), re.MULTILINE))
+    read = {
+        name
+        for file in (CHECKOUT / "tests").rglob("*.py")
+        for name in re.findall(r'environ(?:\.get\(|\[)"(PERSON_REPO_\w+)"', file.read_text(encoding="utf-8"))
+    }
+    assert told == read - {"PERSON_REPO_DATABASE_URL", "PERSON_REPO_CACHE_URL", "PERSON_REPO_USE_DB"} | {
+        "PERSON_REPO_SEED"
+    }
 
 
 # The pages as Sphinx builds them
@@ -413,7 +447,7 @@ def described(built: Path) -> set[str]:
 
 def test_the_pages_build_without_a_warning(built: Path) -> None:
     for page in PAGES:
-        if page != README:
+        if page not in ROOT_PAGES:
             assert (built / page.relative_to(DOCS).with_suffix(".html")).is_file()
 
 
