@@ -12,7 +12,7 @@ __all__ = ["Batch"]
 
 
 class Batch:
-    """Distinct ids that are read together. Everything about one of them is found by its index in ``ids``.
+    """Distinct ids that are read together. An index into ``ids`` stands for one of them everywhere.
 
     ``keys`` are those on the wire, ``full_keys`` those that the items must name. ``identities``: None if each id is the
     only value of its key. The others change during the read:

@@ -191,17 +191,17 @@ class ReadThrough:
 
     def _take_over(self, key: str, item: bytes) -> Lease | Outcome:
         """Take the place of an item that is of no use here. If another one has come meanwhile, leave that alone."""
-        found = self._backend.fetch(self._group, key, reject=item)
-        return BLOCKED if isinstance(found, (bytes, Expiring)) else found
+        answer = self._backend.fetch(self._group, key, reject=item)
+        return BLOCKED if isinstance(answer, (bytes, Expiring)) else answer
 
     def discard(self, key: str, exc: RejectedItemError) -> None:
         """Remove the item at a key, for a reason that decoding it cannot find."""
-        found = self._backend.fetch(self._group, key)
-        if isinstance(found, bytes):
+        item = self._backend.fetch(self._group, key)
+        if isinstance(item, bytes):
             self._count_rejected(exc)
-            found = self._take_over(key, found)
-        if isinstance(found, (Lease, Expiring)):  # The next reader fills it.
-            self._backend.abandon([found.lease if isinstance(found, Expiring) else found])
+            item = self._take_over(key, item)
+        if isinstance(item, (Lease, Expiring)):  # The next reader fills it.
+            self._backend.abandon([item.lease if isinstance(item, Expiring) else item])
 
     # Waiting for other readers
 
@@ -242,10 +242,10 @@ class ReadThrough:
         try:
             self._load_in_turn(batch, indices, may_wait=must_load)
         except (sa.exc.SQLAlchemyError, OverloadError) as exc:
-            left = [index for index in indices if index in batch.to_load]
-            if any(index not in batch.current for index in left):
+            not_loaded = [index for index in indices if index in batch.to_load]
+            if any(index not in batch.current for index in not_loaded):
                 raise
-            self._take_current(batch, left, exc)
+            self._take_current(batch, not_loaded, exc)
 
     def _take_current(self, batch: Batch, indices: Sequence[int], exc: Exception) -> None:
         self._backend.abandon([lease for index in indices if isinstance(lease := batch.to_load[index], Lease)])

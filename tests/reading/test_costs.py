@@ -122,8 +122,8 @@ def test_a_write_is_two_round_trips_to_the_cache_and_the_next_read_loads(bench: 
     assert bench.people.get("ada") == person(first_name="Augusta")
 
 
-def test_what_comes_from_the_cache_is_what_comes_from_the_database(engine: sa.Engine, cache_url: str) -> None:
-    """Fields, types, state: nothing tells one from the other."""
+def test_an_object_from_the_cache_is_as_one_from_the_database(engine: sa.Engine, cache_url: str) -> None:
+    """In its fields, their types, and its state."""
     HostBase.metadata.create_all(engine)
     database = SQLAlchemyRepository(Parcel, orm.sessionmaker(engine))
     parcels = CachedRepository(database, make_region(cache_url))
@@ -150,7 +150,7 @@ def test_what_comes_from_the_cache_is_what_comes_from_the_database(engine: sa.En
     parcels.close()
 
 
-def test_nobody_sees_what_another_changes_in_what_he_was_given(engine: sa.Engine, cache_url: str) -> None:
+def test_each_reader_has_an_object_of_its_own_to_change(engine: sa.Engine, cache_url: str) -> None:
     HostBase.metadata.create_all(engine)
     parcels = CachedRepository(SQLAlchemyRepository(Parcel, orm.sessionmaker(engine)), make_region(cache_url))
     parcels.add(parcel())

@@ -128,6 +128,28 @@ def test_of_many_the_rest_is_loaded_before_other_readers_are_awaited_together(qu
     assert quick.did(lambda: quick.people.get_many(IDS[:90])).hits == 90
 
 
+def test_of_many_the_awaited_values_come_to_their_own_ids(quick: Bench) -> None:
+    quick.people.add_many(person(id) for id in IDS[:10])
+    leases = {id: quick.lease(id) for id in (IDS[7], IDS[3])}
+
+    def fill() -> None:
+        for id, lease in leases.items():
+            assert quick.elsewhere.fill(lease, quick.encoded(id, last_name=f"of {id}"))
+
+    quick.time.meanwhile = fill
+    with quick.spent() as spent:
+        found = quick.people.get_many(IDS[:10])
+
+    assert list(found) == IDS[:10]
+    assert {id: each.last_name for id, each in found.items() if each.last_name != "Lovelace"} == {
+        IDS[3]: f"of {IDS[3]}",
+        IDS[7]: f"of {IDS[7]}",
+    }
+    assert spent().queries == 1
+    stats = quick.people.stats()
+    assert (stats.waits, stats.hits, stats.misses, stats.loads) == (2, 2, 8, 1)
+
+
 def test_of_many_an_item_that_comes_free_is_loaded_before_the_others_are_awaited(quick: Bench) -> None:
     """Two readers that wait for each other's leases, won while they waited for a third, would both wait in vain."""
     quick.people.add_many([person(), person("bob")])
