@@ -171,7 +171,7 @@ def test_the_environment_is_read_by_name() -> None:
 
 
 @pytest.mark.parametrize("environ", [{}, {"PERSON_REPO_DATABASE_URL": "", "PERSON_REPO_USE_DB": ""}])
-def test_what_the_environment_leaves_out_has_its_default(environ: dict[str, str]) -> None:
+def test_variables_that_are_missing_or_empty_have_their_defaults(environ: dict[str, str]) -> None:
     assert Settings.from_environ(environ) == Settings()
 
 

@@ -51,7 +51,7 @@ class Loose(OwnBase):
 
 
 class Checked(sa.types.TypeDecorator[str]):
-    """Words, but for one."""
+    """Takes all words but one."""
 
     impl = sa.String(40)
     cache_ok = True
@@ -89,7 +89,7 @@ def reader(people_engine: sa.Engine) -> Iterator[sa.Engine]:
 # Rows
 
 
-def test_a_read_sees_what_was_committed_after_its_callers_snapshot_began(
+def test_a_read_sees_a_commit_made_after_its_callers_snapshot_began(
     people_engine: sa.Engine, reader: sa.Engine
 ) -> None:
     """On MySQL, and on SQLite with a write-ahead log, the open transaction goes on seeing the old row."""
@@ -111,10 +111,8 @@ def test_a_read_sees_what_was_committed_after_its_callers_snapshot_began(
 
 
 @pytest.mark.parametrize("level", ["READ UNCOMMITTED", "SERIALIZABLE"])
-def test_what_is_not_committed_elsewhere_is_not_seen_whatever_the_hosts_isolation_level(
-    database_url: str, level: str
-) -> None:
-    """A dirty read that is cached would outlive the rollback. Nor does a read of ours wait for a lock."""
+def test_uncommitted_rows_are_not_seen_at_any_isolation_level_of_the_host(database_url: str, level: str) -> None:
+    """A dirty read in the cache would outlive the rollback. No read waits for a lock either."""
     host = sa.create_engine(database_url, isolation_level=level)
     Base.metadata.create_all(host)
     store(host, person())
@@ -139,7 +137,7 @@ def test_a_row_is_found_in_one_query(people_engine: sa.Engine, reader: sa.Engine
 
 
 def test_on_the_wire_a_read_is_one_statement_without_begin_or_rollback(mysql_url: str) -> None:
-    """The server counts what it is asked; SQLAlchemy's events would not show a ROLLBACK."""
+    """The server counts statements; SQLAlchemy's events would not show a ROLLBACK."""
     host = sa.create_engine(mysql_url, pool_size=1, max_overflow=0)
     Base.metadata.create_all(host)
     reader = read_engine_of(host)
@@ -173,8 +171,8 @@ def test_a_row_whose_key_is_not_equal_is_not_taken(engine: sa.Engine, statements
         assert connection.scalar(sa.select(Loose.code).where(Loose.code == "ABC")) == "abc"
 
 
-def heard(engine: sa.Engine) -> AbstractContextManager[object]:
-    """A listener on what is executed: reads go through SQLAlchemy's execution then, else straight to the driver."""
+def observed(engine: sa.Engine) -> AbstractContextManager[object]:
+    """Listens to statements, so that reads go through SQLAlchemy's execution and not straight to the driver."""
     return listening(engine, "before_cursor_execute", lambda *_: None)
 
 
@@ -187,14 +185,14 @@ def listening(target: Any, name: str, listener: Callable[..., Any], **how: Any) 
         event.remove(target, name, listener)
 
 
-def test_rows_are_the_same_whether_or_not_somebody_listens_to_statements(engine: sa.Engine) -> None:
+def test_rows_are_the_same_with_and_without_a_listener_to_statements(engine: sa.Engine) -> None:
     HostBase.metadata.create_all(engine)
     keys = [("Köln", number) for number in range(3)]
     store(engine, parcel("Köln", 0), parcel("Köln", 1, tags=(), note="n", contents=None))
     reader = read_engine_of(engine)
     loader = Loader(PARCELS, reader)
     direct = [loader.one(keys[0]), loader.one(keys[2]), loader.many(keys), loader.many([])]
-    with heard(reader):
+    with observed(reader):
         through_sqlalchemy = [loader.one(keys[0]), loader.one(keys[2]), loader.many(keys), loader.many([])]
 
     assert direct == through_sqlalchemy
@@ -207,7 +205,7 @@ def test_rows_are_the_same_whether_or_not_somebody_listens_to_statements(engine:
     reader.dispose()
 
 
-def test_whoever_listens_to_statements_or_logs_them_misses_none(
+def test_listeners_to_statements_and_logs_of_them_miss_none(
     people_engine: sa.Engine,
     reader: sa.Engine,
     statements: Statements,
@@ -252,18 +250,18 @@ def test_an_error_of_a_statement_is_sqlalchemys_and_the_connection_stays_good(
     assert reader.pool.status() == connections
 
 
-def test_a_listener_to_errors_is_told_of_those_of_reads(people_engine: sa.Engine, reader: sa.Engine) -> None:
-    told: list[Any] = []
+def test_a_listener_to_errors_hears_those_of_reads(people_engine: sa.Engine, reader: sa.Engine) -> None:
+    heard: list[Any] = []
     loader = Loader(PEOPLE, reader)
     loader.one(("ada",))
     Base.metadata.drop_all(people_engine)
     with (
-        listening(reader, "handle_error", told.append),
+        listening(reader, "handle_error", heard.append),
         pytest.raises((sa.exc.OperationalError, sa.exc.ProgrammingError)),
     ):
         loader.one(("ada",))
 
-    assert len(told) == 1
+    assert len(heard) == 1
 
 
 def test_a_database_that_cannot_be_reached_is_sqlalchemys_error(path: str) -> None:
@@ -299,7 +297,7 @@ def test_a_connection_that_the_server_closed_costs_one_error_and_is_replaced(mys
     host.dispose()
 
 
-def test_a_connection_that_the_server_closed_is_noticed_before_where_the_host_has_that_asked(mysql_url: str) -> None:
+def test_with_the_hosts_pre_ping_a_connection_that_the_server_closed_costs_no_error(mysql_url: str) -> None:
     host = sa.create_engine(mysql_url, pool_pre_ping=True)
     Base.metadata.create_all(host)
     store(host, person())
@@ -349,7 +347,7 @@ def test_a_key_that_a_hosts_type_refuses_is_sqlalchemys_error(engine: sa.Engine)
     for read in (lambda: loader.one(("no",)), lambda: loader.many([("yes",), ("no",)])):
         with pytest.raises(sa.exc.StatementError, match="no is no code"):
             read()
-        with heard(engine), pytest.raises(sa.exc.StatementError, match="no is no code"):
+        with observed(engine), pytest.raises(sa.exc.StatementError, match="no is no code"):
             read()
 
 
@@ -515,7 +513,7 @@ def test_dates_that_the_hosts_driver_converts_are_not_converted_again(path: str)
     host.dispose()
 
 
-def test_parameters_stay_hidden_in_errors_where_the_host_hides_them(database_url: str) -> None:
+def test_parameters_that_the_host_hides_stay_hidden_in_errors(database_url: str) -> None:
     host = sa.create_engine(database_url, hide_parameters=True)
     repository = SQLAlchemyRepository(Person, host)
     with pytest.raises(sa.exc.DBAPIError) as caught:  # there is no such table
@@ -554,7 +552,7 @@ def shared() -> Iterator[sa.Engine]:
 
 
 def elsewhere(read: Callable[[], Any]) -> Any:
-    """The result of a call in a thread of its own, which is over and forgotten when this returns."""
+    """The result of a call in a thread of its own, which has ended when this returns."""
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.append(read()))
     thread.start()
@@ -590,7 +588,7 @@ def test_a_read_beside_the_hosts_transaction_leaves_it_open_and_fills_nothing(
     people.close()
 
 
-def test_a_read_beside_a_transaction_that_is_rolled_back_is_not_remembered(shared: sa.Engine) -> None:
+def test_a_read_beside_a_transaction_that_is_rolled_back_is_not_cached(shared: sa.Engine) -> None:
     people = PersonService.over(orm.sessionmaker(shared), "memory://")
     with orm.Session(shared) as session:
         session.add(person())
@@ -675,7 +673,7 @@ def test_threads_read_beside_a_writer_and_never_see_less_than_was_committed(shar
 def test_sqlite_in_memory_by_default_is_read_with_a_warning_and_never_cached(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Its pool has a connection, and so a database, for each thread: what one reads says nothing to another."""
+    """Its pool has a connection, and so a database, for each thread: no thread can use what another has read."""
     engine = sa.create_engine("sqlite://")
     Base.metadata.create_all(engine)
     with caplog.at_level(logging.WARNING, "person_repo"):
@@ -714,7 +712,7 @@ def joined_to(connection: sa.Connection) -> orm.sessionmaker[orm.Session]:
     return orm.sessionmaker(connection, join_transaction_mode="create_savepoint")
 
 
-def test_sessions_on_one_connection_read_what_they_wrote_and_nothing_is_cached(outer: sa.Connection) -> None:
+def test_sessions_on_one_connection_read_their_own_writes_and_nothing_is_cached(outer: sa.Connection) -> None:
     people = PersonService.over(joined_to(outer), "memory://")
     people.add(person())
     with orm.Session(outer, join_transaction_mode="create_savepoint") as session, session.begin():
@@ -747,7 +745,7 @@ def test_a_service_on_one_connection_commits_nothing(outer: sa.Connection, peopl
     people.close()
 
 
-def test_what_sessions_on_one_connection_read_is_detached_and_complete(outer: sa.Connection) -> None:
+def test_entities_read_by_sessions_on_one_connection_are_detached_and_complete(outer: sa.Connection) -> None:
     people = PersonService.over(joined_to(outer), "memory://")
     people.add(person())
     found = people.get_one("ada")
@@ -780,6 +778,6 @@ def test_services_that_are_made_at_once_read_through_one_pool(
 
 
 def test_all_repositories_of_one_engine_read_through_one_pool(people_engine: sa.Engine) -> None:
-    """A database has so many connections, and a host so many services."""
+    """A database takes so many connections, and a host may have many services."""
     assert read_engine_of(people_engine) is read_engine_of(people_engine)
     assert read_engine_of(people_engine) is not read_engine_of(sa.create_engine(people_engine.url))

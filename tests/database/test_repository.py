@@ -1,4 +1,4 @@
-"""The methods of a repository, on both databases and on both sides of the toggle, which must not differ."""
+"""The methods of a repository on both databases and on both sides of the toggle: the results must not differ."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def person(id: str = "ada", first_name: str = "Ada", last_name: str = "Lovelace"
 
 
 def stored(engine: sa.Engine) -> list[tuple[Any, ...]]:
-    """The people in the database as it tells them, by code point."""
+    """The rows of people in the database, sorted by code point."""
     with engine.connect() as connection:
         rows = connection.execute(sa.select(Person.id, Person.first_name, Person.last_name, Person.version))
         return sorted(tuple(row) for row in rows)
@@ -113,8 +113,8 @@ def use_db(request: pytest.FixtureRequest) -> bool:
     return bool(request.param == "database")
 
 
-toggle_has_no_part = pytest.mark.parametrize("use_db", [False], ids=["cached"])
-"""Writes and sessions are the database's alone; what is read afterwards comes through the cache."""
+once = pytest.mark.parametrize("use_db", [False], ids=["cached"])
+"""For tests of writes and sessions, which do not depend on the toggle; reads that follow go through the cache."""
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def loose(engine: sa.Engine, use_db: bool) -> Iterator[Service[Loose]]:
 
 @pytest.fixture
 def engine(database_url: str) -> Iterator[sa.Engine]:
-    """SQLite's own patience of 5 seconds may not do for eight writers on a slow disk."""
+    """SQLite's default of 5 seconds may be too short for eight writers on a slow disk."""
     engine = sa.create_engine(database_url, connect_args={"timeout": 60} if database_url.startswith("sqlite") else {})
     yield engine
     engine.dispose()
@@ -157,7 +157,7 @@ def test_get_gives_the_entity_or_none(people: PersonService) -> None:
     assert people.get("bob") is None
 
 
-def test_what_is_read_is_detached_and_complete_and_has_its_version(people: PersonService) -> None:
+def test_entities_that_are_read_are_detached_and_complete_and_have_their_version(people: PersonService) -> None:
     people.add(person())
     for found in (people.get_one("ada"), people.get_one("ada"), people.get_many(["ada"])["ada"], people.list()[0]):
         assert sa.inspect(found).detached
@@ -176,8 +176,8 @@ def test_every_read_gives_objects_of_its_own(people: PersonService) -> None:
     assert people.get("ada") == person()
 
 
-@toggle_has_no_part
-def test_what_is_changed_inside_a_value_is_not_seen_by_others(parcels: Service[Parcel]) -> None:
+@once
+def test_a_change_inside_a_value_is_not_seen_by_others(parcels: Service[Parcel]) -> None:
     parcels.add(parcel())
     for _ in range(3):
         found = parcels.get_one(("Köln", 7))
@@ -203,7 +203,7 @@ def test_every_kind_of_column_comes_back_as_it_was_stored(parcels: Service[Parce
         assert list(parcels.get_many(keys).values()) == variants
 
 
-def test_get_one_names_who_is_missing(people: PersonService, parcels: Service[Parcel]) -> None:
+def test_get_one_names_the_missing_id(people: PersonService, parcels: Service[Parcel]) -> None:
     with pytest.raises(PersonNotFoundError, match="'nobody'") as caught:
         people.get_one("nobody")
     assert (caught.value.entity, caught.value.id) == ("Person", "nobody")
@@ -214,7 +214,7 @@ def test_get_one_names_who_is_missing(people: PersonService, parcels: Service[Pa
     assert not isinstance(other.value, PersonNotFoundError)
 
 
-def test_get_many_gives_what_exists_in_the_order_of_the_ids(people: PersonService) -> None:
+def test_get_many_gives_existing_entities_in_the_order_of_the_ids(people: PersonService) -> None:
     people.add_many(person(id) for id in "abcde")
     for _ in range(2):
         found = people.get_many(id for id in ["d", "nobody", "a", "d", "x" * 101, "c", "a"])
@@ -240,7 +240,7 @@ def test_ten_thousand_ids_are_read_with_repeats_asked_once(
     assert (cold, warm) == ((6, 6) if use_db else (6, 0))
 
 
-@toggle_has_no_part
+@once
 def test_one_string_is_no_collection_of_ids(people: PersonService) -> None:
     for ids in ("ada", b"ada"):
         with pytest.raises(TypeError, match="letter by letter"):
@@ -277,7 +277,7 @@ def test_composite_ids_are_tuples_of_the_right_types(parcels: Service[Parcel], i
 
 
 def test_ids_that_look_alike_are_as_many_people(people: PersonService, use_db: bool) -> None:
-    """Read, changed and deleted, alone and together: nobody is taken for another."""
+    """Reads, changes and deletes one by one and together, and no row is taken for another."""
     for id in AWKWARD_IDS:
         assert people.get(id) is None
     people.add_many(person(id, first_name=f"<{id}>") for id in AWKWARD_IDS[::2])
@@ -317,7 +317,7 @@ def test_find_gives_all_that_are_equal_by_key(people: PersonService) -> None:
         people.find(surname="Lovelace")
 
 
-@toggle_has_no_part
+@once
 def test_find_takes_none_for_null_and_values_of_any_kind(parcels: Service[Parcel]) -> None:
     parcels.add(parcel("A", 1))
     parcels.add(parcel("A", 2, note="fragile", size=Size.SMALL))
@@ -338,7 +338,7 @@ def test_pages_together_are_all_of_it_in_the_order_of_code_points(people: Person
         assert max(map(len, pages)) == min(size, len(AWKWARD_IDS))
 
 
-@toggle_has_no_part
+@once
 def test_pages_of_composite_keys_are_in_order_too(parcels: Service[Parcel]) -> None:
     keys = [(depot, number) for depot in ("b", "B", "a", "a ", "ä") for number in (10, 9, -1)]
     parcels.add_many(parcel(*key) for key in keys)
@@ -349,7 +349,7 @@ def test_pages_of_composite_keys_are_in_order_too(parcels: Service[Parcel]) -> N
     assert [(each.depot, each.number) for each in found] == sorted(keys)
 
 
-def test_a_page_begins_after_an_id_whether_it_exists_or_not(people: PersonService) -> None:
+def test_a_page_begins_after_an_id_that_may_be_missing(people: PersonService) -> None:
     people.add_many(person(id) for id in "ace")
 
     assert [found.id for found in people.list(after="b")] == ["c", "e"]
@@ -363,7 +363,7 @@ def test_a_page_begins_after_an_id_whether_it_exists_or_not(people: PersonServic
             people.list(limit=limit)
 
 
-@toggle_has_no_part
+@once
 def test_everybody_counts(people: PersonService) -> None:
     assert people.count() == 0
     people.add_many(person(id) for id in "ace")
@@ -384,8 +384,8 @@ def test_add_stores_the_object_and_leaves_it_usable(people: PersonService) -> No
     assert people.upsert(ada).version == 2
 
 
-@toggle_has_no_part
-def test_what_the_database_makes_up_can_be_read_after_add(loose: Service[Loose]) -> None:
+@once
+def test_values_that_the_database_makes_up_can_be_read_after_add(loose: Service[Loose]) -> None:
     entity = Loose(code="a")
     loose.add(entity)
 
@@ -407,7 +407,7 @@ def test_a_key_that_is_taken_is_refused(people: PersonService) -> None:
     assert stored(people.engine) == [("ada", "Augusta", "Lovelace", 2)]
 
 
-@toggle_has_no_part
+@once
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
@@ -422,7 +422,9 @@ def test_a_key_that_is_taken_is_refused(people: PersonService) -> None:
         (Person, "Person"),
     ],
 )
-def test_what_the_database_would_refuse_or_change_is_refused(people: PersonService, wrong: Any, reason: str) -> None:
+def test_entities_that_the_database_would_refuse_or_change_are_refused(
+    people: PersonService, wrong: Any, reason: str
+) -> None:
     for write in (people.add, people.upsert, lambda entity: people.add_many([person("fine"), entity])):
         with pytest.raises(InvalidEntityError, match=reason):
             write(wrong)
@@ -430,7 +432,7 @@ def test_what_the_database_would_refuse_or_change_is_refused(people: PersonServi
     assert stored(people.engine) == []
 
 
-@toggle_has_no_part
+@once
 def test_a_taken_composite_key_is_named(parcels: Service[Parcel]) -> None:
     parcels.add(parcel("Köln", 7))
     with pytest.raises(EntityExistsError, match=r"^Parcel \('Köln', 7\) exists already: ") as caught:
@@ -439,7 +441,7 @@ def test_a_taken_composite_key_is_named(parcels: Service[Parcel]) -> None:
     assert (caught.value.entity, caught.value.id) == ("Parcel", ("Köln", 7))
 
 
-def test_no_id_is_named_where_another_unique_column_or_another_table_is_in_the_way(engine: sa.Engine) -> None:
+def test_no_id_is_named_if_another_unique_column_or_another_table_is_in_the_way(engine: sa.Engine) -> None:
     OwnBase.metadata.create_all(engine)
     with Service.over(Badge, engine, "memory://") as badges:
         badges.add(Badge(id=1, code="a"))
@@ -454,9 +456,8 @@ def test_no_id_is_named_where_another_unique_column_or_another_table_is_in_the_w
     assert (other.value.entity, other.value.id) == ("Ticket", None)
 
 
-@toggle_has_no_part
-def test_what_the_database_itself_refuses_is_told_apart_from_what_exists(parcels: Service[Parcel]) -> None:
-    """A CHECK is no duplicate."""
+@once
+def test_a_row_that_violates_a_check_is_invalid_and_no_duplicate(parcels: Service[Parcel]) -> None:
     with parcels.engine.begin() as connection:
         connection.execute(sa.text("DROP TABLE parcel"))
         checked = sa.Table("parcel", sa.MetaData(), *[column._copy() for column in Parcel.__table__.columns])
@@ -470,7 +471,7 @@ def test_what_the_database_itself_refuses_is_told_apart_from_what_exists(parcels
     assert parcels.count() == 1
 
 
-@toggle_has_no_part
+@once
 def test_a_copy_of_something_stored_is_not_added(people: PersonService) -> None:
     people.add(person())
     for copy in (people.get_one("ada"), people.get_one("ada")):
@@ -481,7 +482,7 @@ def test_a_copy_of_something_stored_is_not_added(people: PersonService) -> None:
         people.add(copy)
 
 
-@toggle_has_no_part
+@once
 def test_an_object_of_another_session_is_not_added(people: PersonService) -> None:
     with orm.Session(people.engine) as session:
         pending = person()
@@ -497,7 +498,7 @@ def test_an_object_of_another_session_is_not_added(people: PersonService) -> Non
 
 
 def test_a_hundred_thousand_are_added_as_they_are_made(people_engine: sa.Engine) -> None:
-    """The rows are counted where the driver is given them; one object in ten, where it is collected."""
+    """Counts the rows that the driver is given, and the objects, one in ten of them, that are alive."""
     total = 100_000 if people_engine.dialect.name == "sqlite" else 10_000
     people = SQLAlchemyRepository(Person, people_engine)
     alive: dict[int, weakref.ref[Person]] = {}
@@ -526,7 +527,7 @@ def test_a_hundred_thousand_are_added_as_they_are_made(people_engine: sa.Engine)
     people.close()
 
 
-@toggle_has_no_part
+@once
 def test_rows_without_objects_are_stored_like_objects(people: PersonService, statements: Statements) -> None:
     names = ["id", "first_name", "last_name"]
     chunks = [[("ada", "Ada", "100 %s"), ("bob", "Bob", "; %(id)s")], [], [("eve", "\u00c9ve", "?")]]
@@ -541,7 +542,7 @@ def test_rows_without_objects_are_stored_like_objects(people: PersonService, sta
     assert people.get("new") is None
 
 
-def test_rows_of_what_a_driver_cannot_take_as_it_is_are_stored_all_the_same(
+def test_rows_with_values_that_a_driver_cannot_take_as_they_are_are_stored_too(
     parcels: Service[Parcel],
 ) -> None:
     made = [parcel(number=number) for number in range(3)]
@@ -570,7 +571,7 @@ WRONG_ROWS = {
 }
 
 
-@toggle_has_no_part
+@once
 @pytest.mark.parametrize("reason", WRONG_ROWS)
 def test_a_wrong_row_is_refused_by_its_number_with_value_limit_and_remedy(people: PersonService, reason: str) -> None:
     chunks: Any = WRONG_ROWS[reason]
@@ -580,7 +581,7 @@ def test_a_wrong_row_is_refused_by_its_number_with_value_limit_and_remedy(people
     assert stored(people.engine) == []
 
 
-@toggle_has_no_part
+@once
 def test_wrong_names_of_rows_are_refused_before_a_row_is_read(people: PersonService) -> None:
     def never() -> Iterator[list[tuple[Any, ...]]]:
         raise AssertionError("rows are read")
@@ -601,7 +602,7 @@ def _refuse(*_: object) -> None:
     raise InvalidEntityError("is looked at")
 
 
-@toggle_has_no_part
+@once
 def test_rows_that_were_checked_are_not_checked_again(people: PersonService, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Field, "accepts_all", lambda *_: False)
     monkeypatch.setattr(Field, "refusal", lambda *_: "is looked at")
@@ -612,8 +613,8 @@ def test_rows_that_were_checked_are_not_checked_again(people: PersonService, mon
         people.database.add_rows(names, [[("bob", "Bob", "King")]])
 
 
-@toggle_has_no_part
-def test_rows_may_leave_out_what_has_a_default_or_takes_null(loose: Service[Loose]) -> None:
+@once
+def test_rows_may_leave_out_columns_that_have_a_default_or_take_null(loose: Service[Loose]) -> None:
     assert loose.database.add_rows(["code", "late"], [[("a", "later"), ("b", None)], [["c", "list"]]]) == 3
 
     assert [(found.code, found.name, found.made, found.late) for found in loose.list()] == [
@@ -623,7 +624,7 @@ def test_rows_may_leave_out_what_has_a_default_or_takes_null(loose: Service[Loos
     ]
 
 
-@toggle_has_no_part
+@once
 def test_rows_in_a_session_of_the_hosts_are_the_hosts_to_commit(people: PersonService) -> None:
     assert people.get("ada") is None
     with orm.Session(people.engine) as session:
@@ -648,7 +649,7 @@ def test_rows_go_to_the_schema_that_the_host_translates_to(people_engine: sa.Eng
         assert DriverInsert.of(mapping, ["id", "first_name", "last_name"], plain) is not None
 
 
-def test_what_add_many_is_given_stays_as_it_is(people: PersonService) -> None:
+def test_objects_given_to_add_many_stay_as_they_are(people: PersonService) -> None:
     ada = person()
     assert people.add_many([ada]) == 1
 
@@ -657,7 +658,7 @@ def test_what_add_many_is_given_stays_as_it_is(people: PersonService) -> None:
     assert people.add_many([]) == 0
 
 
-@toggle_has_no_part
+@once
 def test_copies_from_another_database_can_be_added(people: PersonService) -> None:
     source = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
     Base.metadata.create_all(source)
@@ -672,7 +673,7 @@ def test_copies_from_another_database_can_be_added(people: PersonService) -> Non
     source.dispose()
 
 
-@toggle_has_no_part
+@once
 def test_all_are_added_or_none(people: PersonService) -> None:
     people.add(person("taken"))
 
@@ -717,8 +718,8 @@ def test_update_changes_fields_and_returns_the_whole(people: PersonService) -> N
     assert stored(people.engine) == [("ada", "Augusta", "King", 2)]
 
 
-@toggle_has_no_part
-def test_an_update_to_what_is_there_already_changes_nothing(people: PersonService) -> None:
+@once
+def test_an_update_to_the_same_values_changes_nothing(people: PersonService) -> None:
     people.add(person())
 
     assert people.update("ada", first_name="Ada").version == 1
@@ -726,16 +727,16 @@ def test_an_update_to_what_is_there_already_changes_nothing(people: PersonServic
     assert people.get_one("ada").version == 1
 
 
-@toggle_has_no_part
-def test_update_takes_what_the_database_computes(people: PersonService) -> None:
+@once
+def test_update_takes_expressions_that_the_database_computes(people: PersonService) -> None:
     people.add(person())
 
     assert people.update("ada", first_name=Person.first_name + " Augusta").first_name == "Ada Augusta"
     assert people.get_one("ada").first_name == "Ada Augusta"
 
 
-@toggle_has_no_part
-def test_update_refuses_what_it_cannot_do(people: PersonService) -> None:
+@once
+def test_update_refuses_missing_ids_unknown_fields_and_wrong_values(people: PersonService) -> None:
     people.add(person())
     with pytest.raises(PersonNotFoundError, match="nobody"):
         people.update("nobody", first_name="A")
@@ -760,7 +761,7 @@ def test_a_composite_key_can_be_moved_by_update(parcels: Service[Parcel]) -> Non
     assert parcels.get(("Köln", 8)) == moved
 
 
-def test_upsert_stores_what_is_new_and_replaces_what_is_not(people: PersonService) -> None:
+def test_upsert_stores_a_new_entity_and_replaces_a_stored_one(people: PersonService) -> None:
     assert people.get("ada") is None
     first = people.upsert(person())
     assert (first.version, people.get("ada")) == (1, person())
@@ -772,7 +773,7 @@ def test_upsert_stores_what_is_new_and_replaces_what_is_not(people: PersonServic
     assert people.upsert(second).version == 2
 
 
-@toggle_has_no_part
+@once
 def test_upsert_leaves_the_object_it_is_given_alone(people: PersonService) -> None:
     people.add(person())
     given = person(first_name="Augusta")
@@ -797,8 +798,8 @@ def test_a_copy_older_than_the_row_is_refused(people: PersonService) -> None:
     assert people.upsert(fresh) == person(first_name="Augusta", last_name="King")
 
 
-@toggle_has_no_part
-def test_a_copy_of_what_was_deleted_and_added_again_is_no_copy_of_that(people: PersonService) -> None:
+@once
+def test_a_copy_of_a_row_that_was_deleted_and_added_again_is_stale(people: PersonService) -> None:
     people.add(person())
     people.update("ada", last_name="King")
     copy = people.get_one("ada")
@@ -809,7 +810,7 @@ def test_a_copy_of_what_was_deleted_and_added_again_is_no_copy_of_that(people: P
         people.upsert(copy)
 
 
-def test_delete_tells_whether_there_was_one(people: PersonService) -> None:
+def test_delete_returns_true_only_if_there_was_a_row(people: PersonService) -> None:
     people.add(person())
     assert people.get("ada") == person()
 
@@ -821,7 +822,7 @@ def test_delete_tells_whether_there_was_one(people: PersonService) -> None:
     assert people.get("ada") == person(first_name="Augusta")
 
 
-@toggle_has_no_part
+@once
 def test_a_row_that_others_refer_to_is_not_deleted(people: PersonService) -> None:
     if people.engine.dialect.name == "sqlite":
         event.listen(people.engine, "connect", lambda driver, _: driver.execute("PRAGMA foreign_keys=ON"))
@@ -844,7 +845,7 @@ def test_a_row_that_others_refer_to_is_not_deleted(people: PersonService) -> Non
 
 
 def together(count: int, work: Callable[[int], Any]) -> list[Any]:
-    """What ``work`` returns in each of several threads that begin together."""
+    """The results of ``work`` in several threads that begin together."""
     barrier = threading.Barrier(count)
 
     def begin(number: int) -> Any:
@@ -921,7 +922,7 @@ def test_upserts_and_deletes_of_one_key_all_succeed(sessions: orm.sessionmaker[o
         assert people.get("ada") in [None, *(person(first_name=str(number)) for number in range(8))]
 
 
-def test_one_of_many_deletes_is_told_that_it_was_the_one(engine: sa.Engine) -> None:
+def test_only_one_of_many_deletes_returns_true(engine: sa.Engine) -> None:
     Base.metadata.create_all(engine)
     HostBase.metadata.create_all(engine)
     with PersonService.over(engine, "memory://") as people, Service.over(Parcel, engine, "memory://") as parcels:
@@ -970,9 +971,9 @@ def test_a_row_of_an_equal_looking_key_is_neither_read_nor_changed_nor_deleted(l
     assert loose.get_one("abc").name == "lower"
 
 
-@toggle_has_no_part
+@once
 def test_an_upsert_of_an_equal_looking_key_is_refused_as_the_database_would(loose: Service[Loose]) -> None:
-    """There can be one row only, and it is not this one's."""
+    """The database can hold one row of the two only."""
     loose.add(Loose(code="abc", name="lower"))
     with pytest.raises(
         EntityExistsError, match=r"^Loose 'abc' exists already, and .* takes 'ABC' for the same"
@@ -1005,7 +1006,7 @@ def test_keys_that_the_database_makes_end_known_absences(tickets: Service[Ticket
     assert [found.title for found in tickets.get_many(range(1, 6)).values()] == ["first", "second", "third", "fourth"]
 
 
-@toggle_has_no_part
+@once
 def test_collections_that_load_with_an_entity_are_no_hindrance(tickets: Service[Ticket]) -> None:
     tickets.add(Ticket(title="first", steps=[Step(), Step()]))
     tickets.add(Ticket(title="second", steps=[Step()]))
@@ -1071,7 +1072,7 @@ def test_an_engine_bound_to_the_class_alone_is_found(people_engine: sa.Engine) -
 
 
 class Contextual(orm.Session):
-    """Tells its engine only where there is a context, as Flask-SQLAlchemy's does."""
+    """Knows its engine only in a context, as Flask-SQLAlchemy's does."""
 
     context: sa.Engine | None = None
 
@@ -1086,7 +1087,9 @@ def context(people_engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> Callab
     return lambda: monkeypatch.setattr(Contextual, "context", people_engine)
 
 
-def test_an_engine_that_sessions_tell_later_can_be_named(people_engine: sa.Engine, context: Callable[[], None]) -> None:
+def test_an_engine_that_sessions_know_only_later_can_be_named(
+    people_engine: sa.Engine, context: Callable[[], None]
+) -> None:
     sessions = orm.scoped_session(orm.sessionmaker(class_=Contextual))
     with pytest.raises(ConfigurationError, match="engine="):
         SQLAlchemyRepository(Person, sessions)
@@ -1122,7 +1125,7 @@ def test_sessions_without_an_engine_are_refused_unless_it_is_named(people_engine
         orm.scoped_session(lambda: orm.Session()),  # type: ignore[arg-type]
     ],
 )
-def test_what_makes_no_sessions_is_refused(unusable: Any) -> None:
+def test_anything_but_a_source_of_sessions_is_refused(unusable: Any) -> None:
     with pytest.raises(ConfigurationError, match="sessionmaker"):
         SQLAlchemyRepository(Person, unusable)
 
@@ -1151,7 +1154,7 @@ def test_reads_go_to_the_engine_that_the_host_names_for_them(people_engine: sa.E
 
 
 def test_an_engine_of_one_connection_named_for_reads_is_read_beside(people_engine: sa.Engine) -> None:
-    """As where a test suite puts SQLite in memory in the place of both engines of the application."""
+    """As in a test suite that puts SQLite in memory in the place of both engines of its application."""
     shared = sa.create_engine("sqlite://", poolclass=sa.StaticPool, connect_args={"check_same_thread": False})
     Base.metadata.create_all(shared)
     people = CachedRepository(SQLAlchemyRepository(Person, shared, read_engine=shared), "memory://")
@@ -1179,7 +1182,7 @@ class Routing(orm.Session):
 
 
 def test_of_sessions_that_read_from_replicas_the_engine_they_write_to_is_read(people_engine: sa.Engine) -> None:
-    """A replica may be behind, and what is read there must not be cached."""
+    """A replica may be behind, so its rows must not be cached."""
     replica = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
     Base.metadata.create_all(replica)
     sessions = orm.sessionmaker(class_=type("Routed", (Routing,), {"leader": people_engine, "replica": replica}))
@@ -1215,7 +1218,7 @@ def test_a_closed_repository_can_be_used_again(people_engine: sa.Engine) -> None
 
 
 def test_sessions_put_on_one_connection_later_are_followed_there(people_engine: sa.Engine) -> None:
-    """A host's test suite often does that, to a sessionmaker that its application was built with."""
+    """Test suites often do that to the sessionmaker that their application was built with."""
     sessions = orm.sessionmaker(people_engine)
     with PersonService.over(sessions, "memory://") as people:
         assert people.get("ada") is None
@@ -1245,7 +1248,7 @@ def test_columns_that_load_late_are_there_on_one_connection_too(engine: sa.Engin
 # Inside a session of the host's
 
 
-@toggle_has_no_part
+@once
 def test_a_bound_repository_sees_the_sessions_changes_and_commits_nothing(people: PersonService) -> None:
     people.add_many([person(), person("bob")])
     with orm.Session(people.engine) as session:
@@ -1273,7 +1276,7 @@ def test_a_bound_repository_sees_the_sessions_changes_and_commits_nothing(people
     assert people.get_many(["ada", "bob", "eve"]) == {"ada": person(), "bob": person("bob")}
 
 
-@toggle_has_no_part
+@once
 def test_a_bound_repositorys_changes_are_the_hosts_to_commit(people: PersonService) -> None:
     people.add(person())
     assert people.get("ada") == person()
@@ -1283,8 +1286,8 @@ def test_a_bound_repositorys_changes_are_the_hosts_to_commit(people: PersonServi
     assert people.get("ada") == person(first_name="Augusta")
 
 
-@toggle_has_no_part
-def test_what_a_bound_repository_gives_is_persistent_in_the_session(people: PersonService) -> None:
+@once
+def test_entities_from_a_bound_repository_are_persistent_in_the_session(people: PersonService) -> None:
     people.add(person())
     with orm.Session(people.engine) as session:
         bound = people.bind(session)
@@ -1301,7 +1304,7 @@ def test_what_a_bound_repository_gives_is_persistent_in_the_session(people: Pers
     assert people.get_one("ada").first_name == "Augusta"
 
 
-@toggle_has_no_part
+@once
 def test_nothing_that_a_bound_repository_reads_or_writes_reaches_the_cache(people: PersonService) -> None:
     people.add(person())
     before = people.stats()
@@ -1315,7 +1318,7 @@ def test_nothing_that_a_bound_repository_reads_or_writes_reaches_the_cache(peopl
         assert (spent.round_trips, spent.fills, spent.loads) == (0, 0, 0)
 
 
-@toggle_has_no_part
+@once
 def test_a_bound_repository_raises_as_the_repository_does(people: PersonService) -> None:
     people.add(person())
     with orm.Session(people.engine) as session:
@@ -1334,7 +1337,7 @@ def test_a_bound_repository_raises_as_the_repository_does(people: PersonService)
             bound.add(person())
 
 
-@toggle_has_no_part
+@once
 def test_a_row_read_for_update_is_fresh_and_nobody_else_can_change_it(people: PersonService) -> None:
     people.add(person())
     arguments = {"timeout": 0} if people.engine.dialect.name == "sqlite" else {}
@@ -1359,7 +1362,7 @@ def test_a_row_read_for_update_is_fresh_and_nobody_else_can_change_it(people: Pe
     impatient.dispose()
 
 
-@toggle_has_no_part
+@once
 def test_reading_for_update_drops_nothing_from_the_cache(people: PersonService) -> None:
     people.add(person())
     people.cached.get("ada")
@@ -1370,7 +1373,7 @@ def test_reading_for_update_drops_nothing_from_the_cache(people: PersonService) 
     assert (people.stats() - before).tombstones == (people.stats() - before).model_drops == 0
 
 
-@toggle_has_no_part
+@once
 def test_a_scoped_session_can_be_bound(people: PersonService) -> None:
     registry = orm.scoped_session(orm.sessionmaker(people.engine))
     bound = people.bind(registry)
@@ -1384,16 +1387,16 @@ def test_a_scoped_session_can_be_bound(people: PersonService) -> None:
     registry.remove()
 
 
-@toggle_has_no_part
+@once
 @pytest.mark.parametrize("unusable", [None, "session", sa.create_engine("sqlite://"), orm.sessionmaker()])
-def test_what_is_no_session_cannot_be_bound(people: PersonService, unusable: Any) -> None:
+def test_anything_but_a_session_cannot_be_bound(people: PersonService, unusable: Any) -> None:
     with pytest.raises(ConfigurationError, match="Session"):
         people.bind(unusable)
 
 
-@toggle_has_no_part
+@once
 def test_a_bound_update_leaves_other_pending_changes_in_place(people: PersonService) -> None:
-    """The row is read again and locked; what the session has changed in it already is not lost by that."""
+    """The row is read again and locked, and the session's own changes to it are not lost."""
     people.add(person())
     for autoflush, name in ((True, "King"), (False, "Byron")):
         with orm.Session(people.engine, autoflush=autoflush) as session, session.begin():
@@ -1403,7 +1406,7 @@ def test_a_bound_update_leaves_other_pending_changes_in_place(people: PersonServ
         assert people.get("ada") == person(first_name="Augusta", last_name=name)
 
 
-@toggle_has_no_part
+@once
 def test_a_pending_change_that_others_overtook_is_refused_when_the_row_is_read_for_update(
     people: PersonService,
 ) -> None:

@@ -1,6 +1,6 @@
-"""Our own writes, where others hold the locks: made again a bounded number of times, as stamina and its host say.
+"""Writes of our own that meet the locks of others: made again a bounded number of times, as stamina and the host say.
 
-The others are connections that hold their locks until the write under test has been rolled back once, or for good.
+The others are connections that hold their locks until the write under test was rolled back once, or to the end.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def person(id: str, first_name: str = "", last_name: str = "") -> Person:
 
 
 def impatient(url: str) -> sa.Engine:
-    """An engine that waits for locks as shortly as its database can."""
+    """An engine that waits for locks for the shortest time that its database knows."""
     if url.startswith("sqlite"):
         return sa.create_engine(url, connect_args={"timeout": 0})
     engine = sa.create_engine(url)
@@ -60,7 +60,7 @@ def impatient(url: str) -> sa.Engine:
 
 
 class Others:
-    """Another connection that holds locks: on ada, changed, and on new, inserted; nothing of it is committed."""
+    """Another connection that holds locks: it has changed ada and inserted new, and committed neither."""
 
     def __init__(self, url: str) -> None:
         self._engine = sa.create_engine(url)
@@ -71,19 +71,19 @@ class Others:
         self._connection.execute(sa.update(Person).where(Person.id == "ada").values(first_name="others'"))
         self._connection.execute(sa.insert(Person).values(id="new", first_name="", last_name="", version=1))
 
-    def let_go(self, *_: object) -> None:
+    def release(self, *_: object) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.rollback()
             connection.close()
 
     def close(self) -> None:
-        self.let_go()
+        self.release()
         self._engine.dispose()
 
 
 class Counted:
-    """How many transactions an engine began."""
+    """Counts the transactions that an engine begins."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self.attempts = 0
@@ -116,7 +116,7 @@ def others(database_url: str) -> Iterator[Others]:
 
 @pytest.fixture(autouse=True)
 def no_waiting() -> Iterator[None]:
-    """As many attempts as ours, without the pauses between."""
+    """Up to the usual number of attempts, without the pauses between."""
     with stamina.set_testing(True, attempts=99, cap=True):
         yield
 
@@ -151,7 +151,7 @@ def test_a_write_that_waited_in_vain_for_a_lock_is_made_again(
     people: PersonService, others: Others, write: str
 ) -> None:
     others.hold()
-    event.listen(people.engine, "rollback", others.let_go)
+    event.listen(people.engine, "rollback", others.release)
     counted = Counted(people.engine)
     WRITES[write](people)
 
@@ -168,14 +168,14 @@ def test_after_the_last_attempt_the_databases_own_error_is_raised(people: Person
 
     assert not isinstance(caught.value, PersonRepoError)
     assert counted.attempts == ATTEMPTS
-    others.let_go()
+    others.release()
     assert people.update("ada", last_name="Byron").version == 2
 
 
 def test_no_attempt_begins_after_ten_seconds(
     people: PersonService, others: Others, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each may have waited for as long as the database lets it."""
+    """Each attempt may have waited for as long as the database lets it."""
     others.hold()
     counted = Counted(people.engine)
     stamina.set_testing(False)
@@ -212,7 +212,7 @@ def test_a_host_that_tests_with_stamina_says_how_many_attempts_there_are(people:
     assert counted.attempts == 1
 
 
-def test_what_can_be_read_only_once_is_not_written_again(people: PersonService, others: Others) -> None:
+def test_an_iterator_is_not_written_again(people: PersonService, others: Others) -> None:
     others.hold()
     counted = Counted(people.engine)
     with pytest.raises(sa.exc.OperationalError):
@@ -243,7 +243,7 @@ def test_the_hosts_transactions_are_the_hosts(people: PersonService, others: Oth
 
 
 def test_sessions_on_a_connection_of_the_hosts_are_the_hosts_too(people: PersonService, others: Others) -> None:
-    """A deadlock ends the host's transaction there: what it wrote before is gone, and it must know."""
+    """A deadlock ends the host's transaction there. Its earlier writes are gone, and it must know."""
     seen: list[str] = []
     with people.engine.connect() as connection:
         joined = SQLAlchemyRepository(Person, orm.sessionmaker(connection, join_transaction_mode="create_savepoint"))
@@ -274,7 +274,7 @@ class Adversary:
             self._connection.execute(statement)
 
     def meet(self) -> None:
-        """Once somebody waits for a lock: asks for the other row, and is given it when the other has lost."""
+        """Waits until somebody waits for a lock, then asks for the other row; returns when the other has lost."""
         waiting = sa.text("SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'")
         with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as looking:
             while not looking.scalar(waiting):
@@ -288,7 +288,7 @@ class Adversary:
 
 @pytest.fixture
 def deadlocked(mysql_url: str) -> Iterator[Callable[[list[sa.Insert], sa.Insert, Callable[[sa.Engine], Any]], int]]:
-    """Makes a write meet an adversary, who goes away once the write has lost; how many transactions it took."""
+    """Makes a write meet an adversary, which ends once the write has lost; returns the number of transactions."""
     engine = sa.create_engine(mysql_url)
     Base.metadata.create_all(engine)
     RetryBase.metadata.create_all(engine)
@@ -334,7 +334,7 @@ def order(id: int | None = None, line: int | None = None) -> Order:
     return Order(id=id, lines=[Line(id=line)])
 
 
-def test_what_was_lost_in_a_deadlock_can_be_added_again(deadlocked: Any) -> None:
+def test_an_object_that_was_lost_in_a_deadlock_can_be_added_again(deadlocked: Any) -> None:
     added = order(1, 1)
     before = {name: value for name, value in vars(added).items() if name != "_sa_instance_state"}
 
@@ -421,11 +421,11 @@ def test_a_retry_prints_nothing_and_reads_do_not_even_import_it(tmp_path: Any) -
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_a_host_that_listens_is_told_of_each_retry(
+def test_a_host_that_logs_stamina_sees_each_retry(
     people: PersonService, others: Others, caplog: pytest.LogCaptureFixture
 ) -> None:
     others.hold()
-    event.listen(people.engine, "rollback", others.let_go)
+    event.listen(people.engine, "rollback", others.release)
     people.update("ada", last_name="Byron")
 
     assert [record.getMessage() for record in caplog.records if record.name == "stamina"] == ["stamina.retry_scheduled"]

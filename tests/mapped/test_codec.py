@@ -83,7 +83,7 @@ GOLDEN: dict[str, tuple[Codec[Any], str, Row | None, str]] = {
 
 @pytest.mark.parametrize("case", GOLDEN)
 def test_the_bytes_of_format_1_never_change(case: str) -> None:
-    """Where they must, ``FORMAT`` is raised, and with it the fingerprint: then these are new golden bytes."""
+    """If they must change, raise ``FORMAT``, and with it the fingerprint; then golden bytes are added for it."""
     codec, key, row, golden = GOLDEN[case]
 
     assert FORMAT == 1
@@ -137,7 +137,7 @@ class Colour(enum.Enum):
 
 
 class Word(sa.types.TypeDecorator[str]):
-    """Keeps an enumeration and gives its name in small letters."""
+    """Stores an enumeration, and loads its name in small letters."""
 
     impl = sa.Enum(Colour)
     cache_ok = True
@@ -214,7 +214,7 @@ def test_each_type_comes_back_and_so_does_null(case: str) -> None:
         assert repr(back) == repr((1, it))
 
 
-def test_rows_of_a_database_come_back_and_hydrate_to_what_it_holds(engine: sa.Engine) -> None:
+def test_rows_of_a_database_come_back_and_hydrate_to_its_entities(engine: sa.Engine) -> None:
     HostBase.metadata.create_all(engine)
     with orm.Session(engine) as session:
         session.add_all([parcel(), parcel(number=8, note="é😀", tags=(), contents=None, size=Size.SMALL)])
@@ -234,7 +234,7 @@ def test_rows_of_a_database_come_back_and_hydrate_to_what_it_holds(engine: sa.En
 
 
 class Opaque:
-    """Defines no equality, so that nothing can be said of a copy."""
+    """Has no equality, so that a copy cannot be compared."""
 
 
 class Opaquely(sa.types.TypeDecorator[Opaque]):
@@ -451,7 +451,7 @@ def test_json_that_is_no_msgpack_is_rejected(contents: bytes) -> None:
 
 
 def test_an_enumeration_that_has_no_such_member_is_rejected() -> None:
-    """What another version of the host's code stored, with a member that this one does not know."""
+    """Another version of the host's code may store a member that this one does not know."""
     hostile(PARCEL_ITEM.replace(b"\xa5LARGE", b"\xa5GIANT"), PARCEL_CODEC, PARCEL_KEY)
 
 
@@ -533,7 +533,7 @@ class OtherKind(Kind):
 
 @pytest.mark.parametrize("kind", ["special", "", None])
 def test_an_item_of_no_known_class_is_rejected(kind: Any) -> None:
-    """It could become no object: the read that it answers would fail."""
+    """It could become no object, and the read would fail."""
     kinds = Codec(EntityMapping(Kind))
     good = kinds.encode("k", (1, "plain"))
     assert kinds.decode(good, "k") == (1, "plain")
@@ -592,8 +592,9 @@ FILLERS = {
 
 @pytest.mark.parametrize("filler", FILLERS)
 def test_megabytes_cost_no_more_memory_than_they_are_long_by_a_factor(filler: str) -> None:
-    """What a length declares is never set aside before it is there. An empty list of one byte takes 56 in Python, and
-    8 in the list that holds it."""
+    """Memory is not set aside for a declared length. An empty list of one byte takes 56 in Python, and 8 in the list
+    that holds it.
+    """
     items = [FILLERS[filler], HEAD + FILLERS[filler], with_contents(FILLERS[filler])]
     tracemalloc.start()
     try:
@@ -609,7 +610,7 @@ def test_megabytes_cost_no_more_memory_than_they_are_long_by_a_factor(filler: st
 
 
 @pytest.mark.parametrize("item", [None, "text", 7, (1, KEY, ADA)])
-def test_what_is_not_bytes_is_rejected(item: Any) -> None:
+def test_anything_but_bytes_is_rejected(item: Any) -> None:
     hostile(item)
 
 
@@ -634,8 +635,8 @@ def test_a_sealed_absence_comes_back_as_none() -> None:
     assert SEALED_PEOPLE.decode(SEALED_PEOPLE.encode(KEY, None), KEY) is None
 
 
-def test_what_is_sealed_is_the_item() -> None:
-    """So a seal changes neither the format nor the schema: those have golden bytes of their own."""
+def test_sealing_leaves_the_item_inside_unchanged() -> None:
+    """So a seal changes neither the format nor the schema, which have golden bytes of their own."""
     assert SEAL.open(SEALED_ITEM, KEY) == ITEM
     assert len(SEALED_ITEM) == len(ITEM) + OVERHEAD
     assert not any(name in SEALED_ITEM for name in (b"ada", b"Ada", b"Lovelace"))
@@ -647,12 +648,12 @@ def test_a_row_that_would_not_come_back_is_not_cached_sealed_either() -> None:
 
 
 @pytest.mark.parametrize("row", [ADA, None])
-def test_an_item_that_is_not_sealed_is_rejected_where_there_is_a_secret(row: Row | None) -> None:
+def test_an_unsealed_item_is_rejected_with_a_secret(row: Row | None) -> None:
     hostile(PEOPLE.encode(KEY, row), SEALED_PEOPLE)
 
 
 @pytest.mark.parametrize("row", [ADA, None])
-def test_a_sealed_item_is_rejected_where_there_is_no_secret(row: Row | None) -> None:
+def test_a_sealed_item_is_rejected_without_a_secret(row: Row | None) -> None:
     hostile(SEALED_PEOPLE.encode(KEY, row))
 
 
@@ -672,13 +673,13 @@ def test_any_damage_to_a_sealed_item_is_a_rejection(at: int, cut: int, put: byte
 @given(item=st.binary(max_size=200) | json_values.map(msgspec.msgpack.encode))
 @profile(max_examples=200)
 def test_sealed_or_not_random_bytes_are_rejected(item: bytes) -> None:
-    """Whoever holds a secret could have sealed them: what opens is looked at like anything else."""
+    """A holder of the secret could have sealed them, so an opened item is checked like any other."""
     hostile(item, SEALED_PEOPLE)
     hostile(SEAL.seal(item, KEY), SEALED_PEOPLE)
 
 
 @pytest.mark.parametrize("item", [None, "text", 7, (1, KEY, ADA), bytearray(SEALED_ITEM), [SEALED_ITEM]])
-def test_what_is_not_bytes_is_rejected_where_there_is_a_secret(item: Any) -> None:
+def test_anything_but_bytes_is_rejected_with_a_secret_too(item: Any) -> None:
     hostile(item, SEALED_PEOPLE)
 
 
@@ -694,10 +695,10 @@ FINGERPRINTS = (
 @pytest.mark.parametrize("seed", ["0", "4711"])
 def test_the_fingerprint_is_the_same_in_every_process(seed: str) -> None:
     environ = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)}
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", FINGERPRINTS], env=environ, check=True, capture_output=True, text=True, timeout=60
     )
-    assert told.stdout.split() == [str(PEOPLE.schema), str(PARCEL_CODEC.schema)]
+    assert done.stdout.split() == [str(PEOPLE.schema), str(PARCEL_CODEC.schema)]
 
 
 def first() -> sa.Column[Any]:
@@ -746,7 +747,7 @@ def test_the_fingerprint_changes_with_whatever_would_make_a_row_mean_something_e
     assert all(0 <= schema < 2**63 for schema in schemas)
 
 
-def test_the_fingerprint_stays_where_the_meaning_of_a_row_does() -> None:
+def test_the_fingerprint_stays_if_the_meaning_of_a_row_does() -> None:
     """Cached rows survive a longer column, another class name and a constraint."""
     before = Codec(mapped("Thing", first(), last())).schema
     wider = sa.Column("last", sa.String(900), nullable=False, unique=True, server_default="")

@@ -87,7 +87,7 @@ def test_ids_at_once_have_the_keys_of_each(many: list[Any]) -> None:
     assert BY_ID.keys_of([(id,) for id in many]) == tuple(map(list, zip(*pairs, strict=True)))
 
 
-def test_nothing_is_plain_where_no_string_is_an_id_as_it_is() -> None:
+def test_no_id_is_plain_if_every_string_needs_a_check() -> None:
     assert PEOPLE.plain_key_of("ada") is None
     assert PEOPLE.plain_keys_of(["ada"]) is None
     assert Keyspace("person_repo", "person", longest=1000).plain_key_of("a" * 101) is None
@@ -200,18 +200,18 @@ def test_distinct_identities_have_distinct_keys(left: tuple[Any, ...], right: tu
     ],
 )
 def test_values_that_a_database_takes_for_one_have_one_key(left: Any, right: Any) -> None:
-    """Whoever writes the row in one spelling invalidates what was read in the other."""
+    """A write of the row in one spelling invalidates reads of the other."""
     assert left == right
     assert PEOPLE.key_of((left,)) == PEOPLE.key_of((right,))
 
 
-def test_decimals_are_told_apart_in_every_context() -> None:
+def test_decimals_have_keys_of_their_own_in_every_context() -> None:
     with decimal.localcontext(prec=3):
         assert PEOPLE.key_of((decimal.Decimal("123.4567"),)) != PEOPLE.key_of((decimal.Decimal("123.4568"),))
 
 
 @pytest.mark.parametrize("identity", [("x" * 300,), ("😀" * 100,), ("a" * 120, "b" * 120), (b"x" * 200,)])
-def test_a_long_identity_is_a_digest_on_the_wire_and_told_in_full(identity: tuple[Any, ...]) -> None:
+def test_a_long_identity_is_a_digest_on_the_wire_and_has_a_full_key(identity: tuple[Any, ...]) -> None:
     key, full = PEOPLE.key_of(identity)
 
     assert len(full) > LONGEST_KEY

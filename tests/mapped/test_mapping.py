@@ -150,11 +150,11 @@ def row_of(engine: sa.Engine, mapping: EntityMapping[Any]) -> Row:
 
 
 def loaded(engine: sa.Engine, entity: type[Any]) -> Any:
-    """What a session loads, detached."""
+    """The only entity, loaded by a session and detached."""
     with orm.Session(engine) as session:
-        found = session.scalars(sa.select(entity).options(orm.undefer("*"))).one()
-        session.expunge(found)
-        return found
+        only = session.scalars(sa.select(entity).options(orm.undefer("*"))).one()
+        session.expunge(only)
+        return only
 
 
 def author(**changes: Any) -> Author:
@@ -365,11 +365,11 @@ LOWER = keyed(Lower(), "Lowered")
 def test_a_written_key_is_known_as_readers_ask_for_it(
     mapping: EntityMapping[Any], written: list[Any], identity: tuple[Any, ...]
 ) -> None:
-    found = mapping.stored_identity(written)
-    assert found == identity
-    assert found is not None
-    assert [type(value) for value in found] == [type(value) for value in identity]
-    assert mapping.identity(mapping.id_of(found)) == found
+    stored = mapping.stored_identity(written)
+    assert stored == identity
+    assert stored is not None
+    assert [type(value) for value in stored] == [type(value) for value in identity]
+    assert mapping.identity(mapping.id_of(stored)) == stored
 
 
 @pytest.mark.parametrize(
@@ -401,23 +401,23 @@ def test_a_written_key_that_a_database_may_convert_is_unknown(mapping: EntityMap
 
 
 @pytest.mark.parametrize("number", [True, Loud.VERY, 7])
-def test_a_row_is_found_under_the_identity_that_was_told_when_it_was_written(database_url: str, number: int) -> None:
+def test_a_row_is_found_under_the_identity_of_its_written_key(database_url: str, number: int) -> None:
     database = sa.create_engine(database_url)
     HostBase.metadata.create_all(database)
     row = stored(database, parcel(depot=Text("Köln"), number=number))
     database.dispose()
-    told = PARCELS.stored_identity([Text("Köln"), number])
+    identity = PARCELS.stored_identity([Text("Köln"), number])
 
-    assert PARCELS.identity_in(row) == told
-    assert told is not None
-    assert [type(value) for value in told] == [str, int]
+    assert PARCELS.identity_in(row) == identity
+    assert identity is not None
+    assert [type(value) for value in identity] == [str, int]
 
 
 # Hydration
 
 
 @every_kind
-def test_a_hydrated_object_has_what_a_session_loads(engine: sa.Engine, make: Callable[[], Any]) -> None:
+def test_a_hydrated_object_equals_a_loaded_one(engine: sa.Engine, make: Callable[[], Any]) -> None:
     mapping = EntityMapping(type(make()))
     row = stored(engine, make())
     hydrated, expected = mapping.hydrate(row), loaded(engine, mapping.entity)
@@ -471,7 +471,7 @@ def test_a_hydrated_object_joins_a_session_without_a_statement(
 def test_a_hydrated_object_merges_as_a_loaded_one_does(
     engine: sa.Engine, statements: list[str], make: Callable[[], Any]
 ) -> None:
-    """A deferred column that is loaded counts as a change to ``merge``, wherever it was loaded; nothing else does."""
+    """``merge`` takes a deferred column that is loaded for a change, wherever it was loaded; and nothing else."""
     mapping = EntityMapping(type(make()))
     hydrated = mapping.hydrate(stored(engine, make()))
     sent = []
@@ -590,7 +590,7 @@ def test_a_composite_attribute_is_made_from_its_columns(engine: sa.Engine) -> No
         assert (hydrated.x, hydrated.y) == (5, 6)
 
 
-def test_a_mutable_value_tells_the_session_of_its_changes(engine: sa.Engine) -> None:
+def test_a_change_inside_a_mutable_value_is_written(engine: sa.Engine) -> None:
     row = stored(engine, author())
     hydrated = AUTHORS.hydrate(row)
     with orm.Session(engine) as session:
@@ -718,7 +718,7 @@ def test_an_expression_that_a_query_must_ask_for_is_none_as_in_a_session(engine:
         (PARCELS, {"size": None}, "takes no NULL"),
     ],
 )
-def test_what_a_database_would_refuse_or_change_is_refused(
+def test_values_that_a_database_would_refuse_or_change_are_refused(
     mapping: EntityMapping[Any], values: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(InvalidEntityError) as caught:
@@ -742,7 +742,7 @@ def test_what_a_database_would_refuse_or_change_is_refused(
         (PEOPLE, {}),
     ],
 )
-def test_what_every_database_takes_passes(mapping: EntityMapping[Any], values: dict[str, Any]) -> None:
+def test_values_that_every_database_takes_pass(mapping: EntityMapping[Any], values: dict[str, Any]) -> None:
     mapping.check(values)
 
 
@@ -791,8 +791,8 @@ def test_a_name_that_is_no_column_is_refused_with_the_known_ones(name: str) -> N
 # Criteria
 
 
-def found(engine: sa.Engine, mapping: EntityMapping[Any], **equals: Any) -> int:
-    """How many rows meet the criteria, in Core and in the ORM alike."""
+def count(engine: sa.Engine, mapping: EntityMapping[Any], **equals: Any) -> int:
+    """The number of rows that meet the criteria, the same in Core and in the ORM."""
     criteria = mapping.criteria(equals)
     with engine.connect() as connection:
         rows = connection.execute(sa.select(*mapping.columns).where(*criteria)).all()
@@ -804,29 +804,29 @@ def found(engine: sa.Engine, mapping: EntityMapping[Any], **equals: Any) -> int:
 def test_criteria_find_the_rows_that_have_the_values(engine: sa.Engine) -> None:
     stored(engine, parcel(note=None))
 
-    assert found(engine, PARCELS) == 1
-    assert found(engine, PARCELS, depot="Köln", size=Size.LARGE, price=decimal.Decimal("12345678.9")) == 1
-    assert found(engine, PARCELS, tags=("up", "fragile"), fragile=True) == 1
-    assert found(engine, PARCELS, depot="Köln", size=Size.SMALL) == 0
+    assert count(engine, PARCELS) == 1
+    assert count(engine, PARCELS, depot="Köln", size=Size.LARGE, price=decimal.Decimal("12345678.9")) == 1
+    assert count(engine, PARCELS, tags=("up", "fragile"), fragile=True) == 1
+    assert count(engine, PARCELS, depot="Köln", size=Size.SMALL) == 0
 
 
 def test_none_finds_the_rows_without_a_value(engine: sa.Engine) -> None:
     stored(engine, parcel(note=None))
 
-    assert found(engine, PARCELS, note=None) == 1
-    assert found(engine, PARCELS, note="None") == 0
+    assert count(engine, PARCELS, note=None) == 1
+    assert count(engine, PARCELS, note="None") == 0
     assert "IS NULL" in str(PARCELS.criteria({"note": None})[0])
 
 
 def test_a_value_that_no_row_can_hold_finds_none(engine: sa.Engine) -> None:
     stored(engine, parcel())
 
-    assert found(engine, PARCELS, number=2**63) == 0
-    assert found(engine, PARCELS, note=LONE) == 0
-    assert found(engine, PARCELS, depot="x" * 41) == 0
+    assert count(engine, PARCELS, number=2**63) == 0
+    assert count(engine, PARCELS, note=LONE) == 0
+    assert count(engine, PARCELS, depot="x" * 41) == 0
 
 
-def test_a_value_of_another_kind_is_refused_where_mysql_would_find_every_row() -> None:
+def test_a_value_of_another_kind_for_which_mysql_would_find_every_row_is_refused() -> None:
     with pytest.raises(InvalidEntityError, match=r"Person\.first_name 0 is int; the column takes str"):
         PEOPLE.criteria({"first_name": 0})
 
@@ -834,8 +834,8 @@ def test_a_value_of_another_kind_is_refused_where_mysql_would_find_every_row() -
 def test_an_attribute_with_a_comparator_of_its_own_is_compared_by_it(engine: sa.Engine) -> None:
     stored(engine, author(motto="Dare"))
 
-    assert found(engine, AUTHORS, motto="DARE") == 1
-    assert found(engine, AUTHORS, name="ADA") == 0
+    assert count(engine, AUTHORS, motto="DARE") == 1
+    assert count(engine, AUTHORS, name="ADA") == 0
 
 
 # Classes that cannot be cached
@@ -908,7 +908,7 @@ def test_a_class_over_a_query_is_refused() -> None:
 
 
 @pytest.mark.parametrize("entity", [int, Base, Person(id="a", first_name="b", last_name="c"), "Person", None])
-def test_what_is_not_a_mapped_class_is_refused(entity: Any) -> None:
+def test_anything_but_a_mapped_class_is_refused(entity: Any) -> None:
     with pytest.raises(ConfigurationError, match="is not a mapped class"):
         EntityMapping(entity)
 
@@ -916,7 +916,7 @@ def test_what_is_not_a_mapped_class_is_refused(entity: Any) -> None:
 # Column types
 
 
-def test_a_type_decorator_that_only_binds_loads_what_its_database_type_loads() -> None:
+def test_a_type_decorator_that_only_binds_loads_as_its_database_type_does() -> None:
     assert LOWER.key_fields[0].python_type is str
 
 

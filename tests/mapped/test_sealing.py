@@ -1,4 +1,4 @@
-"""Sealed values: their bytes, what does not open, and caches that hold nothing that can be read."""
+"""Sealed values: their bytes, bytes that do not open, and caches that hold nothing readable."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def counted(count: int) -> bytes:
 
 
 def test_the_bytes_of_version_1_never_change() -> None:
-    """Where they must, ``VERSION`` is raised, and what was sealed before is a miss: then these are new golden bytes."""
+    """If they must change, raise ``VERSION``: older values are misses then, and golden bytes are added for it."""
     assert VERSION == 1
     assert Seal([SECRET], random=counted).seal(VALUE, KEY).hex() == SEALED.hex()
     assert Seal([SECRET]).open(SEALED, KEY) == VALUE
 
 
 def test_no_sealed_value_begins_as_an_item_does() -> None:
-    """In msgpack an item is an array; whoever knows no seal takes a sealed one for no item, whatever follows."""
+    """In msgpack an item is an array, so a reader without a secret rejects a sealed one by its first byte."""
     assert SEALED[0] == VERSION < 0x80
 
 
@@ -73,7 +73,7 @@ def test_a_value_comes_back_with_its_key_and_its_secret(value: bytes, key: str, 
 
 
 def test_no_two_seals_of_a_value_are_alike() -> None:
-    """Not the salt, nor anything after it: who reads the cache does not see that a value is what it was."""
+    """Neither the salt nor the rest: a stranger who reads the cache does not see that a value is unchanged."""
     many = [Seal([SECRET]).seal(VALUE, KEY) for _ in range(100)]
 
     assert len({sealed[5:29] for sealed in many}) == len({sealed[29:] for sealed in many}) == 100
@@ -233,7 +233,7 @@ Serve = Callable[..., PersonService]
 
 @pytest.fixture
 def serve(people: sa.Engine, memcached_servers: list[Memcached]) -> Iterator[Serve]:
-    """Services over one memcached and one database, each as a process of its own would have it."""
+    """Makes services over one memcached and one database, each like that of another process."""
     made: list[PersonService] = []
 
     def make(secret: Any = "", **options: Any) -> PersonService:
@@ -257,7 +257,7 @@ def key_of(service: PersonService, id: str) -> str:
 
 
 def on_the_server(server: Memcached, key: str) -> bytes:
-    """The bytes of an item as anybody reads them who reaches the server."""
+    """The bytes of an item as any client of the server reads them."""
     with socket.create_connection(("127.0.0.1", server.port), 10) as connection:
         connection.sendall(b"get %b\r\n" % key.encode())
         answer = b""
@@ -268,7 +268,7 @@ def on_the_server(server: Memcached, key: str) -> bytes:
 
 
 def put(service: PersonService, id: str, item: bytes) -> None:
-    """Puts an item where a reader of the service's would have put its own."""
+    """Stores an item as a reader of the service would store its own."""
     backend = service.cached.backend
     lease = backend.fetch(service.cached.keys.group, key_of(service, id))
     assert isinstance(lease, Lease), lease
@@ -331,7 +331,7 @@ GARBAGE = {
 
 @pytest.mark.parametrize("kind", GARBAGE)
 @pytest.mark.parametrize("many", [False, True], ids=["get", "get_many"])
-def test_what_does_not_open_is_a_counted_miss_and_is_refilled(serve: Serve, kind: str, many: bool) -> None:
+def test_an_item_that_does_not_open_is_a_counted_miss_and_is_refilled(serve: Serve, kind: str, many: bool) -> None:
     service, elsewhere = serve(SECRET), serve(SECRET)
     elsewhere.get("ada")
     sealed = item(elsewhere, "ada")
@@ -358,7 +358,7 @@ def test_a_sealed_value_that_is_moved_to_another_key_is_a_counted_miss(serve: Se
     assert service.get("ada") == ADA
 
 
-def test_those_who_have_no_secret_and_those_who_have_take_each_others_items_for_misses(serve: Serve) -> None:
+def test_readers_with_and_without_a_secret_take_each_others_items_for_misses(serve: Serve) -> None:
     plain, sealed = serve(), serve(SECRET)
     plain.get("ada")
     plain_item = item(plain, "ada")
@@ -371,7 +371,7 @@ def test_those_who_have_no_secret_and_those_who_have_take_each_others_items_for_
 
 
 def test_a_secret_is_changed_in_three_steps_without_a_miss(serve: Serve) -> None:
-    """At each step one of two services is ahead of the other; whatever either fills, the other reads."""
+    """At each step one of two services is ahead of the other, and each reads the other's values."""
     steps = [[SECRET], [SECRET, NEW], [NEW, SECRET], [NEW]]
     for before, after in itertools.pairwise(steps):
         one, two = serve(before), serve(after)
