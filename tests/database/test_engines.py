@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import gc
 import json
 import logging
@@ -53,7 +54,7 @@ def driver_of(engine: sa.Engine) -> Any:
 
 
 def test_reads_use_the_hosts_creator(path: str) -> None:
-    reader = read_engine_of(sa.create_engine("sqlite:///", creator=lambda: marked(path)))
+    reader = read_engine_of(sa.create_engine(f"sqlite:///{path}", creator=lambda: marked(path)))
 
     assert isinstance(driver_of(reader), Marked)
     reader.dispose()
@@ -141,7 +142,12 @@ def test_json_reads_as_the_hosts_functions_say(database_url: str) -> None:
     host.dispose()
 
 
-def test_dates_that_the_hosts_driver_converts_are_not_converted_again(path: str) -> None:
+def test_dates_that_the_hosts_driver_converts_are_not_converted_again(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As by register_adapter and register_converter, which nothing could take back.
+    monkeypatch.setitem(sqlite3.adapters, (datetime.date, sqlite3.PrepareProtocol), datetime.date.isoformat)
+    monkeypatch.setitem(sqlite3.converters, "DATE", lambda text: datetime.date.fromisoformat(text.decode()))
     arguments = {"detect_types": sqlite3.PARSE_DECLTYPES}
     host = sa.create_engine(f"sqlite:///{path}", native_datetime=True, connect_args=arguments)
     HostBase.metadata.create_all(host)

@@ -264,6 +264,8 @@ def test_a_database_that_cannot_be_reached_is_sqlalchemys_error(path: str) -> No
     with listening(host, "do_connect", refused), pytest.raises(sa.exc.OperationalError, match="no more connections"):
         loader.one(("ada",))
     assert loader.one(("ada",)) == ({}, True)
+    reader.dispose()
+    host.dispose()
 
 
 def test_a_connection_that_the_server_closed_costs_one_error_and_is_replaced(mysql_url: str) -> None:
