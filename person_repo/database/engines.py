@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,7 +23,7 @@ from person_repo.forks import on_fork
 from person_repo.tls import tls_context
 from person_repo.urls import redact
 
-__all__ = ["MAY_JUDGE", "engine_of", "fork_safely", "has_one_connection", "read_engine_of"]
+__all__ = ["MAY_JUDGE", "engine_of", "fork_safely", "has_one_connection", "read_engine_of", "turn_on"]
 
 logger = logging.getLogger("person_repo.database")
 
@@ -33,7 +35,9 @@ so that a transaction open on it is the only one. Engines with connections of th
 # In the ``info`` of a host's connection: the reference that keeps it checked out.
 _KEEPALIVE = "person_repo_keepalive"
 
+# In the ``__dict__`` of engines: the read engine of a host's, and the turns of both on one connection.
 _READER = "_person_repo_reader"
+_TURNS = "_person_repo_turns"
 
 
 def engine_of(url: str | sa.URL) -> sa.Engine:
@@ -158,7 +162,36 @@ def _reader_on_hosts_connection(engine: sa.Engine) -> sa.Engine:
     )
     for name in ("do_begin", "do_commit", "do_rollback", "do_close", "do_terminate"):
         setattr(reader.dialect, name, lambda connection: None)
+    if isinstance(engine.pool, pool.StaticPool):
+        reader.__dict__[_TURNS] = engine.__dict__.setdefault(_TURNS, _Turns())
     return reader
+
+
+def turn_on(reader: sa.Engine) -> AbstractContextManager[object]:
+    """A block for one read and its rows, alone among the reads on a connection that all threads share.
+
+    Since Python 3.12 sqlite3 may give two threads the same prepared statement at once, and one of them no row, or the
+    other's. Only equal SQL shares a statement, so the host's are not waited for. On a read engine with connections of
+    its own nobody waits.
+    """
+    turns: _Turns | None = reader.__dict__.get(_TURNS)
+    return nullcontext() if turns is None else turns.one()
+
+
+class _Turns:
+    """A lock that a forked child makes anew: another thread of the parent may hold it."""
+
+    def __init__(self) -> None:
+        self._reset()
+        on_fork(self._reset)
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        with self._lock:
+            yield
 
 
 def _options_of(engine: sa.Engine) -> dict[str, Any]:

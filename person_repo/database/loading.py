@@ -9,7 +9,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import sqlalchemy as sa
 
 from person_repo.database.direct import DIRECT_DRIVERS, DirectQuery, is_observed
-from person_repo.database.engines import MAY_JUDGE
+from person_repo.database.engines import MAY_JUDGE, turn_on
 from person_repo.mapped.mapping import EntityMapping, Identity, Row
 
 __all__ = ["Loaded", "Loader", "Queries"]
@@ -100,7 +100,7 @@ class Loader(Generic[E]):
         """The row of an identity. One query."""
         if self._may_go_direct and not is_observed(self._engine):
             return self._of_one(self._direct_query(1).rows(identity), identity, True)
-        with self._engine.connect() as connection:
+        with turn_on(self._engine), self._engine.connect() as connection:
             before = _commit_mark(connection)
             rows = connection.execute(self._one, self._queries.parameters(identity)).fetchmany(1)
             committed = before is not None and _commit_mark(connection) == before
@@ -119,7 +119,7 @@ class Loader(Generic[E]):
         if self._may_go_direct and not is_observed(self._engine):
             parts = [self._direct_among(part) for part in self._queries.parts(identities)]
             return Loaded(self._of_many(chain.from_iterable(parts), identities), True)
-        with self._engine.connect() as connection:
+        with turn_on(self._engine), self._engine.connect() as connection:
             before = _commit_mark(connection)
             rows: list[Any] = []
             for part in self._queries.parts(identities):
@@ -149,12 +149,12 @@ class Loader(Generic[E]):
     def select(self, *criteria: sa.ColumnElement[bool], limit: int | None = None) -> list[Row]:
         """The rows that meet the criteria, in key order."""
         query = self._columns.where(*criteria).order_by(*self._queries.order).limit(limit)
-        with self._engine.connect() as connection:
+        with turn_on(self._engine), self._engine.connect() as connection:
             return [tuple(row) for row in connection.execute(query)]
 
     def count(self) -> int:
         """The number of rows."""
-        with self._engine.connect() as connection:
+        with turn_on(self._engine), self._engine.connect() as connection:
             counted: int = connection.execute(_restricted(self._mapping, sa.select(sa.func.count()))).scalar_one()
             return counted
 

@@ -285,6 +285,26 @@ def test_closing_a_service_or_losing_it_leaves_the_hosts_transaction_open(shared
         assert session.get(Person, "ada") == person()
 
 
+def test_reads_on_the_one_connection_come_one_after_the_other(shared: sa.Engine) -> None:
+    """Since Python 3.12 sqlite3 may give two threads one prepared statement, and one of them no row."""
+    store(shared, person())
+    readers = [read_engine_of(shared), read_engine_of(shared)]
+    loaders = [Loader(PEOPLE, reader) for reader in readers]
+    seen: list[str] = []
+    second = threading.Thread(target=lambda: seen.append(f"second: {len(loaders[1].many([('ada',)]).rows)}"))
+
+    def interrupt(*_: object) -> None:
+        second.start()
+        second.join(0.2)  # it waits for this read; without turns it would be done now
+        seen.append("first")
+
+    event.listen(readers[0], "after_cursor_execute", interrupt)
+    assert loaders[0].one(("ada",)).rows == {("ada",): ("ada", "Ada", "Lovelace", 1)}
+    second.join()
+
+    assert seen == ["first", "second: 1"]
+
+
 def test_threads_read_beside_a_writer_and_never_see_less_than_was_committed(shared: sa.Engine) -> None:
     people = PersonService.over(orm.sessionmaker(shared), "memory://")
     people.add(person(first_name="0"))
