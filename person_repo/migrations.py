@@ -1,20 +1,20 @@
-"""The schema of ``Person``: brought up, taken down, asked where it is.
+"""The schema of ``Person``: upgrade, downgrade, and the revision it is at.
 
-Where the scripts lie and which table remembers the revision is known here alone. A host that runs alembic for tables of
-its own may list ``versions/`` below ``script_location()`` in its ``version_locations`` instead (in an ini file, as
-``person_repo:_alembic/versions`` with ``path_separator = newline``); its own version table then knows our revisions,
-and ``current`` here does not.
+A host that runs alembic for tables of its own has two ways. It calls ``upgrade`` with a connection, from its ``env.py``
+or a revision too; ``VERSION_TABLE`` then has our revision. Or it lists ``versions/`` below ``script_location()`` in its
+``version_locations`` (in an ini file, as ``person_repo:_alembic/versions`` with ``path_separator = newline``); its own
+version table then has our revisions, and ``current`` does not know them.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
-from alembic import command
+from alembic import command, context, op
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -31,27 +31,23 @@ VERSION_TABLE = "person_repo_version"
 """The table that holds the revision; not alembic's default, which is the host's."""
 
 Target = str | sa.URL | sa.Engine | sa.Connection
-"""What can be migrated: a database URL, an engine, or an open connection whose owner commits."""
+"""The database to migrate: a URL, an engine, or an open connection, which its owner commits."""
 
-# alembic hands the running command to env.py through a variable of a module: two threads in it would swap databases.
 _one_command = threading.Lock()
+"""Held during a command: alembic has the running one in variables of modules, which two threads would share."""
 
 
 def upgrade(target: Target, revision: str = "head", *, lock_timeout: float = 30) -> None:
-    """Brings the schema up to a revision, committed unless ``target`` is a connection: then the caller commits.
+    """Brings the schema up to a revision. Commits, unless ``target`` is a connection: then the caller does.
 
-    Whoever else migrates the same database meanwhile waits, on MySQL up to ``lock_timeout`` seconds, on SQLite as long
-    as the driver's own ``timeout``. Given a connection on MySQL, they wait until this returns, not until its commit:
-    commit at once.
+    A second migration of the same database waits for the first, on MySQL up to ``lock_timeout`` seconds, on SQLite as
+    long as the driver's own ``timeout``. On MySQL it waits until this function returns. If you gave a connection,
+    commit it at once.
 
-    Raises ``MigrationError`` where the schema is at a revision that this version of the package does not know, where
-    the lock cannot be had, and for whatever the database refuses; ``ConfigurationError`` for a URL that cannot be used.
+    Raises ``MigrationError`` if this version of the package does not know the revision that the schema is at, if the
+    lock cannot be had, and for every refusal of the database; ``ConfigurationError`` for a URL that cannot be used.
     """
-    with _translated(target), exclusive(target, lock_timeout=lock_timeout) as connection:
-        config = _config(connection)
-        _refuse_unknown(connection, config)
-        with _one_command:
-            command.upgrade(config, revision)
+    _run(command.upgrade, target, revision, lock_timeout)
 
 
 def downgrade(target: Target, revision: str, *, lock_timeout: float = 30) -> None:
@@ -59,21 +55,17 @@ def downgrade(target: Target, revision: str, *, lock_timeout: float = 30) -> Non
 
     Waits, commits and raises as ``upgrade`` does.
     """
-    with _translated(target), exclusive(target, lock_timeout=lock_timeout) as connection:
-        config = _config(connection)
-        _refuse_unknown(connection, config)
-        with _one_command:
-            command.downgrade(config, revision)
+    _run(command.downgrade, target, revision, lock_timeout)
 
 
 def current(target: Target) -> str | None:
-    """The revision a schema is at, known to this code or not; None where ``upgrade`` never ran."""
+    """The revision that a schema is at, whether this version knows it or not; None if ``upgrade`` never ran."""
     with _translated(target), _connected(target) as connection:
         return _context(connection).get_current_revision()
 
 
 def head() -> str:
-    """The revision this version of the package needs."""
+    """The revision that this version of the package needs."""
     revision = ScriptDirectory.from_config(_config()).get_current_head()
     if revision is None:
         raise MigrationError(f"{script_location()} has no revisions; install the package again")
@@ -81,9 +73,9 @@ def head() -> str:
 
 
 def script_location() -> str:
-    """The folder of ``env.py`` and ``versions/``: in the installed package, else that of the checkout.
+    """The folder of ``env.py`` and ``versions/``: in the installed package, or in the checkout.
 
-    Raises ``MigrationError`` where neither has it.
+    Raises ``MigrationError`` if neither has it.
     """
     here = Path(__file__).resolve().parent
     places = (here / "_alembic", here.parent / "alembic")
@@ -95,10 +87,10 @@ def script_location() -> str:
 
 @contextmanager
 def exclusive(target: Target, *, lock_timeout: float = 30) -> Iterator[sa.Connection]:
-    """A connection within a transaction, with every other block of this kind on that database shut out.
+    """A connection in a transaction, while no other such block runs on that database.
 
     Committed at the end of the block, unless ``target`` is a connection. On databases other than SQLite, MySQL and
-    MariaDB nobody is shut out.
+    MariaDB other blocks do run.
     """
     with _connected(target) as connection:
         take_sqlite_lock(connection)
@@ -108,9 +100,32 @@ def exclusive(target: Target, *, lock_timeout: float = 30) -> Iterator[sa.Connec
                 connection.commit()
 
 
+def _run(step: Callable[[Config, str], None], target: Target, revision: str, lock_timeout: float) -> None:
+    with _translated(target), exclusive(target, lock_timeout=lock_timeout) as connection:
+        config = _config(connection)
+        _refuse_unknown(connection, config)
+        with _one_command, _running_command_restored():
+            step(config, revision)
+
+
+@contextmanager
+def _running_command_restored() -> Iterator[None]:
+    """Lets a command run inside another one, such as ours in the ``env.py`` of a host.
+
+    alembic has the running command, and the operations of the running revision, in variables of these two modules. At
+    its end a command deletes them, and the outer one would miss its own.
+    """
+    before = [(module, vars(module).copy()) for module in (context, op)]
+    try:
+        yield
+    finally:
+        for module, variables in before:
+            vars(module).update(variables)
+
+
 @contextmanager
 def _named_lock(connection: sa.Connection, timeout: float) -> Iterator[None]:
-    """MySQL's GET_LOCK on the database's name: unlike a transaction, it outlives the commit in each DDL statement."""
+    """MySQL's GET_LOCK on the database's name. Each DDL statement commits, and this lock outlives a commit."""
     if connection.dialect.name not in ("mysql", "mariadb"):
         yield
         return
@@ -125,7 +140,7 @@ def _named_lock(connection: sa.Connection, timeout: float) -> Iterator[None]:
     try:
         yield
     finally:
-        if not connection.invalidated:  # with the connection the lock is gone too
+        if not connection.invalidated:  # An invalidated connection has lost its lock.
             connection.scalar(sa.select(sa.func.release_lock(name)))
 
 

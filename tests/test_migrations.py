@@ -129,7 +129,7 @@ def test_migrated_strings_compare_exactly(engine: sa.Engine) -> None:
 
 
 def test_collation_and_storage_engine_are_the_models_on_mysql(mysql_url: str) -> None:
-    """What ``alembic check`` does not see."""
+    """``alembic check`` does not compare these."""
     migrated = _mysql_shape(mysql_url, migrations.upgrade)
     migrations.downgrade(mysql_url, "base")
     created = _mysql_shape(mysql_url, Base.metadata.create_all)
@@ -315,7 +315,7 @@ def test_missing_scripts_are_an_error_that_says_where_they_were_looked_for(
 
 
 def alembic(*arguments: str, cwd: Path, **variables: str) -> str:
-    """What a command of alembic's, run as a user does, prints."""
+    """The output of an alembic command, run as a user runs it."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PERSON_REPO_")}
     done = subprocess.run(
         [sys.executable, "-m", "alembic", *arguments],
@@ -457,3 +457,38 @@ def test_upgrade_of_an_upgraded_schema_writes_nothing(
     with statements(engine) as seen:
         migrations.upgrade(engine)
     assert [line for line in seen if re.match(r"(?i)\s*(create|insert|update|delete|drop|alter)", line)] == []
+
+
+BEFORE = {
+    "env.py": "        context.configure(",
+    "env.py, configured": "            context.run_migrations(",
+    "shop_0001.py": "        op.create_table(",
+}
+"""Lines of the host's files before which it calls ``upgrade``."""
+
+
+@pytest.mark.parametrize("place", BEFORE)
+def test_host_upgrades_us_by_call_while_its_own_command_runs(
+    tmp_path: Path, database_url: str, engine: sa.Engine, place: str
+) -> None:
+    """Our command ends inside the host's, which goes on with its own context and operations."""
+    folder = tmp_path / "shop"
+    (folder / "versions").mkdir(parents=True)
+    files = {"env.py": HOST_ENV, "shop_0001.py": HOST_REVISION.replace('"person_repo_0001"', "None")}
+    name, line = place.partition(",")[0], BEFORE[place]
+    indent = line[: -len(line.lstrip())]
+    call = f"{indent}migrations.upgrade({'connection' if name == 'env.py' else 'op.get_bind()'})\n"
+    files[name] = "\n    from person_repo import migrations\n" + files[name].replace(line, call + line)
+    (folder / "env.py").write_text(textwrap.dedent(files["env.py"]))
+    (folder / "versions" / "shop_0001.py").write_text(textwrap.dedent(files["shop_0001.py"]))
+    config = Config()
+    config.set_main_option("script_location", str(folder))
+    config.set_main_option("path_separator", "os")
+    config.set_main_option("sqlalchemy.url", database_url.replace("%", "%%"))
+
+    command.upgrade(config, "head")
+
+    assert tables(engine) == {"alembic_version", *OURS, "order"}
+    assert migrations.current(engine) == migrations.head()
+    command.downgrade(config, "base")
+    assert tables(engine) == {"alembic_version", *OURS}
