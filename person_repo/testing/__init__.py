@@ -1,8 +1,9 @@
-"""For tests: the suite that every cache backend passes, and a proxy that fails as networks and servers do."""
+"""For tests: a suite that every cache backend passes, and a proxy that fails as networks and servers do."""
 
 from __future__ import annotations
 
-from person_repo.testing.contract import (
+from person_repo.testing.contract import LeaseContract
+from person_repo.testing.items import (
     GROUP,
     KEY,
     KEY_OF_OTHER_GROUP,
@@ -10,7 +11,6 @@ from person_repo.testing.contract import (
     OLD,
     OTHER_GROUP,
     OTHER_KEY,
-    LeaseContract,
     store,
     take,
 )

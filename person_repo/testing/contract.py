@@ -1,30 +1,30 @@
-"""Tests that others can run on what they build with this package.
+"""The suite that every cache backend passes, for authors of backends.
 
-``LeaseContract`` is the suite that every backend here passes. A backend of your own passes it like this::
+A backend of your own passes it like this::
 
-    from person_repo.testing.contract import LeaseContract
+    from person_repo.testing import LeaseContract
 
     class TestMyBackend(LeaseContract):
         def make_backend(self, **arguments):
             return MyBackend({"servers": [...], **arguments})
 
-pytest collects the class with all its tests (so does any runner that takes plain classes with ``setup_method`` and
-``teardown_method``); nothing of pytest is imported here. ``make_backend`` is called once or twice in a test, while it
-runs: fixtures of your own are there by then.
+pytest collects the class with all its tests, and so does any runner that takes plain classes with ``setup_method`` and
+``teardown_method``; nothing of pytest is imported here. Each test calls ``make_backend`` once or twice, while it runs:
+your own fixtures are ready by then.
 
-That much tests what can be seen without faults and without waiting. Give the suite these too, and it tests the rest;
-what is missing is skipped, and the reason says which::
+That much tests everything that needs no fault and no passing of time. Give the suite these, and it tests the rest; the
+tests that miss one are skipped, and the reason names it::
 
         def another(self, backend):                  # the same items, seen by another process
             return MyBackend({"servers": backend.servers})
 
-        def forget(self, backend, key):              # one item evicted
+        def forget(self, backend, key):              # one item is evicted
             my_server.delete(key)
 
-        def forget_group(self, backend, group):      # what is kept once for a whole group, evicted
+        def forget_group(self, backend, group):      # the marker of a whole group is evicted
             my_server.delete(f"{group}:!")
 
-        def restart(self, backend):                  # everything forgotten, counters and ids included
+        def restart(self, backend):                  # everything is forgotten, counters and ids included
             my_server.restart()
 
         def advance(self, backend, seconds):         # time passes: on a clock of yours, or time.sleep(seconds)
@@ -32,8 +32,11 @@ what is missing is skipped, and the reason says which::
 
         too_large = 2_000_000                        # bytes of a value that is refused for its size
 
-For pytest to explain failing asserts in full, ``pytest.register_assert_rewrite("person_repo.testing.contract")`` in
+For pytest to explain failing asserts in full, ``pytest.register_assert_rewrite("person_repo.testing")`` in
 ``conftest.py`` before anything imports this module.
+
+The module is long because the suite is one class, and one name for authors to subclass: parts of it would be mixins,
+each readable only together with the others. Its headings are its parts.
 """
 
 from __future__ import annotations
@@ -46,89 +49,76 @@ from typing import ClassVar, NoReturn, TypeVar
 
 from dogpile.cache.api import NO_VALUE
 
-from person_repo.cache.contract import BLOCKED, BUSY, UNREACHABLE, Lease, LeaseBackend
+from person_repo.cache.contract import BLOCKED, BUSY, Lease, LeaseBackend
+from person_repo.testing.items import (
+    AWKWARD,
+    FOREIGN,
+    GROUP,
+    KEY,
+    KEY_OF_OTHER_GROUP,
+    NEW,
+    OLD,
+    OTHER_GROUP,
+    OTHER_KEY,
+    store,
+    take,
+    take_after_restart,
+)
 
 __all__ = ["LeaseContract"]
 
 T = TypeVar("T")
 
-GROUP = "pr:contract:person"
-OTHER_GROUP = "pr:contract:team"
-KEY = f"{GROUP}:sada"
-OTHER_KEY = f"{GROUP}:sgrace"
-KEY_OF_OTHER_GROUP = f"{OTHER_GROUP}:sada"
-
-OLD = b"the state before the commit"
-NEW = b"the state after the commit"
-FOREIGN = b"bytes of another schema"
-
-AWKWARD = (
-    b"",
-    b"\x00",
-    b" ",
-    b"\r\n",
-    b"END\r\n",
-    b"VA 5 f0\r\nhello\r\n",
-    b"\r\nHD\r\n",
-    b"|",
-    bytes(range(256)),
-    b"\x00" * 16,
-    b"x" * 2048,
-    b"\r\n" * 40_000,
-    b"x" * 500_000,
-)
-"""Values that a protocol of lines, lengths and tokens may stumble over."""
-
 
 class LeaseContract:
     """Every state and every transition of the lease contract, as tests of one backend; see the module.
 
-    In the tests, ``reader`` and ``writer`` are two views of the same items: two processes, where ``another`` gives
-    the second.
+    In the tests, ``reader`` and ``writer`` are two views of the same items: two processes, if ``another`` gives the
+    second.
     """
 
     too_large: ClassVar[int | None] = None
-    """Bytes of a value that the backend refuses for its size; None where it refuses none."""
+    """Bytes of a value that the backend refuses for its size; None if it refuses none."""
 
-    # What a subclass gives
+    # Hooks for a subclass
 
     def make_backend(self, **arguments: int) -> LeaseBackend:
-        """A fresh backend that holds nothing. ``arguments``: settings of ``CacheSettings``, to be passed on."""
+        """Returns a new backend that holds nothing. ``arguments``: fields of ``CacheSettings``, to be passed on."""
         raise NotImplementedError(f"{type(self).__name__}.make_backend(**arguments) is to give an empty LeaseBackend")
 
     def another(self, backend: LeaseBackend) -> LeaseBackend:
-        """A second backend over the same items, with the same settings; the backend itself where there can be none."""
+        """Returns a second backend with the same items and settings; the backend itself if there can be none."""
         return backend
 
     def forget(self, backend: LeaseBackend, key: str) -> None:
-        """Loses what stands at a key, whatever it is, as a cache that runs out of memory does."""
+        """Loses the item of a key, whatever its state, as a cache that runs out of memory does."""
         self._not_given("forget(backend, key)", "evictions")
 
     def forget_group(self, backend: LeaseBackend, group: str) -> None:
-        """Loses what is kept once for a whole group; leaves its items."""
-        self._not_given("forget_group(backend, group)", "evictions of what is kept for a group")
+        """Loses the marker of a whole group; leaves its items."""
+        self._not_given("forget_group(backend, group)", "evictions of a group's marker")
 
     def restart(self, backend: LeaseBackend) -> None:
-        """Loses everything and begins again, with the same ids and counters as a new server."""
+        """Loses everything and starts again, with the ids and counters of a new server."""
         self._not_given("restart(backend)", "restarts")
 
     def advance(self, backend: LeaseBackend, seconds: int) -> None:
-        """Lets time pass for the items, and for the backends that were made."""
+        """Lets time pass, for the items and for the backends."""
         self._not_given("advance(backend, seconds)", "expiry")
 
-    # How the tests use it
+    # How the tests use them
 
     def setup_method(self) -> None:
-        """Before each test: no backend is open."""
+        """Called before each test."""
         self._open: list[LeaseBackend] = []
 
     def teardown_method(self) -> None:
-        """After each test: closes what it has opened."""
+        """Called after each test: closes its backends."""
         for backend in self._open:
             backend.close()
 
-    def _not_given(self, hook: str, what: str) -> NoReturn:
-        raise unittest.SkipTest(f"{type(self).__name__} gives no {hook}: {what} are NOT tested")
+    def _not_given(self, hook: str, subject: str) -> NoReturn:
+        raise unittest.SkipTest(f"{type(self).__name__} gives no {hook}: {subject} are NOT tested")
 
     def _backend(self, *, ttl: int = 3600, lease_ttl: int = 600, tombstone_ttl: int = 1200) -> LeaseBackend:
         # Nothing expires in a test that does not ask for it, however slow the machine.
@@ -147,7 +137,7 @@ class LeaseContract:
 
     @staticmethod
     def _elsewhere(backend: LeaseBackend, call: Callable[[], T]) -> T:
-        """What the call returns in another thread."""
+        """Makes the call in another thread, and returns its result."""
 
         def run() -> T:
             try:
@@ -160,13 +150,13 @@ class LeaseContract:
 
     # Reading
 
-    def test_an_item_that_nobody_knows_gives_a_lease_for_its_key(self) -> None:
+    def test_an_absent_item_gives_a_lease_for_its_key(self) -> None:
         reader, _ = self._both()
 
-        found = reader.fetch(GROUP, KEY)
+        lease = reader.fetch(GROUP, KEY)
 
-        assert isinstance(found, Lease), f"{found!r} is no lease"
-        assert found.key == KEY
+        assert isinstance(lease, Lease), f"{lease!r} is no lease"
+        assert lease.key == KEY
 
     def test_a_lease_is_given_to_one_reader_only(self) -> None:
         reader, another = self._both()
@@ -177,7 +167,7 @@ class LeaseContract:
         assert self._elsewhere(another, lambda: another.fetch(GROUP, KEY)) is BUSY
         assert another.fetch_many(GROUP, [KEY]) == [BUSY]
 
-    def test_of_readers_at_the_same_moment_one_gets_the_lease(self) -> None:
+    def test_one_of_several_readers_at_the_same_moment_gets_the_lease(self) -> None:
         backend = self._backend()
         readers = 8
         together = threading.Barrier(readers)
@@ -190,12 +180,12 @@ class LeaseContract:
                 backend.close()
 
         with ThreadPoolExecutor(readers) as threads:
-            found = list(threads.map(fetch, range(readers)))
+            results = list(threads.map(fetch, range(readers)))
 
-        assert sum(isinstance(one, Lease) for one in found) == 1
-        assert found.count(BUSY) == readers - 1
+        assert sum(isinstance(result, Lease) for result in results) == 1
+        assert results.count(BUSY) == readers - 1
 
-    def test_what_is_filled_under_the_lease_is_what_everybody_reads(self) -> None:
+    def test_everybody_reads_what_was_filled_under_the_lease(self) -> None:
         reader, another = self._both()
 
         assert reader.fill(take(reader), OLD) is True
@@ -212,12 +202,12 @@ class LeaseContract:
             store(reader, key, value)
 
         for key, value in zip(keys, AWKWARD, strict=True):
-            found = another.fetch(GROUP, key)
-            assert type(found) is bytes, f"{value[:40]!r} came back as {found!r}"
-            assert found == value
+            fetched = another.fetch(GROUP, key)
+            assert type(fetched) is bytes, f"{value[:40]!r} came back as {fetched!r}"
+            assert fetched == value
         assert another.fetch_many(GROUP, keys) == list(AWKWARD)
 
-    def test_items_are_apart(self) -> None:
+    def test_each_item_has_a_lease_of_its_own(self) -> None:
         reader, _ = self._both()
         store(reader, KEY, OLD)
 
@@ -236,7 +226,7 @@ class LeaseContract:
 
     # Rejecting
 
-    def test_who_rejects_an_item_takes_its_place(self) -> None:
+    def test_a_rejected_item_becomes_a_lease(self) -> None:
         reader, another = self._both()
         store(another, KEY, FOREIGN)
 
@@ -248,7 +238,7 @@ class LeaseContract:
         assert reader.fill(lease, NEW)
         assert another.fetch(GROUP, KEY) == NEW
 
-    def test_an_item_that_replaced_the_rejected_one_is_left_alone(self) -> None:
+    def test_an_item_that_replaced_the_rejected_one_stays(self) -> None:
         reader, another = self._both()
         store(another, KEY, NEW)
 
@@ -266,7 +256,7 @@ class LeaseContract:
         assert reader.fetch(GROUP, KEY, reject=FOREIGN) is BLOCKED
         another.release(tombstones)
 
-    def test_rejecting_where_nothing_stands_gives_a_lease(self) -> None:
+    def test_rejecting_an_absent_item_gives_a_lease(self) -> None:
         reader, _ = self._both()
 
         assert isinstance(reader.fetch(GROUP, KEY, reject=FOREIGN), Lease)
@@ -326,7 +316,7 @@ class LeaseContract:
         assert reader.fetch(GROUP, KEY) == NEW
 
     def test_a_fill_is_refused_while_a_tombstone_placed_since_stands(self) -> None:
-        """Whoever loaded the old row before the commit cannot store it."""
+        """A reader that loaded the old row before the commit cannot store it."""
         reader, writer = self._both()
         lease = take(reader)
         tombstones = writer.put_tombstones([KEY])
@@ -409,9 +399,9 @@ class LeaseContract:
         assert another.fetch(GROUP, KEY) == NEW
 
     def test_a_lease_from_before_a_restart_is_not_taken_for_the_one_after_it(self) -> None:
-        """Ids that begin again with the server give two leases the same one."""
+        """Ids that start again with the server give two leases the same id."""
         reader, another = self._both()
-        self.restart(reader)  # so that the ids before and after the next one are the same
+        self.restart(reader)  # makes the ids before and after the next restart the same
         lease = take(reader)
         self.restart(reader)
         successor = take_after_restart(another)
@@ -422,7 +412,7 @@ class LeaseContract:
 
     def test_abandoning_a_lease_from_before_a_restart_leaves_the_one_after_it(self) -> None:
         reader, another = self._both()
-        self.restart(reader)  # so that the ids before and after the next one are the same
+        self.restart(reader)  # makes the ids before and after the next restart the same
         lease = take(reader)
         self.restart(reader)
         successor = take_after_restart(another)
@@ -443,7 +433,7 @@ class LeaseContract:
         assert reader.fetch_many(GROUP, [OTHER_KEY]) == [NEW]
 
     def test_a_value_too_large_does_not_lift_a_tombstone(self) -> None:
-        """A server that refuses an item for its size may delete what stands there: let it be nobody's tombstone."""
+        """A server that refuses an item for its size may delete the one below it, but not a tombstone."""
         reader, writer = self._both()
         lease = take(reader)
         tombstones = writer.put_tombstones([KEY])
@@ -460,7 +450,7 @@ class LeaseContract:
 
     # Batches
 
-    def test_a_batch_answers_in_the_order_of_its_keys_whatever_their_states(self) -> None:
+    def test_a_batch_of_any_states_is_answered_in_the_order_of_its_keys(self) -> None:
         reader, another = self._both()
         keys = [f"{GROUP}:s{state}" for state in ("absent", "value", "leased", "blocked", "other-value")]
         store(another, keys[1], OLD)
@@ -468,15 +458,15 @@ class LeaseContract:
         tombstones = another.put_tombstones([keys[3]])
         store(another, keys[4], NEW)
 
-        absent, *found = reader.fetch_many(GROUP, keys)
+        absent, *others = reader.fetch_many(GROUP, keys)
 
         assert isinstance(absent, Lease)
         assert absent.key == keys[0]
-        assert found == [OLD, BUSY, BLOCKED, NEW]
+        assert others == [OLD, BUSY, BLOCKED, NEW]
         assert reader.fetch_many(GROUP, keys[::-1]) == [NEW, BLOCKED, BUSY, OLD, BUSY]
         another.release(tombstones)
 
-    def test_empty_batches_are_answered_without_asking_anybody(self) -> None:
+    def test_empty_batches_have_empty_answers(self) -> None:
         reader, writer = self._both()
 
         assert reader.fetch_many(GROUP, []) == []
@@ -496,12 +486,12 @@ class LeaseContract:
 
         assert reader.fill_many([(lease, lease.key.encode()) for lease in leases]) == [True, False, True, False]
 
-        found = writer.fetch_many(GROUP, keys)
-        assert [found[0], found[2]] == [keys[0].encode(), keys[2].encode()]
-        assert isinstance(found[1], Lease)
-        assert isinstance(found[3], Lease)
+        first, second, third, fourth = writer.fetch_many(GROUP, keys)
+        assert [first, third] == [keys[0].encode(), keys[2].encode()]
+        assert isinstance(second, Lease)
+        assert isinstance(fourth, Lease)
 
-    def test_leases_of_batches_are_leases(self) -> None:
+    def test_leases_of_batches_can_be_filled_one_by_one_and_the_other_way_round(self) -> None:
         reader, _ = self._both()
         (batched,) = reader.fetch_many(GROUP, [KEY])
         assert isinstance(batched, Lease)
@@ -515,7 +505,7 @@ class LeaseContract:
         keys = [f"{GROUP}:s{number}" for number in range(50)]
         reader.abandon([lease for lease in reader.fetch_many(GROUP, keys) if isinstance(lease, Lease)])
 
-        assert all(isinstance(found, Lease) for found in another.fetch_many(GROUP, keys))
+        assert all(isinstance(fetched, Lease) for fetched in another.fetch_many(GROUP, keys))
 
     def test_three_thousand_items_go_through_every_state_in_order(self) -> None:
         reader, writer = self._both()
@@ -538,7 +528,7 @@ class LeaseContract:
 
     # Tombstones
 
-    def test_a_tombstone_says_what_it_was_placed_on(self) -> None:
+    def test_tombstones_name_the_items_and_groups_they_were_placed_on(self) -> None:
         _, writer = self._both()
 
         tombstones = writer.put_tombstones([KEY, OTHER_KEY], [OTHER_GROUP])
@@ -549,7 +539,7 @@ class LeaseContract:
         assert tombstones.failed_keys == tombstones.failed_groups == frozenset()
         writer.release(tombstones)
 
-    def test_a_tombstone_blocks_whatever_stood_there(self) -> None:
+    def test_a_tombstone_blocks_an_item_in_any_state(self) -> None:
         reader, writer = self._both()
         store(reader, KEY, OLD)
         take(reader, OTHER_KEY)
@@ -647,8 +637,8 @@ class LeaseContract:
 
         take(reader)
 
-    def test_a_lease_that_stands_where_the_tombstone_was_lost_is_deleted(self) -> None:
-        """That reader may have loaded the old row, for it came before the commit."""
+    def test_a_release_deletes_a_lease_that_replaced_the_lost_tombstone(self) -> None:
+        """The reader took the lease before the commit, and may have loaded the old row."""
         reader, writer = self._both()
         tombstones = writer.put_tombstones([KEY])
         self.forget(writer, KEY)
@@ -659,7 +649,7 @@ class LeaseContract:
         assert reader.fill(lease, OLD) is False
         take(reader)
 
-    def test_a_value_that_stands_where_the_tombstone_was_lost_is_deleted(self) -> None:
+    def test_a_release_deletes_a_value_that_replaced_the_lost_tombstone(self) -> None:
         reader, writer = self._both()
         tombstones = writer.put_tombstones([KEY])
         self.forget(writer, KEY)
@@ -669,7 +659,7 @@ class LeaseContract:
 
         take(reader)
 
-    def test_anothers_tombstone_that_stands_where_ones_own_was_lost_is_left(self) -> None:
+    def test_a_release_leaves_another_writers_tombstone_that_replaced_the_lost_one(self) -> None:
         reader, writer = self._both()
         lost = writer.put_tombstones([KEY])
         self.forget(writer, KEY)
@@ -681,8 +671,8 @@ class LeaseContract:
         reader.release(standing)
         take(reader)
 
-    def test_an_old_value_under_anothers_tombstone_goes_with_it(self) -> None:
-        """One's own tombstone was lost, a reader filled the old row, and another writer's tombstone stands on that."""
+    def test_an_old_value_under_another_writers_tombstone_goes_with_that_tombstone(self) -> None:
+        """A tombstone was lost, a reader filled the old row, and another writer's tombstone stands on that."""
         reader, writer = self._both()
         lost = writer.put_tombstones([KEY])
         self.forget(writer, KEY)
@@ -695,7 +685,7 @@ class LeaseContract:
 
         take(reader)
 
-    def test_what_was_filled_between_a_restart_and_the_release_is_deleted(self) -> None:
+    def test_a_release_deletes_what_was_filled_since_a_restart(self) -> None:
         reader, writer = self._both()
         tombstones = writer.put_tombstones([KEY, OTHER_KEY])
         self.restart(writer)
@@ -708,7 +698,7 @@ class LeaseContract:
         take(reader)
         take(reader, OTHER_KEY)
 
-    def test_what_was_filled_between_a_restart_and_the_release_by_one_of_two_owners_is_deleted(self) -> None:
+    def test_a_release_by_one_of_two_owners_deletes_what_was_filled_since_a_restart(self) -> None:
         reader, writer = self._both()
         first, second = writer.put_tombstones([KEY], [OTHER_GROUP]), writer.put_tombstones([KEY], [OTHER_GROUP])
         self.restart(writer)
@@ -721,9 +711,9 @@ class LeaseContract:
         take(reader, KEY_OF_OTHER_GROUP, OTHER_GROUP)
         writer.release(first)
 
-    def test_a_tombstone_from_before_a_restart_is_not_taken_for_anothers_after_it(self) -> None:
+    def test_a_tombstone_from_before_a_restart_is_not_taken_for_another_writers_after_it(self) -> None:
         reader, writer = self._both()
-        self.restart(reader)  # so that the ids before and after the next one are the same
+        self.restart(reader)  # makes the ids before and after the next restart the same
         lost = writer.put_tombstones([KEY])
         self.restart(writer)
         standing = reader.put_tombstones([KEY])
@@ -735,7 +725,7 @@ class LeaseContract:
         reader.release(standing)
         take(reader)
 
-    def test_a_tombstone_is_placed_although_the_server_restarted_meanwhile(self) -> None:
+    def test_a_tombstone_can_be_placed_after_a_restart(self) -> None:
         reader, writer = self._both()
         writer.release(writer.put_tombstones([KEY]))
         self.restart(writer)
@@ -756,7 +746,7 @@ class LeaseContract:
         self.advance(reader, 12)
         take(reader)
 
-    def test_a_tombstone_lasts_its_time_whatever_was_left_to_the_item_below(self) -> None:
+    def test_a_tombstone_outlives_the_item_below_it(self) -> None:
         reader, writer = self._both(ttl=20, lease_ttl=20, tombstone_ttl=100)
         store(reader, KEY, OLD)
         take(reader, OTHER_KEY)
@@ -779,7 +769,7 @@ class LeaseContract:
         reader.release(second)
         take(reader)
 
-    def test_writers_one_after_the_other_do_not_keep_a_dead_ones_tombstone_alive(self) -> None:
+    def test_later_writers_do_not_keep_the_tombstone_of_a_dead_one_alive(self) -> None:
         reader, writer = self._both(tombstone_ttl=100)
         writer.put_tombstones([KEY], [OTHER_GROUP])
 
@@ -833,7 +823,7 @@ class LeaseContract:
         assert reader.fill_many([(lease, NEW) for lease in leases if isinstance(lease, Lease)]) == [True] * 50
         assert writer.fetch_many(GROUP, keys) == [NEW] * 50
 
-    def test_what_is_filled_under_a_lease_from_before_a_groups_tombstone_is_never_served(self) -> None:
+    def test_a_value_filled_under_a_lease_from_before_a_groups_tombstone_is_never_served(self) -> None:
         reader, writer = self._both()
         during, after = take(reader), take(reader, OTHER_KEY)
         tombstones = writer.put_tombstones([], [GROUP])
@@ -893,7 +883,7 @@ class LeaseContract:
         take(reader)
         take(reader, KEY_OF_OTHER_GROUP, OTHER_GROUP)
 
-    def test_old_values_do_not_come_back_when_what_is_kept_for_the_group_is_lost(self) -> None:
+    def test_old_values_do_not_come_back_when_the_groups_marker_is_lost(self) -> None:
         reader, writer = self._both()
         store(reader, KEY, OLD)
         writer.release(writer.put_tombstones([], [GROUP]))
@@ -903,16 +893,16 @@ class LeaseContract:
         self.forget_group(writer, GROUP)
         assert not isinstance(reader.fetch(GROUP, KEY), bytes)
 
-    def test_reading_goes_on_after_what_is_kept_for_the_group_is_lost(self) -> None:
+    def test_reads_go_on_after_the_groups_marker_is_lost(self) -> None:
         reader, another = self._both()
         store(reader, KEY, OLD)
         self.forget_group(reader, GROUP)
 
-        if isinstance(found := reader.fetch(GROUP, KEY), Lease):
-            assert reader.fill(found, OLD)
+        if isinstance(lease := reader.fetch(GROUP, KEY), Lease):
+            assert reader.fill(lease, OLD)
         assert another.fetch(GROUP, KEY) == OLD
 
-    def test_what_was_filled_where_a_groups_tombstone_was_lost_is_no_value_after_the_release(self) -> None:
+    def test_a_release_drops_what_was_filled_while_the_groups_tombstone_was_lost(self) -> None:
         reader, writer = self._both()
         store(reader, OTHER_KEY, OLD)
         tombstones = writer.put_tombstones([], [GROUP])
@@ -922,9 +912,9 @@ class LeaseContract:
 
         writer.release(tombstones)
 
-        assert not any(isinstance(found, bytes) for found in reader.fetch_many(GROUP, [KEY, OTHER_KEY]))
+        assert not any(isinstance(fetched, bytes) for fetched in reader.fetch_many(GROUP, [KEY, OTHER_KEY]))
 
-    def test_anothers_tombstone_on_a_group_is_left_where_ones_own_was_lost(self) -> None:
+    def test_a_release_leaves_another_writers_tombstone_on_the_group_when_its_own_was_lost(self) -> None:
         reader, writer = self._both()
         lost = writer.put_tombstones([], [GROUP])
         self.forget_group(writer, GROUP)
@@ -936,7 +926,7 @@ class LeaseContract:
         reader.release(standing)
         take(reader)
 
-    def test_what_was_filled_between_a_restart_and_the_release_of_a_group_is_no_value(self) -> None:
+    def test_the_release_of_a_group_drops_what_was_filled_since_a_restart(self) -> None:
         reader, writer = self._both()
         tombstones = writer.put_tombstones([], [GROUP])
         self.restart(writer)
@@ -946,7 +936,7 @@ class LeaseContract:
         writer.release(tombstones)
 
         reader.fill(late, OLD)
-        assert not any(isinstance(found, bytes) for found in reader.fetch_many(GROUP, [KEY, OTHER_KEY]))
+        assert not any(isinstance(fetched, bytes) for fetched in reader.fetch_many(GROUP, [KEY, OTHER_KEY]))
 
     def test_the_tombstone_on_a_group_of_a_writer_that_died_ends(self) -> None:
         reader, writer = self._both(tombstone_ttl=100)
@@ -959,9 +949,9 @@ class LeaseContract:
         assert reader.fill(take(reader), NEW)
         assert writer.fetch(GROUP, KEY) == NEW
 
-    # Threads, closing, dogpile's face
+    # Threads, closing, the dogpile interface
 
-    def test_threads_are_given_their_own_values(self) -> None:
+    def test_each_thread_reads_the_values_of_its_own_keys(self) -> None:
         backend = self._backend()
 
         def read_own(thread: int) -> list[str]:
@@ -997,7 +987,7 @@ class LeaseContract:
         writer.release(tombstones)
         take(reader, OTHER_KEY)
 
-    def test_the_face_for_dogpile_keeps_its_items_apart(self) -> None:
+    def test_the_dogpile_interface_keeps_its_items_apart(self) -> None:
         reader, writer = self._both()
         item = b'{"ct": 1.5, "v": 2}|payload'
         store(reader, KEY, OLD)
@@ -1010,30 +1000,10 @@ class LeaseContract:
         reader.delete(KEY)
         assert writer.get_serialized(KEY) is NO_VALUE
 
-    def test_what_dogpile_could_not_read_is_a_miss_for_it(self) -> None:
+    def test_an_item_that_dogpile_cannot_read_is_a_miss(self) -> None:
         reader, _ = self._both()
         for malformed in (b"", b"|", b"{}|x", b"[1]|x", b"7|x", b"\xff|x", b'{"ct": "now", "v": 2}|x', b"[" * 100_000):
             reader.set_serialized(KEY, malformed)
 
             assert reader.get_serialized(KEY) is NO_VALUE, f"{malformed[:40]!r} would be handed to dogpile"
             assert list(reader.get_serialized_multi([KEY])) == [NO_VALUE]
-
-
-def take(backend: LeaseBackend, key: str = KEY, group: str = GROUP) -> Lease:
-    """The lease of an item that must be absent."""
-    found = backend.fetch(group, key)
-    assert isinstance(found, Lease), f"{key} is not absent: {found!r:.200}"
-    return found
-
-
-def store(backend: LeaseBackend, key: str, value: bytes, group: str = GROUP) -> None:
-    """Fills an item that must be absent."""
-    assert backend.fill(take(backend, key, group), value), f"{key}: the fill of {len(value)} bytes was refused"
-
-
-def take_after_restart(backend: LeaseBackend, key: str = KEY, group: str = GROUP) -> Lease:
-    """The lease of an item that is absent since a restart, which may cost a fetch on the connection that it has cut."""
-    if isinstance(found := backend.fetch(group, key), Lease):
-        return found
-    assert found is UNREACHABLE, f"{key} is not absent: {found!r:.200}"
-    return take(backend, key, group)

@@ -12,7 +12,7 @@ from support.servers import Memcached
 from person_repo.cache.contract import LeaseBackend
 from person_repo.cache.memcached.backend import MemcachedBackend
 from person_repo.cache.memory import MemoryBackend
-from person_repo.testing.contract import GROUP, KEY, KEY_OF_OTHER_GROUP, OTHER_GROUP, OTHER_KEY, LeaseContract
+from person_repo.testing import GROUP, KEY, KEY_OF_OTHER_GROUP, OTHER_GROUP, OTHER_KEY, LeaseContract
 
 ITEMS = (KEY, OTHER_KEY, KEY_OF_OTHER_GROUP, f"{GROUP}:!", f"{OTHER_GROUP}:!")
 """What the tests in which time passes use at the servers."""
@@ -89,7 +89,7 @@ class TestThreeMemcached(TestMemcached):
 
 
 class TestWhatIsNotGiven:
-    """A third party that gives less has less tested, and is told."""
+    """A subclass that implements fewer hooks has fewer tests, and the reasons name the hooks."""
 
     class Suite(LeaseContract):
         def make_backend(self, **arguments: int) -> MemoryBackend:
@@ -99,7 +99,7 @@ class TestWhatIsNotGiven:
         ("test", "missing"),
         [
             ("test_a_fill_is_refused_once_its_item_was_evicted", r"Suite gives no forget\(backend, key\): evictions"),
-            ("test_old_values_do_not_come_back_when_what_is_kept_for_the_group_is_lost", r"no forget_group\("),
+            ("test_old_values_do_not_come_back_when_the_groups_marker_is_lost", r"no forget_group\("),
             ("test_a_fill_is_refused_after_a_restart", r"no restart\(backend\): restarts are NOT tested"),
             ("test_the_tombstone_of_a_writer_that_died_ends", r"no advance\(backend, seconds\): expiry"),
             ("test_a_value_too_large_does_not_lift_a_tombstone", "too_large is None"),

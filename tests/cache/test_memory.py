@@ -10,7 +10,7 @@ from support.forks import forking, in_child
 from person_repo.cache.contract import BLOCKED, BUSY, Expiring, Lease
 from person_repo.cache.memory import MemoryBackend
 from person_repo.exceptions import ConfigurationError
-from person_repo.testing.contract import GROUP, KEY, NEW, OLD, OTHER_KEY, store, take
+from person_repo.testing import GROUP, KEY, NEW, OLD, OTHER_KEY, store, take
 
 
 class Clock:

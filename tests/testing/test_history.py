@@ -1,4 +1,4 @@
-"""The checker of recorded histories: it finds what is wrong, and nothing that is right."""
+"""The checker of recorded histories finds every wrong read, and no right one."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_bound_counts_from_the_first_acknowledgement_that_was_not_seen() -> 
     assert check(writes, [read._replace(found=version(1))], bound=1.0).late == 1
 
 
-def test_absence_can_be_late_too() -> None:
+def test_absence_can_be_late() -> None:
     writes = [FIRST, committed(1, 10, 20, deletes=True), committed(2, 30, SECOND)]
     verdict = check(writes, [Read(KEY, ABSENT, 2 * SECOND, 3 * SECOND)], bound=1.0)
 
@@ -78,14 +78,14 @@ def test_no_bound_makes_a_phantom_right() -> None:
     assert check([FIRST, rolled_back], [Read(KEY, version(1), 20, 30)], bound=60.0).phantom == 1
 
 
-def test_each_key_of_one_read_owes_what_was_acknowledged_before_the_whole_began() -> None:
+def test_each_key_of_one_read_must_see_what_was_acknowledged_before_the_whole_began() -> None:
     other = Write(KEY + 1, version(1), False, 10, Outcome.COMMITTED, 1_500_000_000)
     reads = [Read(KEY, version(0), SECOND, 2 * SECOND), Read(KEY + 1, version(0), SECOND, 2 * SECOND)]
     writes = [FIRST, FIRST._replace(key=KEY + 1), committed(1, 10, SECOND - 1), other]
 
     verdict = check(writes, reads)
 
-    assert (verdict.stale, verdict.late) == (1, 0)  # the other key changed in the middle of it
+    assert (verdict.stale, verdict.late) == (1, 0)  # the other key changed during the read
 
 
 @pytest.mark.parametrize("found", [0, 1])
@@ -94,7 +94,7 @@ def test_either_version_is_right_while_a_write_is_under_way(found: int) -> None:
 
 
 @pytest.mark.parametrize("found", [0, 1])
-def test_an_acknowledgement_in_the_middle_of_a_read_obliges_it_to_nothing(found: int) -> None:
+def test_a_read_need_not_see_what_is_acknowledged_during_it(found: int) -> None:
     assert judged([committed(1, 10, 25)], version(found), 20, 40) == (0, 0)
 
 
@@ -122,7 +122,7 @@ def test_a_write_of_unknown_outcome_did_not_happen_when_another_took_its_number(
     assert judged([unknown, other], version(1, writer=2), 30, 40) == (0, 0)
 
 
-def test_absence_is_right_after_a_deletion_and_stale_after_what_followed_it() -> None:
+def test_absence_is_right_after_a_deletion_and_stale_after_the_next_write() -> None:
     deletion = committed(1, 10, 20, deletes=True)
     assert judged([deletion], ABSENT, 30, 40) == (0, 0)
     assert judged([deletion, committed(2, 50, 60)], ABSENT, 70, 80) == (1, 0)
@@ -142,7 +142,7 @@ def test_a_key_that_was_never_written_is_absent() -> None:
 
 
 def test_the_order_of_acknowledgements_need_not_be_the_order_of_commits() -> None:
-    """Two writers commit 1 and 2 in that order, and hear of it the other way round."""
+    """Two writers commit 1 and 2 in that order, and are acknowledged in the other."""
     writes = [committed(1, 10, 40, writer=1), committed(2, 20, 30, writer=2)]
     assert judged(writes, version(2, writer=2), 50, 60) == (0, 0)
     assert judged(writes, version(1, writer=1), 35, 38) == (1, 0)
@@ -154,9 +154,8 @@ def test_at_most_ten_examples_are_kept() -> None:
     assert (verdict.phantom, len(verdict.examples)) == (100, 10)
 
 
-def test_a_history_of_a_register_that_never_lies_is_clean_and_one_delayed_read_in_it_is_found() -> None:
-    """A simulation: writes take effect at one point between their beginning and acknowledgement, reads at one point of
-    theirs."""
+def test_a_simulated_history_is_clean_and_one_delayed_read_in_it_is_found() -> None:
+    """Writes take effect at one moment between their beginning and acknowledgement, reads at one moment of theirs."""
     choose = random.Random(7)
     now, effect = 0, [(0, version(0))]
     writes, reads = [FIRST], []

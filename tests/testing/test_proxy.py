@@ -1,4 +1,4 @@
-"""The proxy that tests and torture put in front of a server: each fault is what it says, begins at once, and ends."""
+"""The proxy in front of a server: each fault is what its name says, begins at once, and ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from person_repo.testing.proxy import Proxy
 
 
 class Echo:
-    """A server that sends back what it is sent; ``heard`` keeps all of it."""
+    """A server that sends back every byte; ``heard`` keeps them all."""
 
     def __init__(self, path: Path | None = None) -> None:
         if path is None:
@@ -91,7 +91,7 @@ def client(proxy: Proxy) -> Iterator[socket.socket]:
 
 
 def asked(client: socket.socket, question: bytes, size: int | None = None) -> bytes:
-    """So many bytes of what is answered; fewer where the connection ends."""
+    """``size`` bytes of the answer; fewer if the connection ends."""
     client.sendall(question)
     return received(client, len(question) if size is None else size)
 
@@ -104,7 +104,7 @@ def received(client: socket.socket, size: int) -> bytes:
 
 
 def is_silent(client: socket.socket) -> bool:
-    """Whether nothing comes for a moment, in which the proxy hears what was sent to it."""
+    """True if nothing arrives for a moment, in which the proxy reads what was sent to it."""
     client.settimeout(0.1)
     try:
         client.recv(1)
@@ -133,7 +133,7 @@ def test_everything_is_passed_on_both_ways(proxy: Proxy, client: socket.socket, 
 
 
 def test_more_than_any_buffer_holds_is_passed_on_whole(client: socket.socket) -> None:
-    """Both sides are slower than the proxy at some point: what is held up is neither lost nor turned round."""
+    """Both sides are slower than the proxy at some point: what it holds is neither lost nor reordered."""
     data = bytes(range(256)) * 64 * 1024
     answer: list[bytes] = []
     reading = threading.Thread(target=lambda: answer.append(received(client, len(data))))
@@ -164,7 +164,7 @@ def test_a_client_is_reset_where_the_server_is_down(echo: Echo) -> None:
         client.recv(1)
 
 
-def test_a_cut_resets_what_is_open_and_refuses_whoever_comes(proxy: Proxy, client: socket.socket) -> None:
+def test_a_cut_resets_open_connections_and_refuses_new_ones(proxy: Proxy, client: socket.socket) -> None:
     proxy.cut()
 
     assert is_reset(client)
@@ -183,7 +183,7 @@ def test_nobody_gets_the_port_of_a_proxy_that_refuses(proxy: Proxy) -> None:
         other.bind(("127.0.0.1", int(proxy.address.rpartition(":")[2])))
 
 
-def test_a_reset_comes_at_once_for_old_connections_and_with_the_first_request_for_new_ones(
+def test_a_reset_hits_old_connections_at_once_and_new_ones_at_their_first_request(
     proxy: Proxy, client: socket.socket, echo: Echo
 ) -> None:
     proxy.reset()
@@ -196,7 +196,7 @@ def test_a_reset_comes_at_once_for_old_connections_and_with_the_first_request_fo
     assert proxy.visitors == 2
 
 
-def test_a_hanging_server_hears_nothing_and_its_connections_are_of_no_use_afterwards(
+def test_a_hanging_server_hears_nothing_and_its_connections_are_reset_afterwards(
     proxy: Proxy, client: socket.socket, echo: Echo
 ) -> None:
     proxy.hang()
@@ -214,7 +214,7 @@ def test_a_hanging_server_hears_nothing_and_its_connections_are_of_no_use_afterw
     assert b"swallowed" not in echo.heard
 
 
-def test_what_is_sent_into_a_black_hole_arrives_late(proxy: Proxy, client: socket.socket, echo: Echo) -> None:
+def test_bytes_sent_into_a_black_hole_arrive_late(proxy: Proxy, client: socket.socket, echo: Echo) -> None:
     proxy.blackhole()
 
     client.sendall(b"late")
@@ -228,7 +228,7 @@ def test_what_is_sent_into_a_black_hole_arrives_late(proxy: Proxy, client: socke
         assert received(another, 5) == b"later"
 
 
-def test_what_was_sent_into_a_black_hole_arrives_though_its_sender_has_given_up(
+def test_bytes_sent_into_a_black_hole_arrive_after_their_sender_has_given_up(
     proxy: Proxy, client: socket.socket, echo: Echo
 ) -> None:
     proxy.blackhole()
@@ -350,7 +350,7 @@ def test_each_fault_ends_the_one_before(proxy: Proxy) -> None:
         assert asked(client, b"healed") == b"healed"
 
 
-def test_who_listens_to_requests_can_make_a_fault_in_the_middle_of_one(proxy: Proxy, client: socket.socket) -> None:
+def test_a_listener_to_requests_can_make_a_fault_in_the_middle_of_one(proxy: Proxy, client: socket.socket) -> None:
     requests: list[bytes] = []
 
     def cut(request: bytes) -> None:
@@ -365,7 +365,7 @@ def test_who_listens_to_requests_can_make_a_fault_in_the_middle_of_one(proxy: Pr
     assert proxy.connections == 0
 
 
-def test_closing_resets_what_is_open_gives_the_port_back_and_can_be_repeated(echo: Echo) -> None:
+def test_closing_resets_open_connections_frees_the_port_and_can_be_repeated(echo: Echo) -> None:
     with Proxy(echo.place) as proxy:
         client = dial(proxy)
         proxy.hang()
@@ -382,6 +382,6 @@ def test_closing_resets_what_is_open_gives_the_port_back_and_can_be_repeated(ech
 
 
 @pytest.mark.parametrize("place", ["", "localhost", "localhost:", ":11211", "localhost:http"])
-def test_a_place_that_is_none_is_refused(place: str) -> None:
+def test_an_address_that_is_none_is_refused(place: str) -> None:
     with pytest.raises(ConfigurationError, match=r"give host:port, or the path of a unix socket"):
         Proxy(place)

@@ -9,7 +9,7 @@ from support.servers import Memcached
 
 from person_repo.cache.memcached.backend import MemcachedBackend
 from person_repo.cache.memory import MemoryBackend
-from person_repo.testing.contract import GROUP
+from person_repo.testing import GROUP
 from person_repo.writing.pending import Pending
 from person_repo.writing.tombstones import PlacedTombstones
 

@@ -1,14 +1,14 @@
-"""An exact check of a recorded history: was any read older than a commit acknowledged before it began? Pure.
+"""An exact check of a recorded history: was any read older than a commit acknowledged before it began? No I/O.
 
-Writes of one key are in a total order: each carries the number that its transaction drew under the key's lock. A read
+The writes of one key have a total order: each carries the number that its transaction drew under the key's lock. A read
 that began at t0 and ended at t1 may return the write numbered n only if
 
 * no write with a higher number was acknowledged before t0 (else the read is *stale*, or merely *late* where staleness
   has a bound and the first such acknowledgement is no longer ago than that), and
 * that write exists, began before t1, and was not rolled back (else the read is a *phantom*).
 
-A read of several keys is a read of each between the same two times: every one of them must see what was acknowledged
-before the whole began. A write whose outcome nobody knows, because its writer was killed, may or may not have happened.
+A read of several keys is a read of each key between the same two times: each must see what was acknowledged before the
+whole read began. A write whose outcome is unknown, because its writer was killed, may or may not have happened.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ __all__ = ["ABSENT", "Outcome", "Read", "Verdict", "Version", "Write", "check"]
 
 
 class Version(NamedTuple):
-    """What a write leaves and a read finds: the number in its key's order, and what tells attempts of that number
-    apart.
+    """What a write leaves and a read finds: a number in the key's order, and the attempt at that number.
 
-    An attempt is told by its writer and that one's own ``serial`` number; absence has neither (``ABSENT``).
+    ``writer`` and its own ``serial`` number identify the attempt. Absence has neither (``ABSENT``).
     """
 
     number: int
@@ -34,11 +33,11 @@ class Version(NamedTuple):
 
 
 ABSENT = Version(-1, -1, -1)
-"""What a read finds where there is no row; which deletion left it, it cannot tell."""
+"""What a read finds if there is no row. It does not say which deletion left it."""
 
 
 class Outcome:
-    """How a write ended, as far as its writer could say."""
+    """How a write ended, as its writer recorded it."""
 
     COMMITTED = "committed"
     ROLLED_BACK = "rolled back"
@@ -46,7 +45,7 @@ class Outcome:
 
 
 class Write(NamedTuple):
-    """One transaction's effect on one key. Times in nanoseconds of one clock; ``acknowledged`` is None unless
+    """One transaction's effect on one key. Times are nanoseconds of one clock; ``acknowledged`` is None unless
     committed.
     """
 
@@ -59,7 +58,7 @@ class Write(NamedTuple):
 
 
 class Read(NamedTuple):
-    """One answer for one key: what was found between two times."""
+    """One answer for one key, found between two times."""
 
     key: int
     found: Version
@@ -69,10 +68,10 @@ class Read(NamedTuple):
 
 @dataclass
 class Verdict:
-    """What the check found: how many reads were ``late`` (within the bound), ``stale`` (beyond it) or a ``phantom``.
+    """How many reads were ``late`` (within the bound), ``stale`` (beyond it) or a ``phantom``.
 
-    ``worst`` is the longest staleness of a late or stale read in seconds, from the first acknowledgement that should
-    have been seen to the beginning of the read; ``examples`` shows some of what is wrong.
+    ``worst`` is the longest staleness of a late or stale read, in seconds from the first acknowledgement that it missed
+    to its beginning; ``examples`` has some wrong reads in words.
     """
 
     reads: int = 0
@@ -84,17 +83,17 @@ class Verdict:
 
     @property
     def clean(self) -> bool:
-        """Whether every read was right, or no later than the bound allows."""
+        """True if every read was right, or no later than the bound."""
         return not self.stale and not self.phantom
 
 
 class _Key:
-    """The writes of one key, ready to be asked about."""
+    """The writes of one key, indexed by version and by time."""
 
     def __init__(self, writes: Iterable[Write]) -> None:
         ordered = sorted(writes, key=lambda write: write.version.number)
         committed = {write.version.number for write in ordered if write.outcome == Outcome.COMMITTED}
-        # A number that another attempt committed was given back by the one that nobody heard of again.
+        # A killed writer rolled back if its number was committed by another attempt.
         self.possible = {
             write.version: write
             for write in ordered
@@ -111,25 +110,24 @@ class _Key:
             self.newest.append(max(number, self.newest[-1] if self.newest else number))
 
     def floor(self, began: int) -> int:
-        """The newest write acknowledged before a time; -1 for none."""
-        at = bisect_left(self.times, began)
-        return self.newest[at - 1] if at else -1
+        """The number of the newest write acknowledged before a time; -1 if there is none."""
+        index = bisect_left(self.times, began)
+        return self.newest[index - 1] if index else -1
 
     def overdue(self, number: int) -> int:
-        """When the first write newer than this one was acknowledged."""
+        """The time at which the first write newer than this one was acknowledged."""
         return next(time for time, newest in zip(self.times, self.newest, strict=True) if newest > number)
 
 
 def check(writes: Iterable[Write], reads: Iterable[Read], *, bound: float = 0.0) -> Verdict:
-    """The verdict on a history; at most ten examples of what is wrong in it.
+    """The verdict on a history, with at most ten examples.
 
-    ``bound``: seconds by which a read may be late, counted from the acknowledgement that it should have seen to its own
-    beginning, both on the clock of the records.
+    ``bound``: seconds by which a read may be late, from the first acknowledgement that it missed to its own beginning.
     """
     by_key: dict[int, list[Write]] = {}
     for write in writes:
         by_key.setdefault(write.key, []).append(write)
-    keys = {key: _Key(found) for key, found in by_key.items()}
+    keys = {key: _Key(of_key) for key, of_key in by_key.items()}
     verdict = Verdict()
     for read in reads:
         verdict.reads += 1
@@ -143,10 +141,10 @@ def _judge(read: Read, key: _Key, verdict: Verdict, bound: float) -> None:
         candidates = [write for write in key.deletions if write.began < read.ended]
         number = max((write.version.number for write in candidates), default=None)
         if number is None and floor < 0:
-            return  # nothing was ever written: absent from the start
+            return  # nobody ever wrote it
     else:
-        found = key.possible.get(read.found)
-        number = found.version.number if found is not None and not found.deletes and found.began < read.ended else None
+        write = key.possible.get(read.found)
+        number = write.version.number if write is not None and not write.deletes and write.began < read.ended else None
     if number is None:
         verdict.phantom += 1
         _show(verdict, f"phantom: {read} is of no committed write")
