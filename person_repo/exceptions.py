@@ -50,23 +50,26 @@ __all__ = [
 
 
 class PersonRepoError(Exception):
-    """The root of every error that this package raises."""
+    """The root of every error that this package raises; never raised itself."""
 
 
 class ConfigurationError(PersonRepoError, ValueError):
-    """A URL, an option or a mapped class cannot be used as given."""
+    """A URL, an option, a region or a mapped class cannot be used as given. The message has the limit and the remedy."""
 
 
 class InvalidIdError(PersonRepoError, ValueError):
-    """An id has a type or a shape that the primary key cannot have."""
+    """An id has another type than the primary key, or is a tuple of another length: ``1`` is not ``"1"``."""
 
 
 class InvalidEntityError(PersonRepoError, ValueError):
-    """An entity cannot be stored as it is."""
+    """An entity cannot be stored as it is.
+
+    A value is too long, of another kind or None where none may be, or a constraint other than a key is violated.
+    """
 
 
 class UnknownFieldError(PersonRepoError, ValueError):
-    """A name is no mapped column of the entity."""
+    """A name given to ``find``, ``update`` or ``add_rows`` is no mapped column of the entity."""
 
 
 class EntityNotFoundError(PersonRepoError, LookupError):
@@ -100,11 +103,14 @@ class EntityExistsError(PersonRepoError):
 
 
 class StaleEntityError(PersonRepoError):
-    """The row has changed since this copy of it was read; read it again and apply the change to that."""
+    """The row has changed since this copy of it was read; read it again and apply the change to that.
+
+    Raised by ``upsert`` of such a copy, and for a write that others overtook in every attempt.
+    """
 
 
 class MigrationError(PersonRepoError):
-    """The schema of a database is not where the code needs it, or cannot be brought there."""
+    """The schema of a database is unknown to this version of the package, or the database refuses to change it."""
 
 
 class OverloadError(PersonRepoError):
@@ -119,16 +125,20 @@ class CacheError(PersonRepoError):
 
 
 class CacheUnavailableError(CacheError):
-    """A cache server refused, closed or did not answer within the deadline."""
+    """A cache server refused, closed or did not answer within the deadline.
+
+    Raised by dogpile's own methods of a memcached region, and by commits only if ``on_unreachable`` says so: ``refuse``,
+    or ``strict`` if readers cannot be notified either.
+    """
 
 
 class RejectedItemError(CacheError, ValueError):
-    """Bytes from the cache are no item of this key and this schema."""
+    """Bytes from the cache are no item of this key and this schema. Counted and logged; the database answers."""
 
 
 class SealError(CacheError, ValueError):
-    """Bytes are no value that was sealed for this key with one of these secrets."""
+    """Bytes from the cache were not sealed for this key with a known secret. Counted and logged; the database answers."""
 
 
 class UncacheableError(CacheError, ValueError):
-    """A row would not come back from the cache as it is."""
+    """A row would not come back from the cache as it is. Counted and logged; the database answers each read of it."""
