@@ -54,7 +54,7 @@ class PersonRepoError(Exception):
 
 
 class ConfigurationError(PersonRepoError, ValueError):
-    """A URL, an option, a region or a mapped class cannot be used as given. The message has the limit and the remedy."""
+    """A URL, an option, a region or a mapped class cannot be used. The message has the limit and the remedy."""
 
 
 class InvalidIdError(PersonRepoError, ValueError):
@@ -127,8 +127,8 @@ class CacheError(PersonRepoError):
 class CacheUnavailableError(CacheError):
     """A cache server refused, closed or did not answer within the deadline.
 
-    Raised by dogpile's own methods of a memcached region, and by commits only if ``on_unreachable`` says so: ``refuse``,
-    or ``strict`` if readers cannot be notified either.
+    Raised by dogpile's own methods of a memcached region, and by commits only if ``on_unreachable`` says so:
+    ``refuse``, or ``strict`` if readers cannot be notified either.
     """
 
 
@@ -137,7 +137,7 @@ class RejectedItemError(CacheError, ValueError):
 
 
 class SealError(CacheError, ValueError):
-    """Bytes from the cache were not sealed for this key with a known secret. Counted and logged; the database answers."""
+    """Bytes from the cache have no seal of a known secret for this key. Counted and logged; the database answers."""
 
 
 class UncacheableError(CacheError, ValueError):
