@@ -81,6 +81,9 @@ ALLOWED = {
 }
 """Names that are alive, and what they are."""
 
+FIXTURES = "person_repo.testing.plugin"
+"""A module whose names stand for what pytest makes of them, of which nothing is known."""
+
 _QUOTED = re.compile(r"``([^`]+)``")
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
@@ -149,7 +152,8 @@ def own_attributes(name: str) -> frozenset[str]:
 
 def objects_of(name: str, path: str) -> Iterator[Any]:
     """What a name may stand for in a module: its own, one of the package's, one of somebody else's."""
-    spaces = [modules()[path], *modules().values(), *map(importlib.import_module, EXTERNAL)]
+    ours = [module for module in modules().values() if module.__name__ != FIXTURES]
+    spaces = [modules()[path], *ours, *map(importlib.import_module, EXTERNAL)]
     for space in spaces:
         if hasattr(space, name):
             yield getattr(space, name)

@@ -1,4 +1,9 @@
-"""A door in front of a server, which passes everything on until a test makes it answer in the server's stead."""
+"""A door in front of a server, which passes everything on until a test answers in place of the server.
+
+``person_repo.testing.Proxy`` fails as networks and servers do. A door is for replies that a test writes itself: each
+connection has a thread, so that an answer may send in pieces, wait for the test or end the connection; and it speaks
+TLS and IPv6.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +18,13 @@ from typing import Self
 __all__ = ["Answer", "Door"]
 
 Answer = Callable[["Door", socket.socket, bytes], object]
-"""Called with the door, a connection and what has come on it. The connection is closed where this returns False."""
+"""Called with the door, a connection and a request. The connection is closed if this returns False."""
 
 
 class Door:
-    """Listens on a free loopback port, over TLS where a context is given; use it as a context manager.
+    """Listens on a free loopback port, over TLS if a context is given; use it as a context manager.
 
-    ``answer``, while it is set, answers instead of the server. ``visitors`` counts connections.
+    ``answer``, while it is set, answers in place of the server. ``visitors`` counts connections.
     """
 
     def __init__(self, port: int, *, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> None:
