@@ -20,8 +20,8 @@ from person_repo.cache.contract import (
     Tombstones,
     group_of,
     marker_of,
-    well_formed,
 )
+from person_repo.cache.dogpile import well_formed
 from person_repo.cache.memcached.backend import MemcachedBackend
 from person_repo.cache.memory import MemoryBackend
 from person_repo.cache.null import NullBackend

@@ -1,7 +1,7 @@
-"""A circuit breaker ("Release It!", Nygard, 2007): decides whether something that fails may be asked. Pure.
+"""A circuit breaker ("Release It!", Nygard, 2007): decides if something that fails may be asked. Pure.
 
-Closed: everybody may ask. Open: nobody may, and the refusal costs one comparison. Half-open: one caller may, and the
-outcome decides.
+Closed: every call is allowed. Open: every call is refused, at the cost of one comparison. Half-open: one call is
+allowed, and its outcome decides.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ _CLOSED = 0.0
 
 
 class Breaker:
-    """Whether something that fails may be asked again.
+    """The circuit to something that may fail.
 
     ``failures`` in a row open it; ``reset`` seconds later one caller may probe, and another one after each further
-    ``reset`` seconds for as long as none has succeeded. ``clock`` tells seconds and never goes back. Any thread may
+    ``reset`` seconds for as long as none has succeeded. ``clock`` gives seconds and never goes back. Any thread may
     use it.
     """
 
@@ -33,17 +33,18 @@ class Breaker:
         self._failed = 0
         self._probe_at = _CLOSED
         self.is_failing = False
-        """Whether there was a failure since the last success. Where there was none, everybody may ask."""
+        """True from a failure to the next success. While it is False every call is allowed."""
 
     @property
     def is_closed(self) -> bool:
-        """Whether everybody may ask."""
+        """True if every call is allowed."""
         return self._probe_at == _CLOSED
 
     def allows(self) -> bool:
-        """Whether this caller may ask now. One that may while it is open is the probe, and must tell how it went.
+        """True if this caller may ask now. A caller that may while the circuit is open is the probe, and must report
+        how it went.
 
-        A probe that never tells, because its thread was ended, costs ``reset`` seconds and nothing more.
+        A probe that never reports, because its thread was ended, costs ``reset`` seconds and nothing more.
         """
         if self._probe_at == _CLOSED:
             return True
@@ -57,16 +58,16 @@ class Breaker:
             return True
 
     def failed(self) -> None:
-        """Notes a failure."""
+        """Reports a failure."""
         with self._lock:
             self._failed += 1
             self.is_failing = True
             if self._failed >= self._failures:
-                # A clock may stand at zero, which says closed here.
+                # A clock may stand at zero, which means closed here.
                 self._probe_at = (self._clock() + self._reset) or self._reset
 
     def succeeded(self) -> None:
-        """Notes a success, which closes it."""
+        """Reports a success, which closes the circuit."""
         with self._lock:
             self._failed = 0
             self._probe_at = _CLOSED

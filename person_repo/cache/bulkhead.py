@@ -20,18 +20,19 @@ class Bulkhead:
 
     Each thread has a ticket, and the first ``limit`` tickets are in. A ticket is taken and given back by one step of
     the interpreter: an exception that another thread sends, or Ctrl-C, comes before it or after it. With a semaphore it
-    may come when the number is taken and nobody knows yet by whom, and that place is lost for good.
+    may come after the number is taken and before anybody knows by whom, and that place is lost for good.
     """
 
     def __init__(self, limit: int, wait: float) -> None:
         self._limit = limit
         self._wait = wait
-        # By process: whoever was in when this one was forked is not here.
+        # By process: the threads that were in when this one was forked do not exist here.
         self._tickets: dict[int, dict[int, threading.Lock]] = {}
 
     @contextmanager
     def entered(self, *, may_wait: bool = True) -> Iterator[bool]:
-        """A block that only so many threads are in; whether this one had to wait. One that is in already stays in.
+        """A block that only ``limit`` threads are in; yields True if this one had to wait. A thread that is in already
+        does not wait again.
 
         Raises ``OverloadError`` if this thread's turn does not come in time; at once unless it ``may_wait``.
         """
@@ -51,14 +52,14 @@ class Bulkhead:
         called = tickets[me]
         called.acquire()
         while me not in self._first(tickets):
-            left = until - time.monotonic()
-            if left <= 0:
+            remaining = until - time.monotonic()
+            if remaining <= 0:
                 raise OverloadError(
                     f"{self._limit} loads from the database (max_loads) were under way for {wait} s "
                     "(max_load_wait); give either a larger number, or the database more room"
                 )
-            # Whoever leaves calls the next one, and may be interrupted before that.
-            called.acquire(timeout=min(left, _MOMENT))
+            # A thread that leaves calls the next one, but may be interrupted before that: so look again in a moment.
+            called.acquire(timeout=min(remaining, _MOMENT))
         return True
 
     def _first(self, tickets: dict[int, threading.Lock]) -> list[int]:

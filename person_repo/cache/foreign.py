@@ -1,8 +1,8 @@
-"""Any other dogpile region behind the lease contract, as well as dogpile's get, set and delete allow: best effort.
+"""Any other dogpile region behind the lease contract, as far as dogpile's get, set and delete allow: best effort.
 
 There is no compare-and-set, so a late fill can put an old row over a new one, until its ttl.
 
-To the region, items are strings of ASCII: whatever serializer it was given carries those.
+To the region, items are ASCII strings, which every serializer carries.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _EPOCH = 8
 _THE_REGION = ("the region", "")
 
 
-class _Right(Lease):
+class _FillRight(Lease):
     __slots__ = ("epoch",)
 
     def __init__(self, key: str, epoch: bytes) -> None:
@@ -44,7 +44,7 @@ class _Right(Lease):
 
 
 class ForeignBackend(LeaseBackend):
-    """The lease contract over a region of somebody else's backend; everybody who finds nothing may fill.
+    """The lease contract over a region of somebody else's backend; every reader of an absent item may fill it.
 
     The region's own serializer, key mangler, proxies and expiration apply.
     """
@@ -57,23 +57,23 @@ class ForeignBackend(LeaseBackend):
         self._failing: set[str] = set()
 
     def fetch(self, group: str, key: str, *, reject: bytes | None = None) -> Fetched:
-        return self._found(group, [key], reject)[0]
+        return self._fetch(group, [key], reject)[0]
 
     def fetch_many(self, group: str, keys: Sequence[str]) -> list[Fetched]:
-        return self._found(group, keys, None)
+        return self._fetch(group, keys, None)
 
-    def _found(self, group: str, keys: Sequence[str], reject: bytes | None) -> list[Fetched]:
-        found = self._attempt(self._region.get_multi, [marker_of(group), *keys])
-        if found is UNREACHABLE:
+    def _fetch(self, group: str, keys: Sequence[str], reject: bytes | None) -> list[Fetched]:
+        texts = self._attempt(self._region.get_multi, [marker_of(group), *keys])
+        if texts is UNREACHABLE:
             return [UNREACHABLE] * len(keys)
-        epoch, *items = map(_from_text, found)
+        epoch, *items = map(_from_text, texts)
         if len(epoch) != _EPOCH:
             epoch = os.urandom(_EPOCH)
             self._attempt(self._region.set, marker_of(group), _to_text(epoch))
         return [
             item[_EPOCH:]
             if len(item) >= _EPOCH and item[:_EPOCH] == epoch and item[_EPOCH:] != reject
-            else _Right(key, epoch)
+            else _FillRight(key, epoch)
             for key, item in zip(keys, items, strict=True)
         ]
 
@@ -81,7 +81,7 @@ class ForeignBackend(LeaseBackend):
         return self.fill_many([(lease, value)])[0]
 
     def fill_many(self, fills: Sequence[tuple[Lease, bytes]]) -> list[bool]:
-        items = {lease.key: _to_text(lease.epoch + value) for lease, value in fills if isinstance(lease, _Right)}
+        items = {lease.key: _to_text(lease.epoch + value) for lease, value in fills if isinstance(lease, _FillRight)}
         stored = self._attempt(self._region.set_multi, items) is not UNREACHABLE
         return [stored] * len(fills)
 
@@ -108,12 +108,12 @@ class ForeignBackend(LeaseBackend):
         return self._attempt(self._region.delete_multi, names) is not UNREACHABLE
 
     def _attempt(self, ask: Callable[..., Any], *arguments: Any) -> Any:
-        """The region's answer, or ``UNREACHABLE``. One that answers what is asked may yet store nothing."""
+        """The region's answer, or ``UNREACHABLE``. It is no proof that the region stores anything."""
         self.counters.round_trips += 1
         name = ask.__name__
         try:
             answer = ask(*arguments)
-        except Exception as exc:  # each backend has errors of its own; a failing cache never fails a read or a commit
+        except Exception as exc:  # Each backend has errors of its own, and none may fail a read or a commit.
             self.counters.errors += 1
             if name not in self._failing:
                 self._failing.add(name)
@@ -143,9 +143,9 @@ def _to_text(item: bytes) -> str:
     return b64encode(item).decode()
 
 
-def _from_text(found: object) -> bytes:
-    """The bytes of what the region found; none where it is nothing, or nothing of ours."""
+def _from_text(text: object) -> bytes:
+    """The bytes of an item; empty if the region has none, or one that is not ours."""
     try:
-        return b64decode(found, validate=True) if isinstance(found, str) else b""
+        return b64decode(text, validate=True) if isinstance(text, str) else b""
     except (binascii.Error, ValueError):
         return b""

@@ -20,14 +20,14 @@ from person_repo.cache.contract import (
     LeaseBackend,
     Place,
     Tombstones,
-    well_formed,
 )
+from person_repo.cache.dogpile import well_formed
 from person_repo.forks import on_fork
 
 __all__ = ["MemoryBackend"]
 
 
-class _Held(Lease):
+class _FillRight(Lease):
     __slots__ = ("epoch", "until")
 
     def __init__(self, key: str, epoch: int, until: float, *, renews: bool = False) -> None:
@@ -37,7 +37,7 @@ class _Held(Lease):
 
 
 class _Value:
-    """``until`` is its end; from ``renewed_from`` on one reader is given the lease to renew it, ``renewing`` then."""
+    """A value until its end; from ``renewed_from`` on one reader gets the lease to renew it, ``renewing`` from then."""
 
     __slots__ = ("body", "epoch", "renewed_from", "renewing", "until")
 
@@ -46,10 +46,10 @@ class _Value:
         self.epoch = epoch
         self.until = until
         self.renewed_from = renewed_from
-        self.renewing: _Held | None = None
+        self.renewing: _FillRight | None = None
 
 
-class _Stones:
+class _StandingTombstones:
     """The tombstones on one item or group: the transactions that placed them, each until its ttl."""
 
     __slots__ = ("owners",)
@@ -57,14 +57,14 @@ class _Stones:
     def __init__(self) -> None:
         self.owners: dict[object, float] = {}
 
-    def stand(self, now: float) -> bool:
+    def block(self, now: float) -> bool:
         return any(until > now for until in self.owners.values())
 
 
 class MemoryBackend(LeaseBackend):
     """The lease contract within one process; a fork starts with an empty one.
 
-    Where several processes write one database, each has its own: ``coherence`` says so. ``arguments`` may carry a
+    Several processes that write one database have a cache each: ``coherence`` says so. ``arguments`` may carry a
     ``clock`` in seconds, which must never go back.
     """
 
@@ -80,9 +80,9 @@ class MemoryBackend(LeaseBackend):
     def _reset(self) -> None:
         """Starts empty. A child never sees its parent's writes, so what it inherits would soon be stale."""
         self._lock = threading.Lock()
-        self._items: OrderedDict[str, _Value | _Held] = OrderedDict()
-        self._stones: dict[str, _Stones] = {}
-        self._group_stones: dict[str, _Stones] = {}
+        self._items: OrderedDict[str, _Value | _FillRight] = OrderedDict()
+        self._tombstones: dict[str, _StandingTombstones] = {}
+        self._group_tombstones: dict[str, _StandingTombstones] = {}
         self._epochs: dict[str, int] = {}
         self._plain: OrderedDict[str, bytes] = OrderedDict()
 
@@ -91,9 +91,9 @@ class MemoryBackend(LeaseBackend):
     def fetch(self, group: str, key: str, *, reject: bytes | None = None) -> Fetched:
         self.counters.round_trips.value += 1
         now = self._clock()
-        found = self._hit(group, key, now)
-        if found is not None and found != reject:
-            return found
+        value = self._hit(group, key, now)  # fast path, without the lock; the slow one is ``_fetch``
+        if value is not None and value != reject:
+            return value
         with self._lock:
             return self._fetch(group, key, reject, now)
 
@@ -108,8 +108,9 @@ class MemoryBackend(LeaseBackend):
             return [self._fetch(group, key, None, now) if hit is None else hit for key, hit in pairs]
 
     def _hit(self, group: str, key: str, now: float) -> bytes | None:
-        """A live value, without the lock: whoever places a tombstone drops the item, or ends its epoch, and nobody
-        fills under one. So what is found here is not yet, or no longer, being changed.
+        """Fast path of ``_fetch``: a live value that is not due for renewal, without the lock. A writer that places a
+        tombstone drops the item or ends its epoch, and nobody fills under one: so a value here is not yet, or no
+        longer, being changed.
         """
         item = self._items.get(key)
         if type(item) is not _Value or item.renewed_from <= now or item.epoch != self._epochs.get(group, 0):
@@ -117,29 +118,29 @@ class MemoryBackend(LeaseBackend):
         try:
             self._items.move_to_end(key)
         except KeyError:
-            return None  # dropped since
+            return None  # It was dropped since.
         return item.body
 
     def _fetch(self, group: str, key: str, reject: bytes | None, now: float) -> Fetched:
-        """Cases: a writer is at it; a live value; another's lease; absent, expired or of an old epoch."""
-        if self._blocked(self._stones, key, now) or self._blocked(self._group_stones, group, now):
+        """Cases: a tombstone stands; another reader's lease; a live value; absent, expired or of an old epoch."""
+        if self._blocked(self._tombstones, key, now) or self._blocked(self._group_tombstones, group, now):
             return BLOCKED
         item = self._items.get(key)
         epoch = self._epochs.get(group, 0)
         if item is not None and item.epoch == epoch and item.until > now:
-            if isinstance(item, _Held):
+            if isinstance(item, _FillRight):
                 return BUSY
             if item.body != reject:
                 self._items.move_to_end(key)
                 return self._renewable(key, item, now)
-        lease = _Held(key, epoch, now + self.settings.lease_ttl)
+        lease = _FillRight(key, epoch, now + self.settings.lease_ttl)
         self._put(key, lease)
         return lease
 
     def _renewable(self, key: str, item: _Value, now: float) -> bytes | Expiring:
         if item.renewed_from > now or item.renewing is not None:
             return item.body
-        item.renewing = _Held(key, item.epoch, now + self.settings.lease_ttl, renews=True)
+        item.renewing = _FillRight(key, item.epoch, now + self.settings.lease_ttl, renews=True)
         return Expiring(item.body, item.renewing)
 
     def fill(self, lease: Lease, value: bytes) -> bool:
@@ -153,14 +154,14 @@ class MemoryBackend(LeaseBackend):
             return [self._fill(lease, value) for lease, value in fills]
 
     def _fill(self, lease: Lease, value: bytes) -> bool:
-        # Whoever read the old row may still hold its lease; that it is no longer the item
-        # is what keeps the old row out of the cache.
+        # A reader of the old row may still hold its lease. The lease is no longer the item there, which keeps the old
+        # row out of the cache.
         item = self._items.get(lease.key)
-        held = item.renewing if isinstance(item, _Value) else item
-        if held is not lease or not isinstance(lease, _Held):
+        valid = item.renewing if isinstance(item, _Value) else item
+        if valid is not lease or not isinstance(lease, _FillRight):
             return False
         now = self._clock()
-        if lease.until <= now or self._blocked(self._stones, lease.key, now):
+        if lease.until <= now or self._blocked(self._tombstones, lease.key, now):
             return False
         until = now + self.value_ttl()
         self._put(lease.key, _Value(value, lease.epoch, until, until - self.renewal))
@@ -179,10 +180,10 @@ class MemoryBackend(LeaseBackend):
             until = self._clock() + self.settings.tombstone_ttl
             for key in keys:
                 self._items.pop(key, None)
-                self._stones.setdefault(key, _Stones()).owners[owner] = until
+                self._tombstones.setdefault(key, _StandingTombstones()).owners[owner] = until
             for group in groups:
                 self._epochs[group] = self._epochs.get(group, 0) + 1
-                self._group_stones.setdefault(group, _Stones()).owners[owner] = until
+                self._group_tombstones.setdefault(group, _StandingTombstones()).owners[owner] = until
         return Tombstones(frozenset(keys), frozenset(groups), placed=owner)
 
     def release(self, tombstones: Tombstones) -> frozenset[Place]:
@@ -191,38 +192,38 @@ class MemoryBackend(LeaseBackend):
             now = self._clock()
             for key in tombstones.keys:
                 self._items.pop(key, None)
-                self._remove(self._stones, key, tombstones.placed, now)
+                self._remove(self._tombstones, key, tombstones.placed, now)
             for group in tombstones.groups:
                 self._epochs[group] = self._epochs.get(group, 0) + 1
-                self._remove(self._group_stones, group, tombstones.placed, now)
+                self._remove(self._group_tombstones, group, tombstones.placed, now)
         return frozenset()
 
     # The states
 
-    def _put(self, key: str, item: _Value | _Held) -> None:
+    def _put(self, key: str, item: _Value | _FillRight) -> None:
         self._items[key] = item
         self._items.move_to_end(key)
         if len(self._items) > self.settings.max_items:
             self._items.popitem(last=False)
 
     @staticmethod
-    def _blocked(stones: dict[str, _Stones], name: str, now: float) -> bool:
-        found = stones.get(name)
-        if found is None:
+    def _blocked(tombstones: dict[str, _StandingTombstones], name: str, now: float) -> bool:
+        standing = tombstones.get(name)
+        if standing is None:
             return False
-        if found.stand(now):
+        if standing.block(now):
             return True
-        del stones[name]
+        del tombstones[name]
         return False
 
     @staticmethod
-    def _remove(stones: dict[str, _Stones], name: str, owner: object, now: float) -> None:
-        found = stones.get(name)
-        if found is None:
+    def _remove(tombstones: dict[str, _StandingTombstones], name: str, owner: object, now: float) -> None:
+        standing = tombstones.get(name)
+        if standing is None:
             return
-        found.owners.pop(owner, None)
-        if not found.stand(now):
-            del stones[name]
+        standing.owners.pop(owner, None)
+        if not standing.block(now):
+            del tombstones[name]
 
     # Faults, for tests
 
@@ -230,14 +231,14 @@ class MemoryBackend(LeaseBackend):
         """Forgets an item, a lease or the tombstones on a key, as a cache under pressure may."""
         with self._lock:
             self._items.pop(key, None)
-            self._stones.pop(key, None)
+            self._tombstones.pop(key, None)
 
     def clear(self) -> None:
         """Forgets everything, as a server that restarts does."""
         with self._lock:
             self._items.clear()
-            self._stones.clear()
-            self._group_stones.clear()
+            self._tombstones.clear()
+            self._group_tombstones.clear()
             for group in self._epochs:
                 self._epochs[group] += 1
             self._plain.clear()

@@ -13,7 +13,7 @@ __all__ = ["NullBackend"]
 
 
 class NullBackend(LeaseBackend):
-    """Holds nothing and gives no lease; what is never stored is never stale."""
+    """Holds nothing and gives no lease, so that nothing is ever stale."""
 
     def fetch(self, group: str, key: str, *, reject: bytes | None = None) -> Fetched:
         return BLOCKED

@@ -58,12 +58,14 @@ def region_of(cache: CacheRegion | str) -> CacheRegion:
 
 
 def lease_backend(region: CacheRegion, **options: Any) -> LeaseBackend:
-    """The lease contract of a configured region: its own backend's, below any ``ProxyBackend``, or best effort.
+    """The backend of a configured region that speaks the lease contract: its own, below any ``ProxyBackend``, or a
+    ``ForeignBackend`` over it.
 
     Two calls for one region give one backend: leases and counters are shared. ``options``: fields of
     ``CacheSettings`` for a region of somebody else's backend, to be given once and before the first service over it.
 
-    Raises ``ConfigurationError`` for options that come too late, or that the region was made with.
+    Raises ``ConfigurationError`` for options that come too late, or for a region of ours, which takes them where it is
+    made.
     """
     backend = region.actual_backend
     known = backend if isinstance(backend, LeaseBackend) else region.__dict__.get("_person_repo_backend")
@@ -74,5 +76,5 @@ def lease_backend(region: CacheRegion, **options: Any) -> LeaseBackend:
             f"{next(iter(options))}= comes too late: a region of this package takes options where it is made, any "
             "other before the first service over it"
         )
-    found: LeaseBackend = known
-    return found
+    backend_of_region: LeaseBackend = known
+    return backend_of_region

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from hostile.fuzz import fuzz_codec, fuzz_hits, fuzz_keys, fuzz_wire
 
-from person_repo.cache.memcached import backend as memcached
-from person_repo.cache.memcached import connection as _meta
+from person_repo.cache.memcached import wire
+from person_repo.cache.memcached.connection import IDLE, Connection
+from person_repo.cache.memcached.items import EPOCH_SIZE
+from person_repo.cache.memcached.wire import KnownMarker
 from person_repo.mapped import keys
 from person_repo.mapped.codec import Codec
 from person_repo.mapped.mapping import Row
@@ -64,27 +66,27 @@ def test_keys_that_are_not_encoded_are_caught(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_connection_that_is_used_again_after_an_error_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    ask = _meta.Connection.ask
+    ask = Connection.ask
 
-    def whatever_came_before(self: _meta.Connection, request: bytes, seconds: float) -> bytes:
-        self.in_step = True
+    def whatever_came_before(self: Connection, request: bytes, seconds: float) -> bytes:
+        self.state = IDLE
         return ask(self, request, seconds)
 
-    monkeypatch.setattr(_meta.Connection, "ask", whatever_came_before)
+    monkeypatch.setattr(Connection, "ask", whatever_came_before)
     assert caught(fuzz_wire)
 
 
 def test_a_hit_whose_size_is_not_compared_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memcached._Marker, "_head", lambda marker, size: marker._reply + b"VA ")
+    monkeypatch.setattr(KnownMarker, "_head", lambda marker, size: marker._reply + b"VA ")
     assert caught(fuzz_hits)
 
 
 def test_values_whose_sizes_are_not_compared_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    def hasty(received: bytes, names: list[bytes], base: int, size: int) -> list[bytes | None] | None:
+    def hasty(received: bytes, names: list[bytes]) -> list[bytes | None] | None:
         _, *parts = received.split(b"\r\nVALUE ")
-        return [part.partition(b"\r\n")[2][size:] for part in parts] if len(parts) == len(names) - 1 else None
+        return [part.partition(b"\r\n")[2][EPOCH_SIZE:] for part in parts] if len(parts) == len(names) - 1 else None
 
-    monkeypatch.setattr(_meta, "_all_values", hasty)
+    monkeypatch.setattr(wire, "all_values", hasty)
     assert caught(fuzz_hits)
 
 

@@ -18,8 +18,9 @@ from promise.schedules.world import World
 from support.proofs import amount, tell
 
 from person_repo.cache.contract import BLOCKED
+from person_repo.cache.memcached import wire
 from person_repo.cache.memcached.backend import MemcachedBackend
-from person_repo.cache.memcached.connection import Patience
+from person_repo.cache.memcached.connection import IDLE, Budget
 from person_repo.cache.memory import MemoryBackend
 from person_repo.database import loading
 from person_repo.fence.view import Fence
@@ -92,23 +93,19 @@ def _rows_of_other_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _plain_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    compare_and_set = MemcachedBackend._fill_request
-    monkeypatch.setattr(
-        MemcachedBackend,
-        "_fill_request",
-        lambda self, lease, value: re.sub(rb" C\d+", b"", compare_and_set(self, lease, value), count=1),
-    )
+    compare_and_set = wire.fill
+    monkeypatch.setattr(wire, "fill", lambda *arguments: re.sub(rb" C\d+", b"", compare_and_set(*arguments), count=1))
 
 
 def _keeps_what_stands_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    withdraw = MemcachedBackend._withdraw
+    remove_own = MemcachedBackend._remove_own
 
-    def only_ours(self: Any, connection: Any, name: str, token: bytes, patience: Patience) -> None:
-        ((_, body),) = self._exchange(connection, b"mg %b v\r\n" % name.encode(), 1, patience)
+    def only_ours(self: Any, connection: Any, name: str, token: bytes, budget: Budget) -> None:
+        ((_, body),) = self._pool.exchange(connection, b"mg %b v\r\n" % name.encode(), 1, budget)
         if token in body:
-            withdraw(self, connection, name, token, patience)
+            remove_own(self, connection, name, token, budget)
 
-    monkeypatch.setattr(MemcachedBackend, "_withdraw", only_ours)
+    monkeypatch.setattr(MemcachedBackend, "_remove_own", only_ours)
 
 
 def _delete_for_a_tombstone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,19 +113,21 @@ def _delete_for_a_tombstone(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def delete(self: Any, keys: Any, groups: Any = ()) -> Any:
         tombstones = put(self, keys, groups)
-        patience = Patience(1.0)
-        for connection, names in self._on_servers(keys, patience).items():
-            self._exchange(connection, b"".join(b"md %b\r\n" % name.encode() for name in names), len(names), patience)
+        budget = Budget(1.0)
+        for connection, names in self._by_connection(keys, budget).items():
+            self._pool.exchange(
+                connection, b"".join(b"md %b\r\n" % name.encode() for name in names), len(names), budget
+            )
         return tombstones
 
     monkeypatch.setattr(MemcachedBackend, "put_tombstones", delete)
 
 
 def _tombstones_without_owners(monkeypatch: pytest.MonkeyPatch) -> None:
-    def delete(self: Any, connection: Any, name: str, token: bytes, patience: Patience) -> None:
-        self._exchange(connection, b"md %b\r\n" % name.encode(), 1, patience)
+    def delete(self: Any, connection: Any, name: str, token: bytes, budget: Budget) -> None:
+        self._pool.exchange(connection, b"md %b\r\n" % name.encode(), 1, budget)
 
-    monkeypatch.setattr(MemcachedBackend, "_withdraw", delete)
+    monkeypatch.setattr(MemcachedBackend, "_remove_own", delete)
 
 
 def _one_epoch_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,8 +143,8 @@ def _fill_again_on_a_new_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     def again(self: Any, fills: Sequence[tuple[Any, bytes]]) -> list[bool]:
         done = fill_many(self, fills)
         for lease, _ in fills:
-            if not lease.connection.in_step:
-                lease.connection = self._connection(lease.connection.server, Patience(1.0))
+            if lease.connection.state is not IDLE:
+                lease.connection = self._pool.connection(lease.connection.server, Budget(1.0))
         return done if any(done) else fill_many(self, fills)
 
     monkeypatch.setattr(MemcachedBackend, "fill_many", again)
@@ -157,24 +156,24 @@ def _fill_again_after_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _release_by_cas_on_a_new_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    release, withdraw = MemcachedBackend.release, MemcachedBackend._withdraw
-    stones: dict[bytes, Any] = {}
+    release, remove_own = MemcachedBackend.release, MemcachedBackend._remove_own
+    placed: dict[bytes, Any] = {}
 
     def remembering(self: Any, tombstones: Any) -> Any:
-        stones[tombstones.placed.token] = tombstones.placed.stones
+        placed[tombstones.placed.token] = tombstones.placed.tombstones
         return release(self, tombstones)
 
-    def by_cas(self: Any, connection: Any, name: str, token: bytes, patience: Patience) -> None:
-        stone = stones.get(token, {}).get((connection.server, name))
-        if stone is None or stone.connection is connection:
-            withdraw(self, connection, name, token, patience)
+    def by_cas(self: Any, connection: Any, name: str, token: bytes, budget: Budget) -> None:
+        tombstone = placed.get(token, {}).get((connection.server, name))
+        if tombstone is None or tombstone.connection is connection:
+            remove_own(self, connection, name, token, budget)
             return
-        ((words, _),) = self._exchange(connection, b"md %b C%b\r\n" % (name.encode(), stone.cas), 1, patience)
+        ((words, _),) = self._pool.exchange(connection, b"md %b C%b\r\n" % (name.encode(), tombstone.cas), 1, budget)
         if words[0] == b"EX":
-            withdraw(self, connection, name, token, patience)
+            remove_own(self, connection, name, token, budget)
 
     monkeypatch.setattr(MemcachedBackend, "release", remembering)
-    monkeypatch.setattr(MemcachedBackend, "_withdraw", by_cas)
+    monkeypatch.setattr(MemcachedBackend, "_remove_own", by_cas)
 
 
 def _leases_stay_where_no_tombstone_could_be_placed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,13 +191,13 @@ def _leases_stay_and_nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _marker_on_one_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    on_servers = MemcachedBackend._on_servers
+    by_connection = MemcachedBackend._by_connection
 
-    def on_the_first(self: Any, keys: Any, patience: Patience, everywhere: Any = ()) -> Any:
-        work = on_servers(self, keys, patience, everywhere)
+    def on_the_first(self: Any, keys: Any, budget: Budget, everywhere: Any = ()) -> Any:
+        work = by_connection(self, keys, budget, everywhere)
         return dict(list(work.items())[:1]) if everywhere else work
 
-    monkeypatch.setattr(MemcachedBackend, "_on_servers", on_the_first)
+    monkeypatch.setattr(MemcachedBackend, "_by_connection", on_the_first)
     put = MemcachedBackend.put_tombstones
     monkeypatch.setattr(
         MemcachedBackend, "put_tombstones", lambda *arguments: replace(put(*arguments), missing=frozenset())
@@ -282,14 +281,14 @@ def _rows_up_to_the_last_go(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _deliverers_leave_leases(monkeypatch: pytest.MonkeyPatch) -> None:
-    withdraw = MemcachedBackend._withdraw
+    remove_own = MemcachedBackend._remove_own
 
-    def unless_a_lease(self: Any, connection: Any, name: str, token: bytes, patience: Patience) -> None:
-        ((words, body),) = self._exchange(connection, b"mg %b f v\r\n" % name.encode(), 1, patience)
+    def unless_a_lease(self: Any, connection: Any, name: str, token: bytes, budget: Budget) -> None:
+        ((words, body),) = self._pool.exchange(connection, b"mg %b f v\r\n" % name.encode(), 1, budget)
         if body or b"f0" not in words or any(token):
-            withdraw(self, connection, name, token, patience)
+            remove_own(self, connection, name, token, budget)
 
-    monkeypatch.setattr(MemcachedBackend, "_withdraw", unless_a_lease)
+    monkeypatch.setattr(MemcachedBackend, "_remove_own", unless_a_lease)
 
 
 def _readers_look_after_the_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,7 +337,7 @@ def _memory_plain_set(monkeypatch: pytest.MonkeyPatch) -> None:
 def _memory_keeps_what_stands_there(monkeypatch: pytest.MonkeyPatch) -> None:
     def release(self: Any, tombstones: Any) -> Any:
         for key in tombstones.keys:
-            self._remove(self._stones, key, tombstones.placed, self._clock())
+            self._remove(self._tombstones, key, tombstones.placed, self._clock())
         return frozenset()
 
     monkeypatch.setattr(MemoryBackend, "release", release)
@@ -348,7 +347,7 @@ def _memory_tombstones_without_owners(monkeypatch: pytest.MonkeyPatch) -> None:
     def release(self: Any, tombstones: Any) -> Any:
         for key in tombstones.keys:
             self._items.pop(key, None)
-            self._stones.pop(key, None)
+            self._tombstones.pop(key, None)
         return frozenset()
 
     monkeypatch.setattr(MemoryBackend, "release", release)

@@ -52,7 +52,7 @@ def heal(people: PersonService) -> None:
     """The servers can be reached again, and the circuits of this process are closed."""
     backend = backend_of(people)
     backend.addresses = {}
-    while not all(breaker.is_closed and not breaker.is_failing for breaker in backend._breakers.values()):
+    while not all(breaker.is_closed and not breaker.is_failing for breaker in backend._pool.breakers.values()):
         backend.fetch_many("probe", [f"probe:{n}" for n in range(50)])
 
 

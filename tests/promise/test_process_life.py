@@ -52,7 +52,7 @@ def sockets_of(people: PersonService) -> set[str]:
     """This process's ends of its conversations with the cache and the database."""
     backend = lease_backend(people.region)
     assert isinstance(backend, MemcachedBackend)
-    found = {str(each._socket.getsockname()) for each in backend._local.connections.values()}
+    found = {str(each._socket.getsockname()) for each in backend._pool._local.connections.values()}
     for engine in (people.engine, people.read_engine):
         with engine.connect() as connection:
             found.add(f"mysql {connection.exec_driver_sql('SELECT CONNECTION_ID()').scalar_one()}")
@@ -123,7 +123,7 @@ def lock_of_fence(people: PersonService) -> Any:
 def lock_of_a_breaker(people: PersonService) -> Any:
     backend = lease_backend(people.region)
     assert isinstance(backend, MemcachedBackend)
-    return backend._breakers[backend.servers[0]]._lock
+    return backend._pool.breakers[backend.servers[0]]._lock
 
 
 def place_of_the_bulkhead(people: PersonService) -> Any:
@@ -148,7 +148,7 @@ def test_a_child_is_not_locked_out_by_a_thread_that_it_does_not_have(
         def child() -> str:
             backend = lease_backend(people.region)
             assert isinstance(backend, MemcachedBackend)
-            backend._breakers[backend.servers[0]].failed()
+            backend._pool.breakers[backend.servers[0]].failed()
             live(people, "p0", IDS)
             with orm.Session(people.engine) as session, session.begin():
                 people.bind(session).update("p1", first_name="bound")

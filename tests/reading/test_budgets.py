@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import orm
 from support.servers import Memcached
 
-from person_repo.cache.memcached.connection import Patience
+from person_repo.cache.memcached.connection import Budget
 from person_repo.model import Person
 from person_repo.service import PersonService
 
@@ -87,7 +87,7 @@ class CountingSocket:
 def watched(people: PersonService, step: Callable[[], object]) -> CountingSocket:
     """The calls that a step makes of the socket of its only server, in the run with the fewest."""
     backend: Any = people.cached.backend
-    connection = backend._connection(backend.servers[0], Patience(10.0))
+    connection = backend._pool.connection(backend.servers[0], Budget(10.0))
     inner, runs = connection._socket, []
     for _ in range(10):
         connection._socket = CountingSocket(inner)

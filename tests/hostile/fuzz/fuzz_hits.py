@@ -14,9 +14,10 @@ from unittest import mock
 from hostile.fuzz.fuzz_wire import SETTINGS, Server
 from hostile.fuzz.witness import witness
 
-from person_repo.cache.memcached import connection as _meta
-from person_repo.cache.memcached.backend import BASE, _Marker, _tokens
-from person_repo.cache.memcached.connection import Connection, Patience
+from person_repo.cache.memcached import connection as connections
+from person_repo.cache.memcached.connection import IDLE, Budget, Connection
+from person_repo.cache.memcached.items import BASE, owners_in
+from person_repo.cache.memcached.wire import KnownMarker
 from person_repo.exceptions import CacheUnavailableError
 
 __all__ = ["one_input", "seeds"]
@@ -69,8 +70,8 @@ def one_input(data: bytes) -> None:
 
 
 def _one(received: bytes) -> None:
-    """What ``_Marker`` takes for a hit or for a lease is one."""
-    marker = _Marker(MARK, EPOCH)
+    """What ``KnownMarker`` takes for a hit or for a lease is one."""
+    marker = KnownMarker(MARK, EPOCH)
     value, cas = marker.value_in(received), marker.lease_in(received)
     witness(f"{value is None} {cas is None}")
     if value is None and cas is None:
@@ -78,8 +79,8 @@ def _one(received: bytes) -> None:
     server = Server()
     connection = _connection(server)
     server.answers, server.piece, server.closes = received, 1 << 20, True
-    connection.send(b"mg\r\n", Patience(1.0))
-    (marker_words, epoch), (words, body) = connection.receive(2, Patience(1.0))
+    connection.send(b"mg\r\n", Budget(1.0))
+    (marker_words, epoch), (words, body) = connection.receive(2, Budget(1.0))
     assert (b" ".join(marker_words), epoch) == (MARK, EPOCH)
     if cas is not None:
         assert (value, body, words) == (None, b"", [b"VA", b"0", b"f0", b"c" + cas, b"W"])
@@ -89,7 +90,7 @@ def _one(received: bytes) -> None:
     assert body == EPOCH + (value or b"")
     assert flags == b"f%d" % (BASE + len(body))
     assert words[-1] != b"W"
-    assert not _tokens([b"f%d" % (BASE + len(body))], body)
+    assert not owners_in(BASE + len(body), body)
 
 
 def _several(choice: bytes, rest: bytes, *, made: bool, closes: bool) -> None:
@@ -100,20 +101,20 @@ def _several(choice: bytes, rest: bytes, *, made: bool, closes: bool) -> None:
     answer = rest if values is None else _answer(values)
     meant, after = _read(answer)
     server.answers, server.piece, server.closes = answer, ((choice or b"\x00")[0] % 32 or 1 << 20), closes
-    connection.send(b"get m a\r\n", Patience(1.0))
+    connection.send(b"get m a\r\n", Budget(1.0))
     found = refusal = None
     try:
-        found = connection.receive_values(NAMES, BASE, len(EPOCH), Patience(1.0))
+        found = connection.receive_values(NAMES, Budget(1.0))
     except CacheUnavailableError as exc:
         refusal = str(exc).partition(" b'")[0]
     witness(refusal or f"{[value is None for value in found or ()]}")
     # What comes after the end may be seen with it, or not yet.
     assert found == meant or (found is None and after), (answer, found, meant)
-    assert connection.in_step is (found is not None)
+    assert (connection.state is IDLE) is (found is not None)
 
 
 def _connection(server: Server) -> Connection:
-    with mock.patch.object(_meta, "_connected", return_value=server):
+    with mock.patch.object(connections, "_connected", return_value=server):
         return Connection("127.0.0.1:11211", SETTINGS)
 
 

@@ -13,8 +13,9 @@ from unittest import mock
 
 from hostile.fuzz.witness import witness
 
-from person_repo.cache.memcached import connection as _meta
-from person_repo.cache.memcached.connection import Connection, Reply
+from person_repo.cache.memcached import connection as connections
+from person_repo.cache.memcached.connection import IDLE, Budget, Connection
+from person_repo.cache.memcached.wire import Reply
 from person_repo.exceptions import CacheUnavailableError
 from person_repo.settings import CacheSettings
 
@@ -83,7 +84,7 @@ def one_input(data: bytes) -> None:
     server.piece, server.closes = (piece % 64 or 1 << 16), bool(how & 2)
     meant = _read(server.answers, replies)
     try:
-        found = connection.exchange(b"mn\r\n" * replies, replies, _meta.Patience(1.0))
+        found = connection.exchange(b"mn\r\n" * replies, replies, Budget(1.0))
     except CacheUnavailableError as refusal:
         witness(str(refusal).partition(" b'")[0])
         if made is not None:
@@ -94,22 +95,22 @@ def one_input(data: bytes) -> None:
     assert meant is not None, found
     assert found == meant[0], (found, meant)
     assert made is None or found == made
-    assert connection.in_step
+    assert connection.state is IDLE
     if not meant[1]:  # the script said this and nothing else
         server.answers = b"NF\r\n"
-        assert connection.exchange(b"md k\r\n", 1, _meta.Patience(1.0)) == [([b"NF"], b"")]
+        assert connection.exchange(b"md k\r\n", 1, Budget(1.0)) == [([b"NF"], b"")]
 
 
 def _connection(server: Server) -> Connection:
-    with mock.patch.object(_meta, "_connected", return_value=server):
+    with mock.patch.object(connections, "_connected", return_value=server):
         return Connection("127.0.0.1:11211", SETTINGS)
 
 
 def _is_over(connection: Connection, server: Server) -> None:
-    assert not connection.in_step
+    assert connection.state is not IDLE
     server.answers = b"NF\r\n"
     try:
-        connection.exchange(b"md k\r\n", 1, _meta.Patience(1.0))
+        connection.exchange(b"md k\r\n", 1, Budget(1.0))
     except CacheUnavailableError:
         return
     raise AssertionError("a connection out of step was used again")

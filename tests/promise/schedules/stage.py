@@ -15,8 +15,9 @@ from promise.schedules.wire import Clock, FakeMemcached, Item
 from promise.schedules.world import Actor, Names, Violation, Wire, World, acting, step
 
 from person_repo.cache.contract import LeaseBackend
+from person_repo.cache.memcached import wire
 from person_repo.cache.memcached.backend import MemcachedBackend
-from person_repo.cache.memcached.connection import Patience
+from person_repo.cache.memcached.connection import IDLE, Budget
 from person_repo.cache.memory import MemoryBackend
 from person_repo.cache.region import make_region
 from person_repo.database.loading import Loader
@@ -155,7 +156,7 @@ class Stage:
             dict(_TTLS, servers=self._server_names, on_unreachable=self.scenario.on_unreachable), self.scenario.looked
         )
         if ending:
-            backend._lease = b" f c v N%d R%d\r\n" % (LEASE_TTL, 2 * TTL)
+            backend._tail = wire.fetch_tail(LEASE_TTL, 2 * TTL)
         return backend
 
     def _names(self, *kinds: str) -> list[str]:
@@ -361,13 +362,13 @@ class _Player:
             connection = self._opened.get(name)
             if connection is None:
                 world.owner = actor
-                self._opened[name] = backend._connection(name, Patience(1.0))
+                self._opened[name] = backend._pool.connection(name, Budget(1.0))
                 world.owner = None
-                backend._local.of(actor.at)[name] = backend._local.of(None).pop(name)
+                backend._pool._local.of(actor.at)[name] = backend._pool._local.of(None).pop(name)
                 continue
             connection._client = connection._socket = Wire(world, actor, world.by_name[name])
-            connection.in_step = connection.serves = True
-            backend._local.of(actor.at)[name] = connection
+            connection.state, connection._has_served = IDLE, True
+            backend._pool._local.of(actor.at)[name] = connection
 
 
 class _Reader(_Player):
@@ -490,8 +491,9 @@ class _Memcached(MemcachedBackend):
 
     def begin(self, looked: bool | None = None) -> None:
         """Nothing of an earlier schedule."""
-        self._local: Any = _Local()
-        self._down = set()
+        pool: Any = self._pool
+        pool._local = _Local()
+        pool._down = set()
         self.staged_fence.begin(self._looked if looked is None else looked)
 
 

@@ -19,6 +19,7 @@ from promise.schedules.wire import Clock, Command, FakeMemcached, commands_of
 
 from person_repo.cache.memcached import backend as memcached
 from person_repo.cache.memcached import connection as _meta
+from person_repo.cache.memcached.items import BASE
 from person_repo.fence import view as fence
 from person_repo.reading import cached
 from person_repo.writing import covered
@@ -357,7 +358,7 @@ class World:
                 found.append(("stop", at, None))
         if self.memory is not None:
             if "evict" in kinds:
-                found += [("evict", 0, key) for key in sorted({*self.memory._items, *self.memory._stones})]
+                found += [("evict", 0, key) for key in sorted({*self.memory._items, *self.memory._tombstones})]
             if "restart" in kinds:
                 found.append(("restart", 0, None))
         if "expire" in kinds:
@@ -369,8 +370,8 @@ class World:
         now = self.clock.now
         if self.memory is not None:
             ends = {item.until for item in self.memory._items.values()}
-            for stones in (*self.memory._stones.values(), *self.memory._group_stones.values()):
-                ends.update(stones.owners.values())
+            for standing in (*self.memory._tombstones.values(), *self.memory._group_tombstones.values()):
+                ends.update(standing.owners.values())
         else:
             ends = {item.until for server in self.servers for item in server.items.values()}
         return sorted(end for end in ends if end > now)
@@ -546,7 +547,7 @@ class World:
     def _evict(self, at: int, key: Any) -> None:
         if self.memory is not None:
             self._log("fault", f"the cache forgets {key}", "")
-            self._rob_stones(self.memory._stones.get(key))
+            self._rob_tombstones(self.memory._tombstones.get(key))
             self.memory.evict(key)
             return
         self._log("fault", f"the server evicts {key.decode()}", "")
@@ -556,8 +557,8 @@ class World:
         self._log("fault", f"{until - self.clock.now} s pass", "")
         self.passes(until - self.clock.now)
         if self.memory is not None:
-            for stones in (*self.memory._stones.values(), *self.memory._group_stones.values()):
-                self._rob_stones(stones, until)
+            for standing in (*self.memory._tombstones.values(), *self.memory._group_tombstones.values()):
+                self._rob_tombstones(standing, until)
             return
         for server in self.servers:
             self._rob([item for item in server.items.values() if item.until and item.until <= until])
@@ -565,8 +566,8 @@ class World:
     def _restart(self, kind: str, at: int) -> None:
         self._log("fault", "the server stops" if kind == "stop" else "the server restarts", "")
         if self.memory is not None:
-            for stones in (*self.memory._stones.values(), *self.memory._group_stones.values()):
-                self._rob_stones(stones)
+            for standing in (*self.memory._tombstones.values(), *self.memory._group_tombstones.values()):
+                self._rob_tombstones(standing)
             self.memory.clear()
             return
         server = self.servers[at]
@@ -581,9 +582,9 @@ class World:
                 if b"<%d." % actor.at in item.body:
                     self._rob_writer(actor)
 
-    def _rob_stones(self, stones: Any, until: float = float("inf")) -> None:
-        if stones is not None:
-            for owner, end in stones.owners.items():
+    def _rob_tombstones(self, standing: Any, until: float = float("inf")) -> None:
+        if standing is not None:
+            for owner, end in standing.owners.items():
                 if end <= until:
                     self._rob_writer(self.objects[id(owner)][1][0])
 
@@ -649,7 +650,7 @@ class World:
             known = objects.get(id(item))
             items.append((key, item.epoch, item.until, item.body if known is None else self._name(known)))
         stones = []
-        for place in (memory._stones, memory._group_stones):
+        for place in (memory._tombstones, memory._group_tombstones):
             for name, found in place.items():
                 owners = frozenset([(self._name(objects[id(owner)]), end) for owner, end in found.owners.items()])
                 stones.append((name, owners))
@@ -791,6 +792,6 @@ def _meaning(world: World, command: Command, reply: bytes) -> str:
     size = int(words[1]) if words[0] == b"VA" else next(int(word[1:]) for word in words if word[:1] == b"s")
     if size == 0 and flags == 0:
         return f"{text} (a lease, {'taken' if b'W' in words else 'of another'})"
-    if flags - size != memcached.BASE:
+    if flags - size != BASE:
         return f"{text} (a tombstone)"
     return f"{text} ({'an epoch' if command.key.endswith(b'!') else world.state_in(rest)})"

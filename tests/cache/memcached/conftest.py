@@ -1,0 +1,47 @@
+"""Backends over a server, and a door in front of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from support.exchanges import Connect, Raw
+from support.servers import Memcached
+from support.unruly import Door
+
+from person_repo.cache.memcached.backend import MemcachedBackend
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    """Backends over servers, patient unless told otherwise, closed at the end."""
+    opened: list[MemcachedBackend] = []
+
+    def make(*servers: Memcached | Door | str, **arguments: Any) -> MemcachedBackend:
+        urls = [server if isinstance(server, str) else server.url for server in servers]
+        # A test that wants a server left alone says so.
+        patient = {"timeout": 10.0, "connect_timeout": 10.0, "breaker_failures": 1_000_000}
+        backend = MemcachedBackend({"servers": urls, **patient, **arguments})
+        opened.append(backend)
+        return backend
+
+    yield make
+    for backend in opened:
+        backend.close()
+
+
+@pytest.fixture
+def server(memcached_servers: list[Memcached]) -> Memcached:
+    return memcached_servers[0]
+
+
+@pytest.fixture
+def door(server: Memcached) -> Iterator[Door]:
+    with Door(server.port) as door:
+        yield door
+
+
+@pytest.fixture
+def raw(server: Memcached) -> Raw:
+    return Raw(server)
