@@ -105,6 +105,12 @@ class Server:
     def pause(self) -> None:
         """Stops the process: connections stay open, nothing is answered."""
         os.kill(self.pid, signal.SIGSTOP)
+        # One of its threads takes the signal, and until then the others go on answering.
+        deadline = time.monotonic() + self.patience
+        while os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is None:
+            if time.monotonic() > deadline:
+                raise ServerEndedError(f"{self.command()[0]} does not stop")
+            time.sleep(0.001)
 
     def resume(self) -> None:
         """Lets a paused process go on."""
