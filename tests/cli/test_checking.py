@@ -1,4 +1,4 @@
-"""The problems of rows: each is found, with its line and reason, whichever way the rows are looked at."""
+"""The problems of rows: each is found with its line and reason, whether rows are checked together or one by one."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def somebody() -> Iterator[PersonService]:
 
 
 def judged(people: PersonService, content: bytes) -> tuple[list[tuple[str, ...]], bytes]:
-    """The rows of a file that would be imported, and what is written of the others."""
+    """The rows of a file that would be imported, and the file that is written of the others."""
     good: list[tuple[str, ...]] = []
 
     def add_rows(_names: object, chunks: Iterable[Iterable[tuple[str, ...]]], **_options: object) -> int:
@@ -71,7 +71,7 @@ def judged(people: PersonService, content: bytes) -> tuple[list[tuple[str, ...]]
 
 @settings(max_examples=100)
 @given(st.lists(PIECES, max_size=12).map("".join))
-def test_lines_looked_at_together_are_judged_as_each_by_itself(somebody: PersonService, rest: str) -> None:
+def test_lines_checked_together_are_judged_as_each_by_itself(somebody: PersonService, rest: str) -> None:
     content = HEADER + rest.encode(errors="surrogateescape")
     together = judged(somebody, content)
     with pytest.MonkeyPatch.context() as patch:
@@ -85,7 +85,7 @@ def test_lines_looked_at_together_are_judged_as_each_by_itself(somebody: PersonS
 def test_of_the_rows_with_one_id_all_but_the_first_are_bad(
     somebody: PersonService, hashed: Callable[[str], int], ids: list[str]
 ) -> None:
-    """Whether they are written together or apart, and whatever else has their hash."""
+    """Their hashes may be written together or apart, and other ids may have the same."""
     content = HEADER + "".join(f"{id},First,Last{'s' * (line % 3)}\n" for line, id in enumerate(ids)).encode()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spool, "hash", hashed, raising=False)
@@ -119,7 +119,7 @@ def test_an_id_is_found_again_at_any_distance(people: PersonService, monkeypatch
 
 
 @sqlite_only
-def test_an_id_in_an_earlier_line_is_not_said_to_be_in_the_database_as_well(people: PersonService) -> None:
+def test_an_id_in_an_earlier_line_is_not_reported_as_in_the_database_too(people: PersonService) -> None:
     people.add(Person(id="there", first_name="Al", last_name="Ready"))
 
     assert problems_of(people, HEADER + b"there,b,c\nthere,d,e\nthere,,f\n") == [
@@ -131,7 +131,7 @@ def test_an_id_in_an_earlier_line_is_not_said_to_be_in_the_database_as_well(peop
 
 
 @sqlite_only
-def test_lines_are_looked_at_together_again_after_a_row_that_could_not_be(
+def test_lines_are_checked_together_again_after_a_row_that_could_not_be(
     people: PersonService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     each: list[object] = []
@@ -178,7 +178,7 @@ TOO_LONG = f"the limit is {LIMITS['first_name']}"
         pytest.param(HEADER + b'a,"b\n","' * 150_000, [(2, "a quote is opened")], id="endless row"),
     ],
 )
-def test_a_problem_is_named_with_its_line_and_reason(
+def test_a_problem_is_reported_with_its_line_and_reason(
     people: PersonService, content: bytes, expected: list[tuple[int, str]]
 ) -> None:
     found = problems_of(people, content)
@@ -234,7 +234,7 @@ def test_all_problems_of_a_file_are_reported_in_the_order_of_its_lines(people: P
 
 
 @sqlite_only
-def test_rows_are_checked_even_where_a_column_is_missing(people: PersonService) -> None:
+def test_rows_are_checked_even_if_a_column_is_missing(people: PersonService) -> None:
     assert problems_of(people, b"id,first_name\na,b\na,\n") == [
         (1, "the header has no column last_name"),
         (3, "first_name is empty"),

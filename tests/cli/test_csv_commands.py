@@ -35,12 +35,12 @@ class TestImport:
         assert json.loads(stdout) == {"file": "<stdin>", "imported": 79, "skipped": 0, "bad_rows": None}
 
     @sqlite_only
-    def test_a_header_alone_is_told(self, run: Run) -> None:
+    def test_an_import_of_a_header_alone_says_so(self, run: Run) -> None:
         result = run("import", "-", input=rows(0))
         assert result.exit_code == 0
         assert re.fullmatch(r"0 people imported from \S+: it has a header and no rows\n", result.stdout)
 
-    def test_every_problem_is_told_and_nothing_imported(self, run: Run, people: PersonService, tmp_path: Path) -> None:
+    def test_problems_are_listed_and_nothing_imported(self, run: Run, people: PersonService, tmp_path: Path) -> None:
         (tmp_path / "some.csv").write_bytes(rows(1) + b",b,c\n" * 30)
 
         result = run("import", "some.csv")
@@ -114,7 +114,7 @@ class TestExport:
 
     @sqlite_only
     @pytest.mark.parametrize("command", [["export"], ["--json", "export"], ["list", "--limit", "9999"]])
-    def test_a_reader_that_has_seen_enough_is_no_error(self, run: Run, database_url: str, command: list[str]) -> None:
+    def test_a_reader_who_leaves_halfway_is_no_error(self, run: Run, database_url: str, command: list[str]) -> None:
         run("import", "-", input=rows(5000))  # more than a pipe holds
         with process("--database-url", database_url, *command) as exporting:
             assert exporting.stdout
@@ -130,7 +130,7 @@ Interrupt = Callable[..., None]
 
 @pytest.fixture
 def interrupted_at() -> Iterator[Interrupt]:
-    """Sends this process SIGINT at an event of any engine: the ``nth`` one whose statement begins like this."""
+    """Sends this process SIGINT at the ``nth`` event of any engine whose statement has this beginning."""
     armed: list[tuple[str, Any]] = []
 
     def arm(event: str, beginning: str = "", nth: int = 1) -> None:
@@ -173,7 +173,7 @@ class TestInterrupted:
     def test_a_process_interrupted_while_the_database_works_leaves_nothing(
         self, mysql_url: str, tmp_path: Path
     ) -> None:
-        """A row of somebody else's transaction holds the import up in the middle of its INSERTs."""
+        """The import waits, in the middle of its INSERTs, for a row that another transaction holds."""
         migrations.upgrade(mysql_url)
         (tmp_path / "some.csv").write_bytes(rows(5000))
         engine = sa.create_engine(mysql_url)
@@ -194,7 +194,7 @@ class TestInterrupted:
             assert other.scalar(sa.select(sa.func.count()).select_from(Person)) == 0
         engine.dispose()
 
-    def test_once_the_commit_is_on_its_way_the_import_is_done(
+    def test_an_import_whose_commit_is_on_its_way_is_done(
         self, run: Run, people: PersonService, interrupted_at: Interrupt
     ) -> None:
         listening = signal.getsignal(signal.SIGINT)
@@ -216,7 +216,7 @@ class TestInterrupted:
         ],
         ids=["import", "export", "delete"],
     )
-    def test_after_the_work_is_done_nobody_is_told_that_it_was_not(
+    def test_an_interrupt_after_the_work_says_that_it_was_complete(
         self, run: Run, people: PersonService, monkeypatch: pytest.MonkeyPatch, command: list[str], claim: str
     ) -> None:
         people.add(Person(id="x", first_name="a", last_name="b"))

@@ -1,4 +1,4 @@
-"""The demo: what it shows, what it costs, what it leaves behind."""
+"""The demo: its steps, their costs, and the database after it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ sqlite_only = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 @pytest.fixture
 def people(database_url: str) -> Iterator[PersonService]:
-    """Whoever has people in the database already."""
+    """An application that uses the same database."""
     migrations.upgrade(database_url)
     with person_repo.connect(database_url) as service:
         yield service
@@ -37,11 +37,11 @@ def wrong(steps: list[Step]) -> list[str]:
     return [f"{step.what}: {step.wrong}" for step in steps if step.wrong]
 
 
-def test_the_story_is_told_with_who_answered_at_what_cost(database_url: str, cache_url: str) -> None:
+def test_each_step_has_its_answer_who_answered_and_its_cost(database_url: str, cache_url: str) -> None:
     steps = run_demo(database_url, cache_url)
 
     assert wrong(steps) == []
-    told = {step.what: step for step in steps}
+    by_name = {step.what: step for step in steps}
     assert [
         (step.what, step.answer, step.answered_by, step.statements) for step in steps if step.what.startswith("read")
     ] == [
@@ -57,12 +57,12 @@ def test_the_story_is_told_with_who_answered_at_what_cost(database_url: str, cac
         ("read: nothing has changed", "Ada Lovelace", "cache", 0),
         ("read: nobody", "nobody", "database", 1),
     ]
-    assert told["turn use_db on for everybody, read it"].answered_by == "database"
-    assert told["turn use_db off again, read it"].answered_by == "cache"
-    assert told["read it again"].round_trips == 1
-    assert told["read it in a block with use_db on"].round_trips == 0
-    assert told["import 79 laureates"].answer == "79"
-    assert told["change the name in a plain SQLAlchemy session"].round_trips > 0
+    assert by_name["turn use_db on for everybody, read it"].answered_by == "database"
+    assert by_name["turn use_db off again, read it"].answered_by == "cache"
+    assert by_name["read it again"].round_trips == 1
+    assert by_name["read it in a block with use_db on"].round_trips == 0
+    assert by_name["import 79 laureates"].answer == "79"
+    assert by_name["change the name in a plain SQLAlchemy session"].round_trips > 0
     assert all(step.microseconds > 0 for step in steps)
 
 
@@ -110,12 +110,12 @@ def test_the_first_read_is_a_first_read_although_others_have_read_before(
     with person_repo.connect(database_url, cache_url) as others:
         others.get("corbato-1990")
 
-        told = {step.what: step for step in run_demo(database_url, cache_url)}
+        by_name = {step.what: step for step in run_demo(database_url, cache_url)}
 
-    assert told["read one for the first time"].answered_by == "database"
+    assert by_name["read one for the first time"].answered_by == "database"
 
 
-def test_another_person_under_an_id_of_the_demo_is_no_place_for_it(people: PersonService, database_url: str) -> None:
+def test_the_demo_refuses_a_database_with_other_people_under_its_ids(people: PersonService, database_url: str) -> None:
     other = Person(id="knuth-1974", first_name="Somebody", last_name="Else")
     people.add(other)
 
@@ -127,7 +127,7 @@ def test_another_person_under_an_id_of_the_demo_is_no_place_for_it(people: Perso
 
 
 @sqlite_only
-def test_an_interrupted_demo_removes_what_it_added(
+def test_an_interrupted_demo_removes_the_people_it_added(
     people: PersonService, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: object) -> None:
@@ -141,7 +141,7 @@ def test_an_interrupted_demo_removes_what_it_added(
 
 
 @sqlite_only
-def test_a_wrong_answer_is_told(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_answer_is_recorded(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stale = Person(id="corbato-1990", first_name="Old", last_name="Entry")
     monkeypatch.setattr(PersonService, "get", lambda *_: stale)
 

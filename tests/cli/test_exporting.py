@@ -41,7 +41,7 @@ def exported(people: PersonService, **options: Any) -> bytes:
     return stream.getvalue()
 
 
-def test_what_was_exported_is_byte_for_byte_what_was_imported_but_for_the_order(people: PersonService) -> None:
+def test_an_export_is_byte_for_byte_the_import_in_the_order_of_ids(people: PersonService) -> None:
     import_people(people, LAUREATES)
 
     header, *lines = exported(people).splitlines(keepends=True)
@@ -63,7 +63,7 @@ NASTY = [
 ]
 
 
-def test_whatever_is_exported_can_be_imported_again(people: PersonService) -> None:
+def test_an_export_can_be_imported_again(people: PersonService) -> None:
     those = [Person(id=f"{i}{text}", first_name=f"F{text}", last_name=f"L{text}") for i, text in enumerate(NASTY)]
     people.add_many(those)
     written = exported(people)
@@ -105,18 +105,18 @@ def test_an_export_reads_a_thousand_people_at_a_time(
     people: PersonService, statements: Callable[..., AbstractContextManager[list[str]]]
 ) -> None:
     take(people, rows(2500))
-    told: list[tuple[str, int, int | None]] = []
+    steps: list[tuple[str, int, int | None]] = []
 
     with statements(people.engine, people.read_engine) as seen:
         assert export_people(people, io.BytesIO()) == 2500
     assert len(seen) == 3
 
-    export_people(people, io.BytesIO(), progress=lambda *step: told.append(step))
-    assert told == [("export", 1000, 2500), ("export", 2000, 2500), ("export", 2500, 2500)]
+    export_people(people, io.BytesIO(), progress=lambda *step: steps.append(step))
+    assert steps == [("export", 1000, 2500), ("export", 2000, 2500), ("export", 2500, 2500)]
 
 
 @sqlite_only
-def test_nobody_is_exported_as_a_header_alone(people: PersonService) -> None:
+def test_an_export_of_nobody_is_a_header_alone(people: PersonService) -> None:
     assert exported(people) == HEADER
     assert exported(people, format="jsonl") == b""
 
@@ -130,7 +130,7 @@ def test_an_unknown_format_is_refused(people: PersonService) -> None:
 class TestReplacing:
     """``replacing``: a file appears whole or not at all."""
 
-    def test_the_file_stands_when_the_block_has_ended(self, tmp_path: Path) -> None:
+    def test_the_file_appears_when_the_block_ends(self, tmp_path: Path) -> None:
         path = tmp_path / "file"
         with replacing(path) as stream:
             stream.write(b"new")
@@ -138,7 +138,7 @@ class TestReplacing:
         assert path.read_bytes() == b"new"
         assert os.listdir(tmp_path) == ["file"]
 
-    def test_an_error_leaves_what_was_there(self, tmp_path: Path) -> None:
+    def test_an_error_leaves_the_old_file(self, tmp_path: Path) -> None:
         path = tmp_path / "file"
         path.write_bytes(b"old")
 

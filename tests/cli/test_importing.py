@@ -48,7 +48,7 @@ def test_laureates_are_imported_and_read_back_equal_from_both_sides(people: Pers
     assert corbato.last_name == "Corbat\N{LATIN SMALL LETTER O WITH ACUTE}"
 
 
-def test_an_import_invalidates_what_was_read_before(people: PersonService) -> None:
+def test_an_import_invalidates_earlier_reads(people: PersonService) -> None:
     assert people.get("knuth-1974") is None
     import_people(people, LAUREATES)
     assert people.get_one("knuth-1974").last_name == "Knuth"
@@ -109,12 +109,12 @@ def test_ids_in_the_database_are_found_with_one_query_for_a_thousand_rows(
 
     assert len(caught.value.problems) == 2500
     assert people.stats().round_trips == spent  # the cache is not asked
-    # A thousand ids may take two statements, for the sake of databases that take fewer parameters; the first asks
-    # whether anybody is there.
+    # One for the question whether the table is empty; a thousand ids may take two, since some databases take fewer
+    # parameters.
     assert len(seen) <= 7
 
 
-def test_nobody_is_looked_for_in_a_database_where_nobody_is(
+def test_ids_are_not_looked_up_in_an_empty_database(
     people: PersonService, statements: Callable[..., AbstractContextManager[list[str]]]
 ) -> None:
     with statements(people.engine, people.read_engine) as seen:
@@ -124,9 +124,7 @@ def test_nobody_is_looked_for_in_a_database_where_nobody_is(
     assert len([statement for statement in seen if "INSERT" in statement]) == 3
 
 
-def test_an_id_added_by_somebody_while_the_file_was_checked_calls_the_import_off(
-    people: PersonService, tmp_path: Path
-) -> None:
+def test_an_id_added_by_somebody_during_the_check_stops_the_import(people: PersonService, tmp_path: Path) -> None:
     def intrude(step: str, _done: int, _total: int | None) -> None:
         if step == "check" and not people.exists("id-000007"):
             people.add(Person(id="id-000007", first_name="In", last_name="Truder"))
@@ -152,11 +150,11 @@ def test_an_import_interrupted_at_any_step_leaves_nothing(people: PersonService,
 
 
 @sqlite_only
-def test_progress_tells_each_step_and_the_commit_last(people: PersonService) -> None:
-    told: list[tuple[str, int, int | None]] = []
-    take(people, rows(2500), progress=lambda *step: told.append(step))
+def test_progress_is_reported_for_each_step_and_the_commit_last(people: PersonService) -> None:
+    steps: list[tuple[str, int, int | None]] = []
+    take(people, rows(2500), progress=lambda *step: steps.append(step))
 
-    assert told == [
+    assert steps == [
         ("check", 1000, None),
         ("check", 2000, None),
         ("check", 2500, None),
@@ -183,7 +181,7 @@ def test_a_pipe_can_be_imported(people: PersonService) -> None:
 
 
 def peak_of(call: Callable[[], object]) -> int:
-    """The most bytes that Python had allocated meanwhile, beyond what it had before."""
+    """The most bytes that Python allocated during the call."""
     tracemalloc.start()
     try:
         call()

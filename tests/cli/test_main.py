@@ -30,7 +30,7 @@ sqlite_only = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 class TestExitCodes:
-    """What went wrong, told by number, by kind and in words."""
+    """An error has a number, a kind and words."""
 
     @pytest.mark.parametrize(
         ("command", "code", "kind", "part"),
@@ -93,7 +93,7 @@ class TestExitCodes:
         assert result.stderr == f"person-repo: the database cannot be used: there is no folder {tmp_path}/none\n"
 
     @sqlite_only
-    def test_a_locked_database_is_told_as_such(self, run: Run, database_url: str) -> None:
+    def test_a_locked_database_is_reported_as_such(self, run: Run, database_url: str) -> None:
         engine = sa.create_engine(database_url)
         with engine.connect() as connection:
             connection.exec_driver_sql("BEGIN EXCLUSIVE")
@@ -102,7 +102,7 @@ class TestExitCodes:
         assert result.exit_code == 3
         assert "the database cannot be used: database is locked" in result.stderr
 
-    def test_a_setting_that_is_none_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_variable_with_a_wrong_value_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PERSON_REPO_USE_DB", "perhaps")
         result = call("list")
         assert result.exit_code == 2
@@ -156,7 +156,7 @@ class TestPasswords:
         assert result.exit_code == 2
         assert SECRET not in result.output
 
-    def test_a_wrong_password_is_told_without_it(self, mysql_url: str) -> None:
+    def test_a_wrong_password_is_reported_without_it(self, mysql_url: str) -> None:
         url = sa.make_url(mysql_url).set(username="nobody", password=SECRET).render_as_string(hide_password=False)
         for command in ("list", "upgrade", "demo"):
             result = call("--database-url", url, command)
@@ -165,7 +165,7 @@ class TestPasswords:
             assert SECRET not in result.output
 
     def test_a_driver_that_repeats_it_is_not_repeated(self) -> None:
-        """Once as it was given, once as it is meant."""
+        """Once percent-encoded, once decoded."""
         url = f"mysql+pymysql://root:%40{SECRET}@host/x"
 
         def refuse(*_: object) -> None:
@@ -204,7 +204,7 @@ class TestPasswords:
 class TestSettings:
     """Options and the environment."""
 
-    def test_the_environment_counts_where_no_option_is_given(
+    def test_the_environment_counts_if_no_option_is_given(
         self, run: Run, database_url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         run("add", *KNUTH.values())
@@ -221,7 +221,7 @@ class TestSettings:
     def test_use_db_reads_past_the_cache(
         self, run: Run, memcached_servers: list[Memcached], database_url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The change is made where no listener hears it: what is read tells who answered."""
+        """The change is made on an engine that is not covered, so the answer shows who gave it."""
         monkeypatch.setenv("PERSON_REPO_CACHE_URL", f"memcached://{memcached_servers[0].url}")
         run("add", *KNUTH.values())
         run("get", "knuth-1974")
@@ -239,7 +239,7 @@ class TestSettings:
         assert first_name("get", "knuth-1974") == "Don"
         assert first_name("get", "knuth-1974", "--no-use-db") == "Donald"
 
-    def test_what_is_written_here_is_read_there(
+    def test_an_application_reads_the_writes_of_the_command_line(
         self, run: Run, memcached_servers: list[Memcached], database_url: str
     ) -> None:
         cache_url = f"memcached://{memcached_servers[0].url}"
@@ -273,7 +273,7 @@ class TestWarnings:
 
 
 class TestProcess:
-    """The program as a program."""
+    """The program in a process of its own."""
 
     def test_help_imports_nothing_that_only_a_command_needs(self) -> None:
         script = (
@@ -304,7 +304,7 @@ class TestProcess:
             os.close(theirs)
             working.communicate()
             drawn = b""
-            # On Linux the other end's closing is an error, elsewhere an end of file.
+            # On Linux the end of the other side is an error, elsewhere an end of file.
             try:
                 while part := os.read(ours, 4096):
                     drawn += part
@@ -354,7 +354,7 @@ class TestDocumentation:
         assert f"`{settings.database_url}`" in PAGE
         assert f"`{settings.cache_url}`" in PAGE
 
-    def test_the_exit_codes_are_those_that_help_tells(self) -> None:
+    def test_the_exit_codes_are_those_of_the_help(self) -> None:
         section = PAGE.split("## Exit codes")[1].split("\n## ")[0]
         in_help = call("--help").stdout.split("Exit codes:")[1].split("Environment")[0]
         assert re.findall(r"^\| (\d+) ", section, re.MULTILINE) == re.findall(r"^ +(\d+) ", in_help, re.MULTILINE)

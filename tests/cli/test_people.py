@@ -34,7 +34,7 @@ def test_answers_for_people_are_tables(run: Run) -> None:
     assert run("delete", KNUTH["id"]).stdout == "1 person deleted\n"
 
 
-def test_found_ones_are_shown_in_the_order_asked_and_missing_ones_named(run: Run) -> None:
+def test_people_are_shown_in_the_order_of_the_arguments_and_missing_ids_named(run: Run) -> None:
     run("import", str(LAUREATES))
 
     result = run("get", "wirth-1984", "nobody", "knuth-1974", "no one", "wirth-1984")
@@ -64,7 +64,7 @@ def test_list_goes_through_everybody_page_by_page(run: Run) -> None:
     assert run("list", "--limit", "79").stderr == ""
 
 
-def test_delete_deletes_whom_it_finds_and_names_the_others(run: Run, people: PersonService) -> None:
+def test_delete_deletes_the_people_there_are_and_names_the_other_ids(run: Run, people: PersonService) -> None:
     run("import", str(LAUREATES))
     result = run("--json", "delete", "knuth-1974", "nobody", "wirth-1984", "knuth-1974")
     assert result.exit_code == 1
@@ -73,7 +73,7 @@ def test_delete_deletes_whom_it_finds_and_names_the_others(run: Run, people: Per
 
 
 @sqlite_only
-def test_what_could_steer_a_terminal_is_shown_as_an_escape(run: Run) -> None:
+def test_a_character_that_could_steer_a_terminal_is_shown_as_an_escape(run: Run) -> None:
     run("add", "\x1b[2Jid", "[bold]First[/bold]", "Last\u202e")
     shown = run("list").stdout
     assert "\x1b" not in shown
@@ -85,7 +85,7 @@ def test_what_could_steer_a_terminal_is_shown_as_an_escape(run: Run) -> None:
 
 
 @sqlite_only
-def test_a_row_of_a_table_that_is_no_terminal_stays_one_line(run: Run) -> None:
+def test_a_row_is_one_line_if_stdout_is_no_terminal(run: Run) -> None:
     run("add", "i" * 100, "f" * 200, "l" * 200)
     assert len(run("list").stdout.splitlines()) == 2
 

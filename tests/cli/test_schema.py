@@ -11,7 +11,7 @@ from support.command import LAUREATES, answer, call, error
 from person_repo import migrations
 
 
-def test_the_schema_is_brought_up_once(database_url: str) -> None:
+def test_the_schema_is_upgraded_once(database_url: str) -> None:
     head = migrations.head()
 
     assert answer(call("--json", "current", "--database-url", database_url)) | {"database": ""} == {
@@ -37,14 +37,14 @@ def test_the_schema_is_brought_up_once(database_url: str) -> None:
     ],
     ids=lambda command: command[0],
 )
-def test_every_command_tells_how_to_bring_up_a_schema_that_is_missing(database_url: str, command: list[str]) -> None:
+def test_every_command_says_how_to_make_a_schema_that_is_missing(database_url: str, command: list[str]) -> None:
     result = call("--database-url", database_url, *command)
     assert (result.exit_code, result.stdout) == (3, "")
     assert "has no table person; run: person-repo upgrade" in result.stderr
     assert error(call("--database-url", database_url, "--json", *command))["error"] == "schema"
 
 
-def test_a_sqlite_file_that_is_not_there_is_not_made_by_a_look(tmp_path: Path) -> None:
+def test_a_sqlite_file_that_does_not_exist_is_not_made_by_a_read(tmp_path: Path) -> None:
     assert call("list").exit_code == 3
     assert call("current").exit_code == 0
     assert os.listdir(tmp_path) == []

@@ -55,7 +55,7 @@ SECURITY = CHECKOUT / "SECURITY.md"
 DOCS = CHECKOUT / "docs"
 
 RUN_ELSEWHERE = {"reference/command-line.md"}
-"""``test_cli`` runs its examples."""
+"""``tests/cli/test_main.py`` runs its examples."""
 
 ROOT_PAGES = [README, CONTRIBUTING, SECURITY]
 """Sphinx does not build them."""

@@ -16,7 +16,7 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[2]
 PACKAGE = CHECKOUT / "person_repo"
 
-# Raises on whatever reaches outside: the network, another process, a database, a file written, a variable of ours.
+# Raises when something reaches outside: network, another process, a database, a file written, a variable of ours.
 WATCHED = """
 import os, sys, threading
 
@@ -159,7 +159,7 @@ def test_importing_opens_nothing_and_reads_no_environment() -> None:
         "open('/dev/null', 'w')",
     ],
 )
-def test_watch_sees_what_it_watches_for(deed: str) -> None:
+def test_the_watch_sees_each_deed(deed: str) -> None:
     assert "AssertionError" in watched(deed).stderr
 
 

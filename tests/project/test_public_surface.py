@@ -53,7 +53,7 @@ def run(code: str) -> str:
 
 
 def test_the_public_surface_is_the_listed_one() -> None:
-    """Regenerate the listing after a change that is meant: see ``tests/support/surface.py``."""
+    """After a change on purpose, write the listing again: see ``tests/support/surface.py``."""
     listed = (CHECKOUT / "tests" / "project" / "public_surface.txt").read_text(encoding="utf-8")
     assert surface.listing().splitlines() == listed.splitlines()
 
@@ -80,7 +80,7 @@ def test_the_api_page_lists_the_public_modules() -> None:
 
 
 def test_the_reference_describes_every_public_name_and_no_other() -> None:
-    """A constant may go without: the class or function that takes it has its description."""
+    """A constant needs no entry of its own: the class or function that takes it describes it."""
     described = set(re.findall(r"^\.\. auto(?!module)\w+:: (\S+)$", API + ERRORS, re.MULTILINE))
     names = {
         f"{module}.{name}"
@@ -115,7 +115,7 @@ def test_a_service_of_people_has_the_members_of_a_service() -> None:
     assert public(PersonService) == public(Service)
 
 
-def test_every_module_says_what_it_is_and_exports_what_it_has() -> None:
+def test_every_module_has_a_docstring_and_every_name_it_exports() -> None:
     for module in modules():
         exported = getattr(module, "__all__", ())
         assert all(hasattr(module, name) for name in exported), module.__name__
@@ -123,7 +123,7 @@ def test_every_module_says_what_it_is_and_exports_what_it_has() -> None:
         assert module.__doc__, module.__name__
 
 
-def test_every_exported_name_says_what_one_gets() -> None:
+def test_every_exported_name_has_a_docstring() -> None:
     silent = []
     for module in modules():
         for name in getattr(module, "__all__", ()):
@@ -134,7 +134,7 @@ def test_every_exported_name_says_what_one_gets() -> None:
 
 
 @pytest.mark.parametrize("name", person_repo.__all__)
-def test_every_method_of_a_public_class_says_what_one_gets(name: str) -> None:
+def test_every_method_of_a_public_class_has_a_docstring(name: str) -> None:
     of = getattr(person_repo, name)
     if not inspect.isclass(of):
         assert inspect.getdoc(of)
@@ -169,7 +169,7 @@ OF_READS_AND_WRITES = {"dogpile", "msgspec", "sqlalchemy"}
         ("import person_repo.cli.main", HEAVY - {"click"} | OF_READS_AND_WRITES),
     ],
 )
-def test_an_import_loads_only_what_it_needs(code: str, heavy: set[str]) -> None:
+def test_an_import_loads_nothing_that_it_does_not_need(code: str, heavy: set[str]) -> None:
     """``--help`` waits for no ORM, and an application for no command line, migrations or driver."""
     printed = run(
         f"import sys, threading\n{code}\n"

@@ -1,4 +1,4 @@
-"""The wheel, installed where there is no checkout: it has everything it needs."""
+"""The wheel, installed without a checkout: it has everything it needs."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_package_under_test_is_the_installed_one(scripts: Path, elsewhere: Path)
     assert Path(found.strip()).is_relative_to(scripts.parent)
 
 
-def test_command_tells_its_version(scripts: Path, elsewhere: Path) -> None:
+def test_command_prints_its_version(scripts: Path, elsewhere: Path) -> None:
     assert "0.1.0" in run(scripts / "person-repo", "--version", cwd=elsewhere)
 
 

@@ -1,4 +1,4 @@
-"""From nothing to people kept in a real database and read through a real cache, by one process and by several."""
+"""People in a real database, read through a real cache, from the first import on, by one process and by several."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_the_laureates_come_back_equal_from_both_sides(
         assert stored == "Corbat\u00f3"
 
 
-def test_what_was_imported_is_exported_as_it_was(database_url: str, cache_url: str, file: Path) -> None:
+def test_imported_rows_are_exported_as_they_were(database_url: str, cache_url: str, file: Path) -> None:
     rows = rows_of(file.read_text(encoding="utf-8"))
     migrations.upgrade(database_url)
     with connect(database_url, cache_url) as people:
@@ -91,7 +91,7 @@ def test_what_was_imported_is_exported_as_it_was(database_url: str, cache_url: s
 
 
 def test_a_host_works_as_it_always_did_and_reads_through_the_cache(database_url: str, cache_url: str) -> None:
-    """The whole of it in the order of a day: nothing that the host does has to know of the cache."""
+    """A day of a host: none of its code knows of the cache."""
     engine = sa.create_engine(database_url)
     migrations.upgrade(engine)
     sessions = orm.sessionmaker(engine)

@@ -1,6 +1,6 @@
 """The public surface as text: every public module, name, signature, method and attribute, one a line.
 
-``tests/project/public_surface.txt`` is this listing, and a test compares the two. After a change that is meant::
+``tests/project/public_surface.txt`` is this listing, and a test compares the two. After a change on purpose::
 
     python tests/support/surface.py > tests/project/public_surface.txt
 """

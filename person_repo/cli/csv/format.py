@@ -13,7 +13,7 @@ COLUMNS = ("id", "first_name", "last_name")
 """The columns of a file, in the order in which an export writes them. ``version`` is the database's own."""
 
 FORMATS = ("csv", "jsonl")
-"""What an export can be written as."""
+"""The formats of an export."""
 
 
 def as_csv(rows: Iterable[Sequence[str]]) -> bytes:
