@@ -15,7 +15,7 @@ import textwrap
 from collections.abc import Iterator
 from inspect import getattr_static
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 MODULES = (
     "person_repo",
@@ -66,7 +66,7 @@ def lines_of_class(name: str, of: type) -> Iterator[str]:
         yield from (f"  {member}" for member in of.__members__)
         return
     own = [base for base in of.__mro__ if base is of or (is_ours(base) and not is_public(base))]
-    if any({"__init__", "__new__"} & vars(base).keys() for base in own):
+    if Protocol not in of.__bases__ and any({"__init__", "__new__"} & vars(base).keys() for base in own):
         yield f"  {name}{signature(of)}"
     members = {name: value for base in reversed(own) for name, value in vars(base).items()}
     hidden = BETWEEN_ROOMS.get(name, set())
