@@ -104,7 +104,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("_round", range(rounds), indirect=True, ids=lambda number: f"round {number}")
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(trylast=True)  # after -k and -m
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """pytest: takes the sample, or shuffles all. A case that the command line names (``file::test``) is always run."""
     counts = config.stash[_COUNTS]

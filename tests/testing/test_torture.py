@@ -27,7 +27,7 @@ from person_repo.testing.torture.rows import prepared
 from person_repo.testing.torture.run import run
 from person_repo.testing.torture.workers import Worker
 
-SECONDS = float(os.environ.get("PERSON_REPO_TORTURE_SECONDS", "3"))
+SECONDS = float(os.environ.get("PERSON_REPO_TORTURE_SECONDS", "2"))
 """Seconds of each run; more in the environment for a longer look."""
 
 
