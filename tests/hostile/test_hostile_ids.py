@@ -591,7 +591,10 @@ def written(parcels: Service[Parcel], field: str, value: Any, how: str) -> str:
 def test_values_are_taken_for_what_they_are_or_refused(engine: sa.Engine, how: str, statements: Statements) -> None:
     """A list that reaches a driver may become a part of the statement; a word may become a number."""
     HostBase.metadata.create_all(engine)
-    original = parcel(price=decimal.Decimal("2.5000"), fragile=False, received=datetime.datetime(2026, 1, 2))
+
+    def original() -> Parcel:
+        return parcel(price=decimal.Decimal("2.5000"), fragile=False, received=datetime.datetime(2026, 1, 2))
+
     takes = {
         "number": {"number for a word"},
         "received": {"moment"},
@@ -603,7 +606,7 @@ def test_values_are_taken_for_what_they_are_or_refused(engine: sa.Engine, how: s
         "note": {"SQL", "word for a number", "NUL", "no such member"},
     }
     with Service.over(Parcel, engine, "memory://") as parcels, statements(engine, parcels.read_engine) as seen:
-        parcels.add(original)
+        parcels.add(original())
         for field in FIELDS:
             for name, value in VALUES.items():
                 told = written(parcels, field, value, how)
@@ -612,11 +615,10 @@ def test_values_are_taken_for_what_they_are_or_refused(engine: sa.Engine, how: s
                     assert told == "found 0" or name not in takes.get(field, ()), (field, name)
                 else:
                     assert told == ("written" if name in takes.get(field, ()) else "refused"), (field, name)
-                with engine.begin() as connection:
-                    connection.execute(sa.delete(Parcel))
-                parcels.add(
-                    parcel(price=decimal.Decimal("2.5000"), fragile=False, received=datetime.datetime(2026, 1, 2))
-                )
+                if told == "written":
+                    with engine.begin() as connection:
+                        connection.execute(sa.delete(Parcel))
+                    parcels.add(original())
                 assert parcels.count() == 1
 
     assert not [statement for statement in seen if MARK in statement]

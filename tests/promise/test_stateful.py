@@ -548,7 +548,7 @@ def test_cached_reads_are_what_is_committed_whatever_transactions_do(
     machine = type("Transactions", (Transactions,), {
         "database_url": database_url, "cache_url": cache_url, "servers": servers
     })  # fmt: skip
-    examples = (50 if database_url.startswith("sqlite") else 20) // (4 if is_sample(request.config) else 1)
+    examples = (50 if database_url.startswith("sqlite") else 20) // (6 if is_sample(request.config) else 1)
     run_state_machine_as_test(hypothesis.seed(draw.getrandbits(64))(machine), settings=_settings(examples))
     amount(request, sequences=examples)
 
