@@ -10,19 +10,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from support.clocks import Clock
 from support.forks import forking, in_child
 
 from person_repo.cache.breaker import Breaker
 from person_repo.cache.bulkhead import Bulkhead
 from person_repo.exceptions import OverloadError
-
-
-class Clock:
-    def __init__(self, now: float) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture(params=[0.0, 1000.0])

@@ -5,19 +5,13 @@ from __future__ import annotations
 import threading
 
 import pytest
+from support.clocks import Clock
 from support.forks import forking, in_child
 
 from person_repo.cache.contract import BLOCKED, BUSY, Expiring, Lease
 from person_repo.cache.memory import MemoryBackend
 from person_repo.exceptions import ConfigurationError
 from person_repo.testing import GROUP, KEY, NEW, OLD, OTHER_KEY, store, take
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def keys(count: int) -> list[str]:

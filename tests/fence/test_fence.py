@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from support.clocks import Clock
 from support.servers import Memcached, free_port
 from support.urls import patient_url
 
@@ -26,19 +27,6 @@ from person_repo.service import PersonService, connect
 
 GROUP = "pr:person_repo:person"
 INTERVAL = 1.0
-
-
-class Clock:
-    """Seconds that pass only when a test says so: on the clock that measures intervals, and since 1970 (``wall``)."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def wall(self) -> float:
-        return 1_000_000.0 + self.now
 
 
 @pytest.fixture

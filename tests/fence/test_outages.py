@@ -18,6 +18,7 @@ import dogpile.cache
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
+from support.clocks import Clock
 from support.servers import Memcached
 from support.urls import patient_url
 
@@ -52,14 +53,6 @@ UNSEEN = {"refused", "black hole"}
 
 def person(id: str) -> Person:
     return Person(id=id, first_name=f"First of {id}", last_name=f"Last of {id}")
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @contextmanager

@@ -135,14 +135,6 @@ class started:
         self.server.kill()
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def says(*parts: bytes) -> Answer:
     """Sends this for each request, in these parts."""
 

@@ -9,7 +9,8 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from support.exchanges import MARKER, Clock, Connect, home, keys, round_trips, says_to_each, started
+from support.clocks import Clock
+from support.exchanges import MARKER, Connect, home, keys, round_trips, says_to_each, started
 from support.servers import Memcached
 from support.unruly import Door
 
