@@ -69,8 +69,8 @@ class Faults:
 
 
 def _hang(memcached: Memcached, seconds: float) -> None:
-    memcached.pause()
     try:
+        memcached.pause()
         time.sleep(seconds)
     finally:
         memcached.resume()
