@@ -117,7 +117,10 @@ class Desk:
     def commit_elsewhere(self) -> Case:
         """A transaction on the covered engine that changes a row of a table that no cache knows."""
         orders = sa.Table(
-            "orders", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("total", sa.Integer)
+            "orders",
+            sa.MetaData(),
+            sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+            sa.Column("total", sa.Integer),
         )
         orders.create(self._engine)
         with self._engine.begin() as connection:
