@@ -40,6 +40,7 @@ from typing import Any
 import click.testing
 import pytest
 import sqlalchemy as sa
+from project.listing import PAGE, listing, written
 from support.servers import Memcached
 
 import person_repo
@@ -418,6 +419,11 @@ def test_every_variable_of_the_tests_is_documented_for_contributors() -> None:
     assert told == read - {"PERSON_REPO_DATABASE_URL", "PERSON_REPO_CACHE_URL", "PERSON_REPO_USE_DB"} | {
         "PERSON_REPO_SEED"
     }
+
+
+def test_the_listing_of_the_architecture_is_that_of_the_files() -> None:
+    """``python tests/project/listing.py`` writes it anew."""
+    assert written(PAGE.read_text(encoding="utf-8")) == listing()
 
 
 # The pages as Sphinx builds them

@@ -56,6 +56,17 @@ def test_imports_point_one_way() -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_a_long_module_says_why_it_is_one() -> None:
+    """Above 500 lines its docstring has a sentence "The module is long because ..."."""
+    unexplained = [
+        f"{path.relative_to(PACKAGE)}: {lines} lines"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if (lines := path.read_text(encoding="utf-8").count("\n")) > 500
+        and "module is long because" not in (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "")
+    ]
+    assert unexplained == []
+
+
 CONTRACTS = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
 
 
