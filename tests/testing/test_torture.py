@@ -1,4 +1,4 @@
-"""The promise under torture, shortly; and the checker under a recipe that does not keep it."""
+"""The promise under torture, for a few seconds; and the checker on a recipe that does not keep the promise."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import random
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +35,19 @@ SECONDS = float(os.environ.get("PERSON_REPO_TORTURE_SECONDS", "2"))
 
 @pytest.fixture
 def seed(draw: random.Random) -> int:
-    """What a run of torture is drawn by."""
+    """The seed of a run of torture."""
     return draw.getrandbits(30)
 
 
-def kept(report: Report) -> None:
-    assert report.clean, "\n".join(report.examples)
-    assert report.reads > 100
-    assert report.writes > 0
-    assert report.hits > 0
-    assert report.worst_staleness <= report.plan.bound
+def kept(plan: Plan, *, enough: Callable[[Report], object] = lambda report: True) -> Report:
+    """Runs a plan, which must keep the promise; on a busy machine several times, until enough has happened."""
+    for attempt in range(10):
+        report = run(replace(plan, seed=plan.seed + attempt))
+        assert report.clean, "\n".join(report.examples)
+        assert report.worst_staleness <= report.plan.bound
+        if report.reads > 100 and report.writes > 0 and report.hits > 0 and enough(report):
+            return report
+    raise AssertionError(f"too little has happened: {report}")
 
 
 def refusals(report: Report) -> int:
@@ -51,7 +56,7 @@ def refusals(report: Report) -> int:
 
 @pytest.mark.proof(name="torture", sample=1, again=True)
 def test_threads_over_a_memory_region_never_read_stale(database_url: str, seed: int) -> None:
-    kept(run(Plan(database_url=database_url, cache_url="memory://", seconds=SECONDS, seed=seed)))
+    kept(Plan(database_url=database_url, cache_url="memory://", seconds=SECONDS, seed=seed))
 
 
 @pytest.mark.proof(name="torture", sample=1, again=True)
@@ -59,10 +64,9 @@ def test_processes_over_memcached_never_read_stale(
     database_url: str, memcached_servers: list[Memcached], seed: int
 ) -> None:
     url = "memcached://" + ",".join(server.url for server in memcached_servers)
-    report = run(Plan(database_url=database_url, cache_url=url, seconds=SECONDS, seed=seed))
-    kept(report)
+    report = kept(Plan(database_url=database_url, cache_url=url, seconds=SECONDS, seed=seed))
     refused = sum(n for kind, n in report.error_kinds.items() if "Deadlock" in kind or "locked" in kind)
-    assert report.errors == refused, report.error_kinds  # two writers in each other's way are the database's business
+    assert report.errors == refused, report.error_kinds  # two writers that block each other are the database's business
 
 
 @pytest.mark.proof(name="torture", sample=1, again=True)
@@ -72,22 +76,18 @@ def test_no_mixture_of_faults_makes_a_read_stale(database_url: str, on_unreachab
         database_url=database_url, own_memcached=True, seconds=2 * SECONDS, faults=FAULTS, keys=5,
         on_unreachable=on_unreachable, fence_interval=0.5, seed=seed,
     )  # fmt: skip
-    report = run(plan)
-    kept(report)
-    assert sum(report.faults.values()) > 0
+    kept(plan, enough=lambda report: report.faults)
 
 
 @pytest.mark.proof(name="torture", sample=1)
 @pytest.mark.parametrize("fault", ["partition", "hang"])
-def test_a_commit_that_cannot_reach_the_cache_is_refused_where_the_plan_says_so(tmp_path: Path, fault: str) -> None:
-    """And so these faults are felt: were nobody cut off, nobody would refuse."""
+def test_a_commit_that_cannot_reach_the_cache_is_refused_under_refuse(tmp_path: Path, fault: str) -> None:
+    """Shows that these faults are felt: a writer that reaches every server refuses nothing."""
     plan = Plan(
         database_url=f"sqlite:///{tmp_path / 'people.db'}", own_memcached=True, seconds=2 * SECONDS, faults=(fault,),
         keys=5, readers=1, on_unreachable="refuse", fence_interval=0.5,
     )  # fmt: skip
-    report = run(plan)
-    kept(report)
-    assert refusals(report) > 0
+    kept(plan, enough=refusals)
 
 
 @pytest.mark.proof(name="torture")
@@ -97,9 +97,7 @@ def test_a_partition_needs_no_memcached_of_its_own(mysql_url: str, memcached_ser
         database_url=mysql_url, cache_url=url, seconds=2 * SECONDS, faults=("partition",), readers=1,
         on_unreachable="refuse", fence_interval=0.5,
     )  # fmt: skip
-    report = run(plan)
-    kept(report)
-    assert refusals(report) > 0
+    kept(plan, enough=refusals)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +114,7 @@ def test_a_partition_needs_no_memcached_of_its_own(mysql_url: str, memcached_ser
     ],
     ids=str,
 )
-def test_reads_may_be_late_only_where_commits_proceed_without_the_cache(
+def test_reads_may_be_late_only_if_commits_proceed_without_the_cache(
     faults: tuple[str, ...], on_unreachable: str, bound: float
 ) -> None:
     plan = Plan(
@@ -126,8 +124,14 @@ def test_reads_may_be_late_only_where_commits_proceed_without_the_cache(
     assert plan.bound == pytest.approx(bound)
 
 
+@pytest.mark.parametrize(("faults", "timeout"), [(("pause", "kill", "flush"), 10), (("hang",), None)])
+def test_a_busy_machine_is_no_outage_in_a_run_that_has_none(faults: tuple[str, ...], timeout: float | None) -> None:
+    plan = Plan(database_url="sqlite:///x.db", own_memcached=True, faults=faults)
+    assert plan.cache_options.get("timeout") == plan.cache_options.get("connect_timeout") == timeout
+
+
 class Refusing:
-    """People of a host whose cache cannot be reached, and who would rather not commit then."""
+    """A subject whose cache cannot be reached, and which refuses to commit then."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
@@ -146,7 +150,7 @@ class Refusing:
         return 0
 
 
-def test_a_refused_commit_is_rolled_back_and_counted_by_its_kind_alone(tmp_path: Path) -> None:
+def test_a_refused_commit_is_rolled_back_and_counted_by_its_kind(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'people.db'}"
     plan = Plan(database_url=url, keys=1, prefix="t-")
     with prepared(plan):
@@ -222,7 +226,7 @@ def test_a_memcached_that_hangs_goes_on_when_the_run_is_interrupted(monkeypatch:
 
 @pytest.mark.proof(name="torture", sample=1, again=True)
 def test_the_usual_recipe_is_found_to_be_stale(database_url: str, seed: int) -> None:
-    """A checker that finds nothing there is broken: reads stand still for a moment, so a short run suffices."""
+    """A checker that finds nothing here is broken. Reads pause before they store, so that a short run suffices."""
     reports = []
     for attempt in range(5):
         plan = Plan(
@@ -272,7 +276,7 @@ def test_a_run_leaves_nothing_behind(database_url: str) -> None:
         ({"database_url": "sqlite://", "own_memcached": True}, "a database in memory is one process's own"),
     ],
 )
-def test_a_plan_that_cannot_be_carried_out_is_refused(options: dict[str, object], message: str) -> None:
+def test_a_plan_of_options_that_do_not_go_together_is_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         Plan(**{"database_url": "sqlite:///x.db", **options})  # type: ignore[arg-type]
 
@@ -291,7 +295,7 @@ def test_the_command_prints_the_figures_as_a_table() -> None:
 
 
 @pytest.mark.parametrize(("on_unreachable", "bound"), [("proceed", 0.35), ("strict", 0.0)])
-def test_the_command_tells_the_bound_that_its_options_make(on_unreachable: str, bound: float) -> None:
+def test_the_command_prints_the_bound_of_its_options(on_unreachable: str, bound: float) -> None:
     options = ["--on-unreachable", on_unreachable, "--fence-interval", "0.25", "--faults", "hang", "--start-memcached"]
     code, out, err = call("--json", "torture", "--seconds", "0.5", *options)
     assert (code, err) == (0, "")
@@ -308,7 +312,7 @@ def test_every_fault_can_be_asked_for_by_name() -> None:
     assert option.type.choices == ("none", *FAULTS, "all")  # type: ignore[attr-defined]
 
 
-def test_the_command_exits_with_1_where_the_promise_is_broken() -> None:
+def test_the_command_exits_with_1_if_the_promise_is_broken() -> None:
     for seed in range(5):
         code, out, err = call(
             "--json", "torture", "--against", "naive", "--keys", "1", "--seconds", "2", "--seed", str(seed)

@@ -26,6 +26,11 @@ _UNREACHABLE: Final = frozenset({"restart", "partition", "hang"})
 _SLACK: Final = 0.1
 """Seconds beyond the fence's interval by which a read may be late: the time that a poll takes."""
 
+_PATIENCE: Final = 10.0
+"""Seconds that workers wait for a server if no fault makes one unreachable: neither a pause nor a busy machine is an
+outage then, and the bound of 0 holds.
+"""
+
 _MOST_KEYS: Final = 60_000
 """Keys fit in two bytes of a record."""
 
@@ -110,13 +115,18 @@ class Plan:
 
         0, unless commits ``proceed`` without their tombstones: readers learn of those from the fence.
         """
-        proceeds = self.on_unreachable == "proceed" and not _UNREACHABLE.isdisjoint(self.faults)
+        proceeds = self.on_unreachable == "proceed" and self._loses_servers
         return self.fence_interval + _SLACK if proceeds else 0.0
 
     @property
     def cache_options(self) -> dict[str, Any]:
         """The settings of the workers' region that do not come from ``cache_url``."""
-        return {"on_unreachable": self.on_unreachable, "fence_interval": self.fence_interval}
+        patient = {} if self._loses_servers else {"timeout": _PATIENCE, "connect_timeout": _PATIENCE}
+        return {"on_unreachable": self.on_unreachable, "fence_interval": self.fence_interval, **patient}
+
+    @property
+    def _loses_servers(self) -> bool:
+        return not _UNREACHABLE.isdisjoint(self.faults)
 
     @property
     def in_threads(self) -> bool:
