@@ -29,7 +29,7 @@ _REMEDY: Final = (
 
 
 class TableState(enum.Enum):
-    """What the last statement said about the table."""
+    """The table's state, as the last statement has shown it."""
 
     UNKNOWN = "nobody has looked yet"
     READABLE = "it can be read"

@@ -33,7 +33,7 @@ _MAX_ITEMS: Final = 50
 
 
 class _View(NamedTuple):
-    """What is blocked: places, and whole servers."""
+    """Places and whole servers that are blocked."""
 
     places: frozenset[Place]
     servers: frozenset[str]
@@ -211,7 +211,7 @@ class Fence:
     # Delivery
 
     def deliver(self) -> int:
-        """Delivers what can be delivered now; returns how many places are left."""
+        """Delivers every row that is due, if its server can be reached; returns the number of places that are left."""
         if self._table is None:
             self._deliver_local()
         else:
@@ -236,7 +236,7 @@ class Fence:
         return len(delivered) + len(expired)
 
     def _deliver_local(self) -> None:
-        """Delivers what this process blocks, where the fence has no rows."""
+        """Delivers the places that this process blocks, for a fence without rows."""
         self._poll_due = self._clock() + self._settings.fence_interval
         blocked = self._local
         if not blocked:

@@ -78,7 +78,7 @@ class Stats:
         return Stats(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
 
     def __sub__(self, earlier: Stats) -> Stats:
-        """What was counted since ``earlier``."""
+        """The counts since ``earlier``."""
         return Stats(**{f.name: getattr(self, f.name) - getattr(earlier, f.name) for f in fields(self)})
 
 

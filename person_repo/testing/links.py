@@ -27,7 +27,7 @@ Handler = Callable[["Link", bytes], object]
 
 @dataclass(frozen=True, kw_only=True)
 class Behaviour:
-    """How the links behave; each fault is one. The default passes everything on."""
+    """A fault, as the links make it. The default passes everything on."""
 
     requests: Handler | None = None
     """Handles requests. If set, the server is not dialled."""
@@ -53,7 +53,7 @@ class Behaviour:
 
 @dataclass(eq=False)
 class Hub:
-    """What all links of a proxy share. Its thread alone uses it."""
+    """State that all links of a proxy share. Only the proxy's thread uses it."""
 
     target: tuple[socket.AddressFamily, Any]
     """Family and address of the server."""

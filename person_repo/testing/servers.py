@@ -59,7 +59,7 @@ class Server:
         raise NotImplementedError
 
     def last_words(self) -> str:
-        """What the server wrote before it ended, if that is kept."""
+        """The end of the server's log, if it has one."""
         return ""
 
     @property

@@ -1,4 +1,4 @@
-"""Workers of torture as processes: whoever is killed, nothing stays behind."""
+"""Workers of torture as processes: none stays behind, whichever process is killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is done to workers and to the memcached of a run, one fault at a time."""
+"""Faults of workers and of the run's memcached, one at a time."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ from person_repo.testing.torture.workers import Worker
 __all__ = ["GRACE", "main"]
 
 GRACE: Final = 30.0
-"""Seconds that workers have to end once they are told to; then they are killed."""
+"""Seconds that workers have to end after the word to stop; then they are killed."""
 
 _OVERTIME: Final = 120.0
 """Seconds beyond the plan's after which a worker ends by itself."""

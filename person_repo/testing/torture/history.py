@@ -3,7 +3,7 @@
 The writes of one key have a total order: each carries the number that its transaction drew under the key's lock. A read
 that began at t0 and ended at t1 may return the write numbered n only if
 
-* no write with a higher number was acknowledged before t0 (else the read is *stale*, or merely *late* where staleness
+* no write with a higher number was acknowledged before t0 (else the read is *stale*, or merely *late* if staleness
   has a bound and the first such acknowledgement is no longer ago than that), and
 * that write exists, began before t1, and was not rolled back (else the read is a *phantom*).
 
@@ -22,7 +22,7 @@ __all__ = ["ABSENT", "Outcome", "Read", "Verdict", "Version", "Write", "check"]
 
 
 class Version(NamedTuple):
-    """What a write leaves and a read finds: a number in the key's order, and the attempt at that number.
+    """The state that a write leaves and a read finds: a number in the key's order, and the attempt at that number.
 
     ``writer`` and its own ``serial`` number identify the attempt. Absence has neither (``ABSENT``).
     """
@@ -33,7 +33,7 @@ class Version(NamedTuple):
 
 
 ABSENT = Version(-1, -1, -1)
-"""What a read finds if there is no row. It does not say which deletion left it."""
+"""The version of a missing row. It does not say which deletion removed the row."""
 
 
 class Outcome:

@@ -37,7 +37,7 @@ _MOST_KEYS: Final = 60_000
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run does. Raises ``ConfigurationError`` for options that do not go together."""
+    """The options of a run. Raises ``ConfigurationError`` for options that do not go together."""
 
     database_url: str
     """Where the people are: a file or a server, which every process reaches."""
@@ -74,7 +74,7 @@ class Plan:
     """Another seed makes other random choices."""
 
     prefix: str = ""
-    """What the ids of this run's people begin with; ``run`` sets it."""
+    """The beginning of the ids of this run's people; ``run`` sets it."""
 
     def __post_init__(self) -> None:
         self._check_numbers()

@@ -150,7 +150,7 @@ class Processes:
             raise PersonRepoError(f"the parent of the workers ended with status {status}; its error is above")
 
     def __exit__(self, *raised: object) -> None:
-        # What interrupted the run is not to wait for transactions.
+        # Whatever interrupted the run, do not wait for transactions.
         for worker in self._running:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker.pid, signal.SIGKILL)

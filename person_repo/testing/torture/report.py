@@ -19,7 +19,7 @@ __all__ = ["Report", "report_on"]
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a run did, and whether the promise was kept (``clean``).
+    """The figures of a run. ``clean``: the promise was kept.
 
     A read that missed an acknowledged write is ``late`` if the acknowledgement came no more than the plan's ``bound``
     before the read began, and ``stale`` if it came earlier. ``worst_staleness`` is the longest such time, in seconds.

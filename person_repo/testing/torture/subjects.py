@@ -21,7 +21,7 @@ __all__ = ["Naive", "Ours", "Subject", "subject_of"]
 
 
 class Subject(Protocol):
-    """What workers need of a layer under test."""
+    """The methods that workers need of a layer under test."""
 
     def read(self, ids: Sequence[str]) -> list[Person | None]:
         """The people with these ids, in their order."""
@@ -47,8 +47,8 @@ class Subject(Protocol):
 def subject_of(plan: Plan, addresses: Mapping[str, str] | None = None) -> Subject:
     """The layer that a plan tests.
 
-    ``addresses``: where this worker reaches a server. The server's name, which is the same for all workers, decides
-    where keys live.
+    ``addresses``: the address at which this worker reaches a server, by the server's name. The names are the same for
+    all workers: they decide which server has a key.
     """
     region = make_region(plan.cache_url, **plan.cache_options)
     if addresses:
