@@ -86,8 +86,16 @@ class MemcachedBackend(LeaseBackend):
         self._heads: dict[str, bytes] = {}
         self._tail = wire.fetch_tail(self.settings.lease_ttl, self.renewal)
         self._pool = Pool(self.servers, self.settings, self.counters, _tls_of(self.settings), monotonic)
-        self.addresses = self._pool.addresses
         on_fork(self._pool.begin)
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """The addresses at which servers are reached from here, by name; a server that is missing is at its name."""
+        return self._pool.addresses
+
+    @addresses.setter
+    def addresses(self, addresses: dict[str, str]) -> None:
+        self._pool.addresses = addresses
 
     # The lease contract: reading
 
