@@ -1,4 +1,8 @@
-"""Rows by primary key, as committed: the database's side of every read, through a read engine (``engines``)."""
+"""Loads rows by primary key through a read engine (``engines``), and says whether all of them were committed.
+
+A read engine sees committed rows only, on connections of its own. The exception is a host with one connection for all
+threads (SQLite in memory): there a load is committed if no transaction was open on it before and after.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,7 @@ _AMONG = "keys"
 class Loaded(NamedTuple):
     """The rows of a load.
 
-    ``rows``: by identity, missing ones left out. ``committed``: whether all of them were committed.
+    ``rows``: by identity; missing ones are left out. ``committed``: False if the load may have seen uncommitted rows.
     """
 
     rows: dict[Identity, Row]

@@ -1,4 +1,14 @@
-"""Loaded rows into the cache: encoded, stored under their leases, counted."""
+"""Decides whether a loaded row may be stored in the cache, and stores it.
+
+A row is stored only if all of these hold, asked in this order:
+
+1. The cache gave this reader a lease for the item (``read_through``): no tombstone, fence or other reader forbids it.
+2. The load saw nothing but committed rows (``Loaded.committed``, from ``database.loading``, which checks it).
+3. The row survives being encoded and decoded (``mapped.codec``).
+4. The lease still stands when the row arrives: the backend refuses a row if a writer has taken the lease meanwhile.
+
+If 2 or 3 fails, the lease is returned unused, so that nobody waits for it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +27,7 @@ logger = logging.getLogger("person_repo.reading")
 
 
 class Filler:
-    """Stores the rows that a read has loaded. The backend refuses a row whose lease was lost to a writer."""
+    """Stores the rows that a read has loaded, as the module says."""
 
     def __init__(self, backend: LeaseBackend, codec: Codec[Any], counters: Counters) -> None:
         self._backend = backend
@@ -27,8 +37,7 @@ class Filler:
     def fill(self, loaded: Sequence[tuple[Lease, str, Row | None]], *, committed: bool) -> None:
         """Store rows, each under its lease and its full key; None is stored as a known absence.
 
-        A row that would not come back as it is gives its lease back instead, and so does every row if not all of them
-        were ``committed`` when they were read.
+        ``committed``: whether the load saw committed rows only; if not, nothing is stored and all leases are returned.
         """
         encoded: list[tuple[Lease, bytes]] = []
         unused: list[Lease] = []

@@ -1,6 +1,6 @@
-"""One read, of one id or many: the cache's answer, the load of the rest, the fill.
+"""Reads one id or many: asks the cache, loads from the database what it lacks, and fills the cache.
 
-Each item passes through these states, from the left to a row on the right (``backends`` explains the words)::
+Each item passes through these states, from left to right (``cache.contract`` explains the words)::
 
     the fence blocks it ─── load, do not store ────────────────────────────────────────> bypass
     fetch ── value ──────── of this key and schema ────────────────────────────────────> hit
@@ -12,9 +12,9 @@ Each item passes through these states, from the left to a row on the right (``ba
       ├───── tombstone ──── load, do not store ────────────────────────────────────────> bypass
       └───── no answer ──── load, do not store ────────────────────────────────────────> bypass
 
-The load begins after the lease was taken, on a snapshot of its own, so a fill never stores a row older than its lease;
-the backend refuses a fill whose lease was lost to a writer. ``cached`` has the fast path of a single hit, ``filling``
-the fill. Writers are in ``writing``.
+A load begins after its lease was taken, on a snapshot of the load's own, so it never stores a row older than the lease.
+A writer takes the lease away, and the backend then refuses the fill. ``cached`` has the fast path of a single hit;
+``filling`` decides what may be stored. Writers are in ``writing``.
 """
 
 from __future__ import annotations

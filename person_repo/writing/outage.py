@@ -1,23 +1,27 @@
-"""A cache server cannot be reached when a transaction commits: what ``on_unreachable`` has done about it.
+"""COMMIT while a cache server is down: the setting ``on_unreachable`` decides.
 
-A tombstone that cannot be placed leaves an old entry at its *place* (a server, and the name of an item there), and some
-reader may still reach that server. The fence, a table in the database, keeps such a reader from the cache: it names the
-places that must not be believed, and every reader polls it within ``fence_interval``.
+A tombstone that cannot reach its server leaves an old entry there, and some reader may still reach that server. The
+fence, a table in the database, protects such a reader: each row names a *place* (a server, and an item on it) whose
+entry must not be used, and every reader polls the table at least once in ``fence_interval``.
 
-=========== ================================================ =======================================================
-setting     right before the COMMIT                          what readers see
-=========== ================================================ =======================================================
-``proceed`` the places go into the fence, in the transaction old entries for ``fence_interval`` after it at most
-``strict``  first into the fence in a transaction of our own, no old entry after the COMMIT
-            then a wait until every reader has polled;
-            then as ``proceed``
-``refuse``  ``CacheUnavailableError``                        no change: nothing is committed
-=========== ================================================ =======================================================
+=========== ================================================= ===================================================
+setting     right before the COMMIT                           what readers see after it
+=========== ================================================= ===================================================
+``proceed`` the places are written into the fence by the      old entries for at most ``fence_interval``
+            transaction that commits; this is the default
+``strict``  the places are written into the fence by a        no old entry
+            transaction of our own, and we wait until every
+            reader has polled; then as ``proceed``
+``refuse``  ``CacheUnavailableError`` is raised               no change: nothing is committed
+=========== ================================================= ===================================================
 
-1. ``before_commit``: the COMMIT comes next, and its transaction still takes a statement.
-2. ``before_autocommit``: what comes next commits by itself, or is prepared already: only a transaction of our own can
-   hold the rows, and they are to be seen before the change.
-3. ``after_commit``: a tombstone was placed, but its release met nobody.
+Three moments need a decision, and each has a function:
+
+1. ``before_commit``: a COMMIT comes next, and its transaction can still execute a statement. The table says the rest.
+2. ``before_autocommit``: the next statement commits by itself, or the transaction is prepared already. Only a
+   transaction of our own can hold the fence's rows, and it must commit before the change does.
+3. ``after_commit``: the tombstone was placed, but the server did not answer when it was to be removed. The places go
+   into the fence at once, in a transaction of our own.
 """
 
 from __future__ import annotations
