@@ -1,4 +1,4 @@
-"""The targets of the fuzzer, without the fuzzer: their seeds pass, and they tell wrong code from right."""
+"""The targets of the fuzzer, without the fuzzer: their seeds pass, and wrong code fails them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_seeds_of_a_target_pass_and_are_the_same_each_time(target: ModuleTyp
 
 
 def caught(target: ModuleType) -> bool:
-    """Whether some seed makes the target complain."""
+    """True if some seed makes the target complain."""
     for seed in target.seeds():
         try:
             target.one_input(seed)

@@ -1,85 +1,30 @@
-"""Ids and values that somebody has thought up: each is found, not found or refused, the same wherever it is asked, and
-none is ever taken for a part of a command or of a statement."""
+"""Ids that somebody has thought up: each is found, absent or refused, alike in every method, and none ever becomes part
+of a command or of a statement.
+"""
 
 from __future__ import annotations
 
 import datetime
 import decimal
-import socket
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, NoReturn
-from urllib.parse import unquote
+from typing import Any, NamedTuple
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
+from support.exchanges import keys_on, numbers_of
+from support.hostile import MARK, Failing, Liar, Pair, Text
 from support.models import HostBase, Parcel, Size, parcel
 from support.servers import Memcached
+from support.urls import patient_url
 
-from person_repo.cache.contract import BLOCKED, Lease, Tombstones
-from person_repo.exceptions import (
-    InvalidEntityError,
-    InvalidIdError,
-    PersonRepoError,
-    UnknownFieldError,
-    shown,
-)
+from person_repo.exceptions import InvalidIdError, PersonRepoError, shown
 from person_repo.model import ExactString, Person
 from person_repo.service import PersonService, Service
 
 Statements = Callable[..., AbstractContextManager[list[str]]]
-
-MARK = "HOSTILE"
-"""Part of every text below: where it shows in a statement, a value has become syntax."""
-
-
-class Failing:
-    """Fails at whatever it is asked."""
-
-    def _fail(self, *_: object) -> NoReturn:
-        raise RuntimeError("asked")
-
-    __eq__ = __repr__ = __str__ = __len__ = __iter__ = __bool__ = _fail
-    __hash__ = _fail  # type: ignore[assignment]
-
-
-class Liar:
-    """Says that it is a string, and of a tuple's parts."""
-
-    __class__ = str  # type: ignore[assignment]
-
-    def __iter__(self) -> Iterator[str]:
-        yield from (f"{MARK}", "b")
-
-    def __len__(self) -> int:
-        return 2
-
-
-class Text(str):
-    """A string that writes itself as something else."""
-
-    def __str__(self) -> str:
-        return f"{MARK}' OR '1'='1"
-
-    def translate(self, table: object) -> str:
-        return f"{MARK}' OR '1'='1"
-
-    encode = translate  # type: ignore[assignment]
-
-
-class Pair(tuple[Any, ...]):
-    """A tuple that tells other parts than it has."""
-
-    def __iter__(self) -> NoReturn:
-        raise RuntimeError("asked")
-
-    def __len__(self) -> int:
-        return 7
-
-    __hash__ = None  # type: ignore[assignment]
-
 
 STORABLE = {
     "empty": "",
@@ -173,14 +118,14 @@ REFUSED = {
 
 
 class Outcome(NamedTuple):
-    """What came of a call: what it returned, in one word, or the error and its message."""
+    """The result of a call in one word, or the kind of its error and the message."""
 
-    what: str
+    kind: str
     message: str = ""
 
 
 def outcome(call: Callable[[], Any]) -> Outcome:
-    """Errors that are not ours go through."""
+    """The outcome of a call. Errors that are not ours go through."""
     try:
         result = call()
     except PersonRepoError as error:
@@ -207,7 +152,7 @@ BOUND: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 RAISING = {"get_one", "get_one, for update", "update"}
-"""Methods that raise where there is none."""
+"""Methods that raise if there is no such person."""
 
 
 def expected(method: str, kind: str) -> str:
@@ -217,29 +162,29 @@ def expected(method: str, kind: str) -> str:
     return "not found" if kind == "absent" and method in RAISING else kind
 
 
-def asked(people: Service[Any], id: Any) -> dict[str, Outcome]:
-    """What comes of an id in every method, on each side of the toggle, and inside a session."""
-    told: dict[str, Outcome] = {}
+def outcomes_of(people: Service[Any], id: Any) -> dict[str, Outcome]:
+    """The outcome of an id in every method, on each side of the toggle, and inside a session."""
+    outcomes: dict[str, Outcome] = {}
     for side, use_db in (("database", True), ("cache, cold", False), ("cache, warm", False)):
         with people.using(use_db=use_db):
             for method, read in READS.items():
-                told[f"{method} ({side})"] = outcome(lambda read=read: read(people, id))  # type: ignore[misc]
+                outcomes[f"{method} ({side})"] = outcome(lambda read=read: read(people, id))  # type: ignore[misc]
     with orm.Session(people.engine) as session:
         bound = people.bind(session)
         for method, use in BOUND.items():
-            told[f"{method} (bound)"] = outcome(lambda use=use: use(bound, id))  # type: ignore[misc]
-    return told
+            outcomes[f"{method} (bound)"] = outcome(lambda use=use: use(bound, id))  # type: ignore[misc]
+    return outcomes
 
 
-def judged(told: dict[str, Outcome], kind: str) -> list[str]:
-    """What is wrong with the outcomes; errors must read alike everywhere."""
+def faults_of(outcomes: dict[str, Outcome], kind: str) -> list[str]:
+    """The faults of these outcomes: another than expected, an unreadable message, different messages."""
     wrong: list[str] = []
     messages = set()
-    for call, (what, message) in told.items():
+    for call, (found, message) in outcomes.items():
         method = call.rpartition(" (")[0]
-        seen = "not found" if what in {"EntityNotFoundError", "PersonNotFoundError"} else what
+        seen = "not found" if found in {"EntityNotFoundError", "PersonNotFoundError"} else found
         if seen != expected(method, kind):
-            wrong.append(f"{call}: {what} {message:.200}")
+            wrong.append(f"{call}: {found} {message:.200}")
         if message:
             messages.add(message)
             wrong += [f"{call}: unreadable: {message!r:.200}"] * (len(message) > 400 or not message.isprintable())
@@ -253,7 +198,7 @@ def people(people_engine: sa.Engine, cache_url: str) -> Iterator[PersonService]:
         yield people
 
 
-def unharmed(people: PersonService) -> None:
+def assert_unharmed(people: PersonService) -> None:
     """The database and the connections are as they were: the canary is there, alone, and a hit."""
     with people.engine.connect() as connection:
         assert connection.scalars(sa.select(Person.id)).all() == ["canary"]
@@ -269,7 +214,7 @@ def test_ids_that_can_be_stored_are_absent_in_every_method_and_then_found_by_no_
 ) -> None:
     with statements(people.engine, people.read_engine) as seen:
         for name, id in STORABLE.items():
-            assert not judged(asked(people, id), "absent"), name
+            assert not faults_of(outcomes_of(people, id), "absent"), name
         people.add_many(Person(id=id, first_name=name, last_name="") for name, id in STORABLE.items())
         for _ in range(2):
             for name, id in STORABLE.items():
@@ -282,39 +227,41 @@ def test_ids_that_can_be_stored_are_absent_in_every_method_and_then_found_by_no_
             assert people.list(after=id, limit=1) == [] or people.list(after=id, limit=1)[0].id > id
             assert people.get_one(id).last_name == "changed"
         for name, id in STORABLE.items():
-            told = {
-                call: each for call, each in asked(people, id).items() if "delete" not in call and "bound" not in call
+            outcomes = {
+                call: each
+                for call, each in outcomes_of(people, id).items()
+                if "delete" not in call and "bound" not in call
             }
-            assert not judged(told, "found"), name
+            assert not faults_of(outcomes, "found"), name
             assert people.delete(id) is True
-            assert not judged(asked(people, id), "absent"), name
+            assert not faults_of(outcomes_of(people, id), "absent"), name
 
     assert not [statement for statement in seen if MARK in statement]
-    unharmed(people)
+    assert_unharmed(people)
 
 
 @pytest.mark.parametrize("kind", ["absent", "refused"])
 def test_other_ids_have_one_outcome_in_every_method(people: PersonService, kind: str, statements: Statements) -> None:
     with statements(people.engine, people.read_engine) as seen:
         for name, id in (REFUSED if kind == "refused" else IMPOSSIBLE).items():
-            told = asked(people, id)
+            outcomes = outcomes_of(people, id)
             for method, write in {**WRITES, "invalidate": lambda people, id: people.invalidate(id)}.items():
-                told[f"{method} (service)"] = outcome(lambda write=write, id=id: write(people, id))  # type: ignore[misc]
-            assert not judged(told, kind), name
+                outcomes[f"{method} (service)"] = outcome(lambda write=write, id=id: write(people, id))  # type: ignore[misc]
+            assert not faults_of(outcomes, kind), name
 
     assert not [statement for statement in seen if MARK in statement]
-    unharmed(people)
+    assert_unharmed(people)
 
 
 @pytest.mark.parametrize("use_db", [True, False], ids=["database", "cached"])
-def test_a_page_begins_after_no_id_that_cannot_be(people: PersonService, use_db: bool) -> None:
+def test_a_page_after_an_impossible_id_is_refused(people: PersonService, use_db: bool) -> None:
     people.use_db = use_db
     with orm.Session(people.engine) as session:
         bound = people.bind(session)
         for id in [*IMPOSSIBLE.values(), *(id for id in REFUSED.values() if id is not None)]:
-            told = {outcome(lambda id=id, side=side: side.list(after=id)) for side in (people, bound)}  # type: ignore[misc]
-            assert [each.what for each in told] == ["InvalidIdError"]
-            assert all(len(each.message) < 400 and each.message.isprintable() for each in told)
+            outcomes = {outcome(lambda id=id, side=side: side.list(after=id)) for side in (people, bound)}  # type: ignore[misc]
+            assert [each.kind for each in outcomes] == ["InvalidIdError"]
+            assert all(len(each.message) < 400 and each.message.isprintable() for each in outcomes)
         for limit in (0, -1, 2**63, 10**6000, 1.5, float("nan"), "1", b"1", None, [1], Failing()):
             for side in (people, bound):
                 with pytest.raises(ValueError, match="limit"):
@@ -322,59 +269,41 @@ def test_a_page_begins_after_no_id_that_cannot_be(people: PersonService, use_db:
 
 
 def test_a_refusal_names_the_value_the_limit_and_the_remedy(people: PersonService) -> None:
-    for id, told in {
+    for id, part in {
         1: "Person id 1 is int; Person.id takes str and no other type, nor a subclass of it: convert the id first",
         b"x" * 500: "(500 bytes) is bytes; Person.id takes str",
         10**6000: "Person id <an integer of 19932 bits> is int; Person.id takes str",
     }.items():
         with pytest.raises(InvalidIdError) as caught:
             people.get(id)
-        assert told in str(caught.value)
+        assert part in str(caught.value)
     with pytest.raises(InvalidIdError, match="<Failing whose repr raises RuntimeError> is Failing"):
         people.get(Failing())
 
 
-def test_none_of_it_reaches_memcached_as_a_command(
-    people_engine: sa.Engine, memcached_servers: list[Memcached]
-) -> None:
-    """The server is asked what it holds and what it did: nothing but our items, our commands, on one connection."""
+def test_no_id_reaches_memcached_as_a_command(people_engine: sa.Engine, memcached_servers: list[Memcached]) -> None:
+    """The server holds our items alone, and has seen our commands alone, on one connection."""
     server = memcached_servers[0]
     server.ask("ms canary 2\r\nok")
-    with PersonService.over(people_engine, f"memcached://{server.url}?namespace=hostile") as people:
+    with PersonService.over(people_engine, patient_url([server], namespace="hostile")) as people:
         people.get("first")
-        before = told_by(server)
+        before = numbers_of(server)
         for id in [*STORABLE.values(), *IMPOSSIBLE.values(), *REFUSED.values()]:
-            asked(people, id)
+            outcomes_of(people, id)
         people.add_many(Person(id=id, first_name="", last_name="") for id in STORABLE.values())
         for id in STORABLE.values():
             people.get(id)
         assert people.get_many(STORABLE.values()).keys() == set(STORABLE.values())
-        after = told_by(server)
+        after = numbers_of(server)
 
-    held = held_by(server)
+    held = keys_on(server)
     ours = {key for key in held if key.startswith("pr:hostile:person:")}
     assert held - ours == {"canary"}
-    assert len(ours) == len(STORABLE) + 2  # with the first, and the group's marker
+    assert len(ours) == len(STORABLE) + 2  # two more: the first id's and the group's marker
     assert server.ask("mg canary v").split() == ["VA", "2", "ok"]
     assert after["cmd_flush"] == before["cmd_flush"]
     assert after["cmd_set"] - before["cmd_set"] >= len(STORABLE)
     assert after["total_connections"] - before["total_connections"] == 1  # the one that asks
-
-
-def held_by(server: Memcached) -> set[str]:
-    """The keys of all its items."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
-        connection.sendall(b"lru_crawler metadump all\r\n")
-        answer = b""
-        while not answer.endswith(b"END\r\n"):
-            answer += connection.recv(65536)
-    return {unquote(line.split()[0].removeprefix("key=")) for line in answer.decode().splitlines()[:-1]}
-
-
-def told_by(server: Memcached) -> dict[str, int]:
-    """The server's numbers."""
-    lines = (line.split() for line in server.ask("stats").splitlines())
-    return {words[1]: int(words[2]) for words in lines if len(words) == 3 and words[2].isdigit()}
 
 
 # Keys of other types
@@ -477,11 +406,11 @@ def test_ids_of_other_types_have_one_outcome_in_every_method(engine: sa.Engine, 
     entity.__table__.create(engine)
     with Service.over(entity, engine, cache_url) as service:
         for id, kind in ids:
-            assert not judged(asked(service, id), kind), shown(id)
+            assert not faults_of(outcomes_of(service, id), kind), shown(id)
         assert service.stats().errors == service.stats().rejected == 0
 
 
-def test_bytes_that_look_alike_are_as_many_ids(engine: sa.Engine, cache_url: str) -> None:
+def test_bytes_that_look_alike_are_different_ids(engine: sa.Engine, cache_url: str) -> None:
     Labelled.__table__.create(engine)  # type: ignore[attr-defined]
     labels = [label for label, kind in OTHERS["bytes"][1] if kind == "absent" and len(label) <= 40]
     with Service.over(Labelled, engine, cache_url) as labelled:
@@ -498,7 +427,7 @@ class Place(NamedTuple):
     number: int
 
 
-def test_a_tuple_of_the_hosts_is_an_id_by_what_it_holds(engine: sa.Engine, cache_url: str) -> None:
+def test_a_tuple_of_the_hosts_is_an_id_by_its_parts(engine: sa.Engine, cache_url: str) -> None:
     HostBase.metadata.create_all(engine)
     with Service.over(Parcel, engine, cache_url) as parcels:
         parcels.add(parcel("Köln", 7))
@@ -508,7 +437,7 @@ def test_a_tuple_of_the_hosts_is_an_id_by_what_it_holds(engine: sa.Engine, cache
                 assert parcels.get_many([id]) == {("Köln", 7): parcel("Köln", 7)}
                 assert parcels.exists(id)
         for id in (Pair(("Köln", "7")), Pair(("Köln",)), ["Köln", 7], {"Köln": 7}, Failing(), Liar(), Text("Köln")):
-            assert not judged(asked(parcels, id), "refused"), type(id)
+            assert not faults_of(outcomes_of(parcels, id), "refused"), type(id)
 
 
 # Keys without a limit
@@ -520,8 +449,8 @@ class Endless(HostileBase):
     id: orm.Mapped[str] = orm.mapped_column(ExactString(20_000_000), primary_key=True)
 
 
-def test_an_id_of_megabytes_is_an_id_where_the_column_takes_it(tmp_path: Any, cache_url: str) -> None:
-    """On the wire it is a digest; an item that names it in full is larger than memcached takes, and is not sent."""
+def test_an_id_of_megabytes_is_an_id_if_the_column_takes_it(tmp_path: Any, cache_url: str) -> None:
+    """Its key is a digest; its item, which holds the id in full, is larger than memcached takes, and is not sent."""
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'endless.db'}")
     Endless.__table__.create(engine)  # type: ignore[attr-defined]
     one, other = "a\r\n" * 400_000, "a\r\n" * 399_999 + "a\r\t"
@@ -535,221 +464,3 @@ def test_an_id_of_megabytes_is_an_id_where_the_column_takes_it(tmp_path: Any, ca
         assert endless.get(one) is None
         assert endless.stats().errors == endless.stats().rejected == 0
     engine.dispose()
-
-
-# Values
-
-
-VALUES: dict[str, Any] = {
-    "list": [f"{MARK}"],
-    "tuple": ("a", "b"),
-    "numbers": (1, 2),
-    "dict": {"a": 1},
-    "set": {1},
-    "object": object(),
-    "object that fails": Failing(),
-    "SQL": f"{MARK}' OR '1'='1",
-    "word for a number": "1 OR 1=1",
-    "number for a word": 1,
-    "bytes": b"\xff' OR 1=1",
-    "float": 1.5,
-    "NaN": float("nan"),
-    "infinity": float("inf"),
-    "signalling NaN": decimal.Decimal("sNaN"),
-    "huge": 10**6000,
-    "beyond 64 bits": 2**64,
-    "complex": 1j,
-    "class": int,
-    "lone surrogate": "\ud800",
-    "NUL": f"{MARK}\x00",
-    "10 MB": MARK * 1_500_000,
-    "no such member": "GIANT",
-    "moment": datetime.datetime(2026, 1, 1),
-    "UUID": uuid.UUID(int=1),
-    "view": memoryview(b"a"),
-}
-
-FIELDS = ["number", "received", "price", "token", "label", "size", "due", "weight", "fragile", "note"]
-
-
-def written(parcels: Service[Parcel], field: str, value: Any, how: str) -> str:
-    """What comes of a value in one way to use it, in one word."""
-    try:
-        if how == "find":
-            return f"found {len(parcels.find(**{field: value}))}"
-        if how == "update":
-            parcels.update(("Köln", 7), **{field: value})
-        else:
-            write = {"add": parcels.add, "upsert": parcels.upsert, "add_many": lambda one: parcels.add_many([one])}[how]
-            write(parcel(**{"number": 8} | {field: value}))
-    except InvalidEntityError as error:
-        return "refused" if len(str(error)) < 1000 and str(error).isprintable() else f"unreadable: {error!r:.2000}"
-    return "written"
-
-
-@pytest.mark.parametrize("how", ["find", "add", "add_many", "update", "upsert"])
-def test_values_are_taken_for_what_they_are_or_refused(engine: sa.Engine, how: str, statements: Statements) -> None:
-    """A list that reaches a driver may become a part of the statement; a word may become a number."""
-    HostBase.metadata.create_all(engine)
-
-    def original() -> Parcel:
-        return parcel(price=decimal.Decimal("2.5000"), fragile=False, received=datetime.datetime(2026, 1, 2))
-
-    takes = {
-        "number": {"number for a word"},
-        "received": {"moment"},
-        "price": {"number for a word", "float"},
-        "token": {"UUID"},
-        "label": {"bytes"},
-        "weight": {"number for a word", "float"},
-        "fragile": {"number for a word"},
-        "note": {"SQL", "word for a number", "NUL", "no such member"},
-    }
-    with Service.over(Parcel, engine, "memory://") as parcels, statements(engine, parcels.read_engine) as seen:
-        parcels.add(original())
-        for field in FIELDS:
-            for name, value in VALUES.items():
-                told = written(parcels, field, value, how)
-                if how == "find":
-                    assert told in ("refused", "found 0"), (field, name)
-                    assert told == "found 0" or name not in takes.get(field, ()), (field, name)
-                else:
-                    assert told == ("written" if name in takes.get(field, ()) else "refused"), (field, name)
-                if told == "written":
-                    with engine.begin() as connection:
-                        connection.execute(sa.delete(Parcel))
-                    parcels.add(original())
-                assert parcels.count() == 1
-
-    assert not [statement for statement in seen if MARK in statement]
-
-
-@pytest.mark.parametrize("name", ["", " ", "id = 1 --", "__class__", "metadata", "first_name\x00", "x" * 1_000_000])
-def test_names_of_no_field_are_refused(people_engine: sa.Engine, name: str) -> None:
-    with PersonService.over(people_engine, "memory://") as people:
-        people.add(Person(id="ada", first_name="Ada", last_name="Byron"))
-        for use in (people.find, lambda **named: people.update("ada", **named)):
-            with pytest.raises(UnknownFieldError) as caught:
-                use(**{name: 1})
-            assert len(str(caught.value)) < 400
-
-
-@pytest.mark.parametrize(
-    "thing", [None, 1, "ada", b"", [], {}, Failing(), Liar(), Person, object()], ids=lambda it: type(it).__name__
-)
-def test_what_is_no_entity_is_refused(people_engine: sa.Engine, thing: Any) -> None:
-    with PersonService.over(people_engine, "memory://") as people:
-        for write in (people.add, people.upsert, lambda one: people.add_many([one])):
-            with pytest.raises(InvalidEntityError):
-                write(thing)
-        assert people.count() == 0
-
-
-# Values that the server does not take
-
-
-class Note(HostileBase):
-    __tablename__ = "note"
-
-    id: orm.Mapped[int] = orm.mapped_column(primary_key=True, autoincrement=False)
-    text: orm.Mapped[str] = orm.mapped_column(sa.Text(20_000_000))
-
-
-class Sized(Memcached):
-    """A memcached whose largest item is set by ``-I``."""
-
-    largest = "1m"
-
-    def command(self) -> list[str]:
-        return [*super().command(), "-I", self.largest]
-
-
-LIMITS = {"512k": 512 * 1024, "1m": 1024 * 1024, "4m": 4 * 1024 * 1024}
-
-
-@pytest.fixture(params=LIMITS)
-def sized(request: pytest.FixtureRequest) -> Iterator[tuple[Memcached, int]]:
-    server = Sized()
-    server.largest = request.param
-    server.start()
-    yield server, LIMITS[request.param]
-    server.kill()
-
-
-@pytest.fixture
-def notes(engine: sa.Engine, sized: tuple[Memcached, int]) -> Iterator[Service[Note]]:
-    """Notes over a memcached of one size: 1 and 3 are small, 2 is beyond the server's limit, 4 just below it."""
-    server, limit = sized
-    Note.__table__.create(engine)  # type: ignore[attr-defined]
-    texts = {1: "short", 2: "x" * (limit + 1), 3: "", 4: "x" * (limit - 2000)}
-    with Service.over(Note, engine, f"memcached://{server.url}?timeout=5") as notes:
-        for id, text in texts.items():
-            notes.add(Note(id=id, text=text))
-        yield notes
-
-
-def test_a_value_beyond_the_servers_limit_is_not_cached_and_costs_no_connection(
-    notes: Service[Note], sized: tuple[Memcached, int], statements: Statements
-) -> None:
-    server, limit = sized
-    notes.get(1)
-    connections = told_by(server)["total_connections"]
-    before = notes.stats()
-    with statements(notes.read_engine) as seen:
-        for _ in range(3):
-            assert len(notes.get_one(2).text) == limit + 1
-            assert notes.get_one(1).text == "short"
-            assert len(notes.get_one(4).text) == limit - 2000
-    spent = notes.stats() - before
-
-    assert len(seen) == 4  # three for the one that is too large, and one
-    assert (spent.fills, spent.fills_refused, spent.hits) == (1, 3, 5)
-    assert spent.errors == spent.rejected == 0
-    assert told_by(server)["total_connections"] == connections + 1  # the one that asks
-
-
-def test_a_value_beyond_the_limit_harms_none_that_is_read_with_it(
-    notes: Service[Note], sized: tuple[Memcached, int], statements: Statements
-) -> None:
-    with statements(notes.read_engine) as seen:
-        for _ in range(3):
-            assert [len(note.text) for note in notes.get_many([1, 2, 3, 4]).values()] == [
-                5, sized[1] + 1, 0, sized[1] - 2000,
-            ]  # fmt: skip
-
-    assert len(seen) == 3
-    spent = notes.stats()
-    assert (spent.hits, spent.fills, spent.fills_refused) == (6, 3, 3)
-    assert spent.errors == spent.rejected == 0
-
-
-@pytest.mark.parametrize("many", [False, True], ids=["get", "get_many"])
-def test_a_value_beyond_the_limit_lifts_no_tombstone_that_came_while_it_was_loaded(
-    notes: Service[Note], many: bool
-) -> None:
-    """memcached deletes what stands at a key where it refuses an item for its size: such an item is never sent."""
-    backend, key = notes.cached.backend, notes.cached.keys.key_of((2,))[0]
-    placed: list[Tombstones] = []
-
-    def commit(*_: object) -> None:
-        placed.append(backend.put_tombstones([key]))
-
-    sa.event.listen(notes.read_engine, "before_cursor_execute", commit, once=True)
-    assert (notes.get_many([2])[2] if many else notes.get_one(2)).id == 2
-    assert backend.fetch(notes.cached.keys.group, key) is BLOCKED
-
-    (tombstones,) = placed
-    assert tombstones.complete
-    backend.release(tombstones)
-    assert isinstance(backend.fetch(notes.cached.keys.group, key), Lease)
-
-
-def test_a_value_that_grows_beyond_the_limit_is_no_longer_cached(
-    notes: Service[Note], sized: tuple[Memcached, int]
-) -> None:
-    assert notes.get_one(1).text == notes.get_one(1).text == "short"
-    for text in ("x" * (sized[1] + 1), "short again"):
-        notes.update(1, text=text)
-        for _ in range(2):
-            assert notes.get_one(1).text == text
-    assert notes.stats().hits == 2

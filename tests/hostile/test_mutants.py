@@ -1,4 +1,4 @@
-"""The targets of the fuzzer on changed seeds: what libFuzzer does where it is installed, without its guidance."""
+"""The targets of the fuzzer on changed seeds: as libFuzzer does, without its guidance."""
 
 from __future__ import annotations
 

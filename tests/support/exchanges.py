@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 from support.servers import Memcached
 from support.unruly import Answer, Door
@@ -56,6 +58,29 @@ class Raw:
 def home(backend: MemcachedBackend, key: str) -> str:
     """The server that holds a key."""
     return backend.places_of(GROUP, key)[0][0]
+
+
+def keys_on(server: Memcached) -> set[str]:
+    """The keys of all items on a server."""
+    # "metadump all" walks the LRU lists, and leaves out items that the maintainer is moving just then.
+    while (answer := _dump(server, "hash")).startswith(b"BUSY"):  # the server's own crawler is at work
+        time.sleep(0.01)
+    return {unquote(line.split()[0].removeprefix("key=")) for line in answer.decode().splitlines()[:-1]}
+
+
+def _dump(server: Memcached, way: str) -> bytes:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(f"lru_crawler metadump {way}\r\n".encode())
+        answer = b""
+        while not answer.endswith(b"END\r\n") and not answer.startswith(b"BUSY"):
+            answer += connection.recv(65536)
+    return answer
+
+
+def numbers_of(server: Memcached) -> dict[str, int]:
+    """A server's statistics, as far as they are whole numbers."""
+    lines = (line.split() for line in server.ask("stats").splitlines())
+    return {words[1]: int(words[2]) for words in lines if len(words) == 3 and words[2].isdigit()}
 
 
 def round_trips(backend: MemcachedBackend, call: Callable[[], object]) -> int:

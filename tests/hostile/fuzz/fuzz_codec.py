@@ -1,4 +1,4 @@
-"""Bytes from a cache, decoded: whatever they are, the outcome is a row of the right types or ``RejectedItemError``.
+"""Bytes from a cache, decoded: the outcome of any bytes is a row of the right types or ``RejectedItemError``.
 
 The first byte chooses the mapped class and what is done with the rest: decoded as it is; put behind the head of a good
 item, so that the state is reached; or taken for damage to a good item.
@@ -79,12 +79,12 @@ def seeds() -> Iterator[bytes]:
         b"\xdb\xff\xff\xff\xffa", b"\xc6\xff\xff\xff\xff", b"\xc7\xff\x05", pickle.dumps(ROWS[0]),
         msgspec.msgpack.encode(decimal.Decimal("1E+999999")), msgspec.msgpack.encode(2**64 - 1),
     ]  # fmt: skip
-    for at, (item, head) in enumerate(zip(ITEMS, HEADS, strict=True)):
-        yield from (_chosen(at, _AS_IT_IS, each) for each in (item, head + b"\xc0", *ITEMS))
-        yield from (_chosen(at, way, each) for way in (_AS_IT_IS, _STATE) for each in awkward)
+    for index, (item, head) in enumerate(zip(ITEMS, HEADS, strict=True)):
+        yield from (_chosen(index, _AS_IT_IS, each) for each in (item, head + b"\xc0", *ITEMS))
+        yield from (_chosen(index, way, each) for way in (_AS_IT_IS, _STATE) for each in awkward)
         state = item[len(head) :]
-        yield from (_chosen(at, _STATE, each) for each in (state, state[:-1], state + b"\xc0"))
-        yield from (_chosen(at, _DAMAGE, bytes([0, len(head) + 1, cut, *b"\xff\x00"])) for cut in range(4))
+        yield from (_chosen(index, _STATE, each) for each in (state, state[:-1], state + b"\xc0"))
+        yield from (_chosen(index, _DAMAGE, bytes([0, len(head) + 1, cut, *b"\xff\x00"])) for cut in range(4))
 
 
 def _chosen(mapping: int, way: int, rest: bytes) -> bytes:
@@ -92,38 +92,38 @@ def _chosen(mapping: int, way: int, rest: bytes) -> bytes:
 
 
 def one_input(data: bytes) -> None:
-    """Decodes what the input makes of an item. Raises ``AssertionError``, or whatever the codec lets through."""
-    at, way = divmod((data[0] if data else 0) % (len(CODECS) * _WAYS), _WAYS)
-    item = _item(at, way, data[1:])
+    """Decodes the item that the input makes. Raises ``AssertionError``, or any error that the codec lets through."""
+    index, way = divmod((data[0] if data else 0) % (len(CODECS) * _WAYS), _WAYS)
+    item = _item(index, way, data[1:])
     try:
-        row = CODECS[at].decode(item, KEY)
+        row = CODECS[index].decode(item, KEY)
     except RejectedItemError as refusal:
-        witness(f"{at} {_kind(refusal.__cause__)}")
+        witness(f"{index} {_kind(refusal.__cause__)}")
         return
     for column, value in enumerate(row or ()):
-        witness(f"{at} {column} {type(value).__name__}")
+        witness(f"{index} {column} {type(value).__name__}")
     if row is not None:
-        _examine(at, row)
+        _examine(index, row)
 
 
-def _item(at: int, way: int, rest: bytes) -> bytes:
+def _item(index: int, way: int, rest: bytes) -> bytes:
     if way == _STATE:
-        return HEADS[at] + rest
+        return HEADS[index] + rest
     if way == _DAMAGE and len(rest) > 3:
-        place = int.from_bytes(rest[:2]) % len(ITEMS[at])
-        return ITEMS[at][:place] + rest[3:] + ITEMS[at][place + rest[2] % 8 :]
+        place = int.from_bytes(rest[:2]) % len(ITEMS[index])
+        return ITEMS[index][:place] + rest[3:] + ITEMS[index][place + rest[2] % 8 :]
     return rest
 
 
 def _kind(cause: BaseException | None) -> str:
-    """What was wrong, and in which column, without what differs from input to input."""
+    """The kind of error and its column, without the parts that differ from input to input."""
     text = re.sub(r"\(byte \d+\)", "", str(cause)) if isinstance(cause, msgspec.MsgspecError) else ""
     return f"{type(cause).__name__} {text}"
 
 
-def _examine(at: int, row: Row) -> None:
-    """A row that was accepted has the width and the types of its class, becomes an object, and comes back as it is."""
-    mapping, codec = MAPPINGS[at], CODECS[at]
+def _examine(index: int, row: Row) -> None:
+    """An accepted row has the width and the types of its class, becomes an object, and comes back as it is."""
+    mapping, codec = MAPPINGS[index], CODECS[index]
     assert len(row) == len(mapping.fields), row
     for field, value in zip(mapping.fields, row, strict=True):
         assert value is None or isinstance(value, field.python_type), (field.name, value)

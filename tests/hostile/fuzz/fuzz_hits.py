@@ -1,8 +1,8 @@
-"""The shortcuts of a hit, which look at a whole answer at once: what they take for a hit, whoever reads the answer
-without any haste takes for the same; what a server says to ``get`` in pieces is read as what it says in one.
+"""The fast paths of a hit, ``KnownMarker`` and ``all_values``: a slow reader understands the same answers alike. An
+answer to ``get`` that comes in pieces is read as one that comes whole.
 
-The first bytes choose how the rest is used: as the answer to one key or to several, as it is or made into what a server
-says, in pieces of which size, and whether the server closes after it.
+The first bytes choose how the rest is used: as the answer to one key or to several, as it is or made into a server's
+answer, in pieces of which size, and with the server closing after it or not.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Value = tuple[bytes, bytes, bytes, bytes]
 
 
 def seeds() -> Iterator[bytes]:
-    """Hits, leases and what only looks like one; values under the mark and under another, some missing, some cut."""
+    """Hits, leases and near misses; values of the epoch and of another, some missing, some cut."""
     value = b"VA 11 f%d c5\r\n%babc\r\n" % (BASE + 11, EPOCH)
     marker = MARK + b"\r\n" + EPOCH + b"\r\n"
     for item in (
@@ -70,7 +70,7 @@ def one_input(data: bytes) -> None:
 
 
 def _one(received: bytes) -> None:
-    """What ``KnownMarker`` takes for a hit or for a lease is one."""
+    """A hit or a lease by ``KnownMarker`` is one by ``read_replies``, too."""
     marker = KnownMarker(MARK, EPOCH)
     value, cas = marker.value_in(received), marker.lease_in(received)
     witness(f"{value is None} {cas is None}")
@@ -79,8 +79,8 @@ def _one(received: bytes) -> None:
     server = Server()
     connection = _connection(server)
     server.answers, server.piece, server.closes = received, 1 << 20, True
-    connection.send(b"mg\r\n", Budget(1.0))
-    (marker_words, epoch), (words, body) = connection.receive(2, Budget(1.0))
+    connection.send(b"mg\r\n", Budget(60.0))
+    (marker_words, epoch), (words, body) = connection.receive(2, Budget(60.0))
     assert (b" ".join(marker_words), epoch) == (MARK, EPOCH)
     if cas is not None:
         assert (value, body, words) == (None, b"", [b"VA", b"0", b"f0", b"c" + cas, b"W"])
@@ -94,21 +94,21 @@ def _one(received: bytes) -> None:
 
 
 def _several(choice: bytes, rest: bytes, *, made: bool, closes: bool) -> None:
-    """What ``get`` of several names answers."""
+    """The answer to a ``get`` of several names."""
     server = Server()
     connection = _connection(server)
     values = _chosen(rest) if made else None
     answer = rest if values is None else _answer(values)
     meant, after = _read(answer)
     server.answers, server.piece, server.closes = answer, ((choice or b"\x00")[0] % 32 or 1 << 20), closes
-    connection.send(b"get m a\r\n", Budget(1.0))
+    connection.send(b"get m a\r\n", Budget(60.0))
     found = refusal = None
     try:
-        found = connection.receive_values(NAMES, Budget(1.0))
+        found = connection.receive_values(NAMES, Budget(60.0))
     except CacheUnavailableError as exc:
         refusal = str(exc).partition(" b'")[0]
     witness(refusal or f"{[value is None for value in found or ()]}")
-    # What comes after the end may be seen with it, or not yet.
+    # Bytes after the end may have come with it, or not yet.
     assert found == meant or (found is None and after), (answer, found, meant)
     assert (connection.state is IDLE) is (found is not None)
 
@@ -127,11 +127,9 @@ def _answer(values: Sequence[Value]) -> bytes:
 
 
 def _chosen(raw: bytes) -> list[Value]:
-    """What a server might say: of each name by one byte nothing, a value under the mark, under another, or whatever
-    else may stand there.
-    """
+    """A possible answer, one byte for each name: nothing, a value of the epoch, of another one, or something else."""
     choices, body = raw[: len(NAMES)].ljust(len(NAMES), b"\x01"), raw[len(NAMES) :]
-    found: list[Value] = []
+    values: list[Value] = []
     for name, choice in zip(NAMES, choices, strict=True):
         marked = EPOCH if name == NAMES[0] else EPOCH + body
         kinds: list[Any] = [
@@ -139,32 +137,30 @@ def _chosen(raw: bytes) -> list[Value]:
             (name, b"0", b"%d" % len(body), body), (name, b"16777216", b"%d" % len(marked), marked), _value(name, b""),
         ]  # fmt: skip
         if (kind := kinds[choice % len(kinds)]) is not None:
-            found.append(kind)
-    return found
+            values.append(kind)
+    return values
 
 
 def _read(answer: bytes) -> tuple[list[bytes | None] | None, bytes]:
-    """The values under the mark of all names but the first, read without any haste, and what comes after the end; None:
-    it is no such answer.
-    """
-    told: dict[bytes, bytes | None] = {}
-    left = list(NAMES)
+    """Slow reader: the values of all names but the first, and the bytes after the end; None for no such answer."""
+    bodies: dict[bytes, bytes | None] = {}
+    remaining = list(NAMES)
     while not answer.startswith(b"END\r\n"):
         line, end, answer = answer.partition(b"\r\n")
         words = line.split(b" ")
-        if not end or len(words) != 4 or words[0] != b"VALUE" or words[1] not in left:
+        if not end or len(words) != 4 or words[0] != b"VALUE" or words[1] not in remaining:
             return None, b""
         _, name, flags, size = words
-        del left[: left.index(name) + 1]
+        del remaining[: remaining.index(name) + 1]
         if not (flags.isdigit() and size.isdigit()) or max(len(flags), len(size)) > 10 or int(size) > LARGEST:
             return None, b""
         body, end, answer = answer[: int(size)], answer[int(size) : int(size) + 2], answer[int(size) + 2 :]
         if len(body) != int(size) or end != b"\r\n":
             return None, b""
-        told[name] = body if int(flags) == BASE + int(size) else None
+        bodies[name] = body if int(flags) == BASE + int(size) else None
     after = answer.removeprefix(b"END\r\n")
-    mark = told.get(NAMES[0])
+    mark = bodies.get(NAMES[0])
     if mark is None or len(mark) != len(EPOCH):
         return [None] * (len(NAMES) - 1), after
-    bodies = [told.get(name) for name in NAMES[1:]]
-    return [body[len(mark) :] if body and body.startswith(mark) else None for body in bodies], after
+    others = [bodies.get(name) for name in NAMES[1:]]
+    return [body[len(mark) :] if body and body.startswith(mark) else None for body in others], after

@@ -25,7 +25,7 @@ _KINDS = 7
 
 
 def seeds() -> Iterator[bytes]:
-    """Pairs of values of each kind that look alike, with what separates the parts of a key or of a command in them."""
+    """Pairs of values of each kind that look alike, with separators of keys and commands in them."""
     texts = ["", "a", "a,b", "a,sb", "a:b", "%2C", "é", "e\u0301", "\x00", "a\r\nmd b\r\n", "h" + "0" * 40, "x" * 300]
     for kind in range(_KINDS * _KINDS):
         for text in texts:
@@ -35,7 +35,7 @@ def seeds() -> Iterator[bytes]:
 
 
 def one_input(data: bytes) -> None:
-    """Makes two identities of the input. Raises ``AssertionError`` where their keys are wrong."""
+    """Makes two identities of the input. Raises ``AssertionError`` if their keys are wrong."""
     kinds, cut = (data + b"\x00\x00")[:2]
     left = _value(kinds % _KINDS, data[2 : 2 + cut])
     right = _value(kinds // _KINDS % _KINDS, data[2 + cut :])
@@ -43,7 +43,7 @@ def one_input(data: bytes) -> None:
         for mapping in MAPPINGS:
             with contextlib.suppress(InvalidIdError):
                 identity = mapping.identity(id)
-                assert identity is None or _one(identity) == _one(id if isinstance(id, tuple) else (id,))
+                assert identity is None or _comparable(identity) == _comparable(id if isinstance(id, tuple) else (id,))
     for keys in KEYSPACES:
         _examine(keys, (left,), (right,))
         _examine(keys, (left, right), (right, left))
@@ -73,11 +73,11 @@ def _examine(keys: Keyspace, left: Identity, right: Identity) -> None:
         assert len(key.encode("ascii")) <= LONGEST_KEY, key
         assert all(0x21 <= ord(letter) <= 0x7E for letter in key), key
         assert key.startswith(f"{keys.group}:"), key
-    same = _one(left) == _one(right)
+    same = _comparable(left) == _comparable(right)
     assert (left_full == right_full) is same, (left, right)
     assert (left_key == right_key) is same, (left, right)
 
 
-def _one(identity: Identity) -> list[tuple[type, Any]]:
+def _comparable(identity: Identity) -> list[tuple[type, Any]]:
     """An identity as databases compare it: value and type."""
     return [(type(part), part) for part in identity]

@@ -1,8 +1,8 @@
-"""What a server says, in pieces of any size: well-formed replies, or ``CacheUnavailableError`` and a connection that is
-not used again. After well-formed replies the next question gets its own answer.
+"""A server's answers in pieces of any size: well-formed replies, or ``CacheUnavailableError`` and a connection that is
+not used again. After well-formed replies the next request gets its own answer.
 
-The first bytes choose how many replies are awaited, the size of the pieces, what comes after the last, and whether the
-rest is the answer as it is, or is made into well-formed replies, all of which must then be understood.
+The first bytes choose how many replies are awaited, the size of the pieces, what comes after the last, and if the rest
+is the answer as it is, or is made into well-formed replies, all of which must then be understood.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from person_repo.settings import CacheSettings
 
 __all__ = ["one_input", "seeds"]
 
-SETTINGS = CacheSettings()
+SETTINGS = CacheSettings(timeout=60, connect_timeout=60)
 STATS = b"STAT item_size_max 1048576\r\nSTAT cas_enabled yes\r\nEND\r\n"
 LINES = [b"HD", b"HD f0 c12", b"EN", b"NS", b"EX", b"NF", b"MN", b"SERVER_ERROR out of memory", b"VA"]
 
 
 class Server:
-    """A socket at whose other end a script stands: it answers in pieces, then is silent or closes."""
+    """A socket with a script at its other end, which answers in pieces, then is silent or closes."""
 
     def __init__(self) -> None:
         self.answers = STATS
@@ -60,7 +60,7 @@ class Server:
 
 
 def seeds() -> Iterator[bytes]:
-    """Every kind of reply, alone and with others, whole, cut and with more than was asked for."""
+    """Every kind of reply, alone and with others, whole, cut, and with bytes that were not asked for."""
     value = b"VA 5 f0 c1 s5\r\nab\r\nc\r\n"
     answers = [line + b"\r\n" for line in LINES[:-1]] + [
         value, value * 2, value[:-1], value + b"HD\r\n", b"VA 0\r\n\r\n", b"VA -1\r\n", b"VA 99999999999\r\n",
@@ -74,7 +74,7 @@ def seeds() -> Iterator[bytes]:
 
 
 def one_input(data: bytes) -> None:
-    """One exchange and another one after it. Raises ``AssertionError``, or whatever the connection lets through."""
+    """Two exchanges, one after the other. Raises ``AssertionError``, or any error that the connection lets through."""
     asked, piece, how = (data + b"\x00\x00\x00")[:3]
     replies = asked % 8 + 1
     server = Server()
@@ -84,7 +84,7 @@ def one_input(data: bytes) -> None:
     server.piece, server.closes = (piece % 64 or 1 << 16), bool(how & 2)
     meant = _read(server.answers, replies)
     try:
-        found = connection.exchange(b"mn\r\n" * replies, replies, Budget(1.0))
+        found = connection.exchange(b"mn\r\n" * replies, replies, Budget(60.0))
     except CacheUnavailableError as refusal:
         witness(str(refusal).partition(" b'")[0])
         if made is not None:
@@ -98,7 +98,7 @@ def one_input(data: bytes) -> None:
     assert connection.state is IDLE
     if not meant[1]:  # the script said this and nothing else
         server.answers = b"NF\r\n"
-        assert connection.exchange(b"md k\r\n", 1, Budget(1.0)) == [([b"NF"], b"")]
+        assert connection.exchange(b"md k\r\n", 1, Budget(60.0)) == [([b"NF"], b"")]
 
 
 def _connection(server: Server) -> Connection:
@@ -110,7 +110,7 @@ def _is_over(connection: Connection, server: Server) -> None:
     assert connection.state is not IDLE
     server.answers = b"NF\r\n"
     try:
-        connection.exchange(b"md k\r\n", 1, Budget(1.0))
+        connection.exchange(b"md k\r\n", 1, Budget(60.0))
     except CacheUnavailableError:
         return
     raise AssertionError("a connection out of step was used again")
@@ -119,10 +119,10 @@ def _is_over(connection: Connection, server: Server) -> None:
 def _made(raw: bytes, replies: int) -> list[Reply]:
     """Well-formed replies: a line chosen by each byte, the bytes after it as the value."""
     found: list[Reply] = []
-    for at in range(replies):
-        chosen = raw[at] if at < len(raw) else 0
+    for index in range(replies):
+        chosen = raw[index] if index < len(raw) else 0
         line = LINES[chosen % len(LINES)]
-        body = raw[at + 1 : at + 1 + chosen] if line == b"VA" else b""
+        body = raw[index + 1 : index + 1 + chosen] if line == b"VA" else b""
         found.append(([*line.split(), str(len(body)).encode(), b"f1"] if line == b"VA" else line.split(), body))
     return found
 
@@ -133,7 +133,7 @@ def _written(reply: Reply) -> bytes:
 
 
 def _read(answer: bytes, replies: int) -> tuple[list[Reply], bytes] | None:
-    """The replies at the start of an answer and what follows them, read without any haste; None: it is none."""
+    """Slow reader: the replies at the start of an answer, and the bytes after them; None for no such answer."""
     found: list[Reply] = []
     while len(found) < replies:
         line, end, answer = answer.partition(b"\r\n")

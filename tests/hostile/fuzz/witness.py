@@ -1,4 +1,4 @@
-"""Shows the fuzzer what it cannot see: which way was taken inside code that is not Python, as told by its answer."""
+"""Shows the fuzzer the way that was taken inside code that is not Python, recognised by its answer."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ ends: list[Callable[[], int]] = [eval(f"lambda: {number}") for number in range(5
 
 
 def witness(answer: str) -> None:
-    """Takes the end of an answer: an input that provokes one not seen before is kept and built upon."""
+    """Reports an answer: the fuzzer keeps an input that provokes a new one, and builds upon it."""
     ends[zlib.crc32(answer.encode(errors="replace")) % len(ends)]()
