@@ -87,7 +87,7 @@ def test_a_probe_that_succeeds_closes_it(breaker: Breaker, clock: Clock) -> None
     assert breaker.allows()
 
 
-def test_a_probe_that_never_tells_is_followed_by_another(breaker: Breaker, clock: Clock) -> None:
+def test_a_probe_that_never_reports_is_followed_by_another(breaker: Breaker, clock: Clock) -> None:
     fail(breaker, 3)
     clock.now += 2.0
     assert breaker.allows()
@@ -117,7 +117,7 @@ def until(condition: object) -> None:
         time.sleep(0.001)
 
 
-def test_threads_come_in_in_their_order_and_know_whether_they_waited() -> None:
+def test_threads_enter_in_their_order_and_learn_if_they_waited() -> None:
     bulkhead = Bulkhead(1, 60)
     came: list[tuple[int, bool]] = []
 
@@ -141,7 +141,7 @@ def test_a_thread_that_is_in_does_not_wait_for_itself() -> None:
     assert tickets(bulkhead) == 0
 
 
-def test_who_waits_in_vain_leaves_the_queue() -> None:
+def test_a_thread_that_waits_in_vain_leaves_the_queue() -> None:
     bulkhead = Bulkhead(1, 0.001)
     with bulkhead.entered(), ThreadPoolExecutor(1) as pool:
         with pytest.raises(OverloadError):
@@ -161,7 +161,7 @@ def test_a_thread_that_may_not_wait_is_refused_at_once_and_leaves_the_queue() ->
 
 
 @forking
-def test_whoever_was_in_when_a_process_was_forked_takes_no_place_in_the_child() -> None:
+def test_a_thread_of_the_parent_takes_no_place_in_a_child() -> None:
     bulkhead = Bulkhead(1, 0.001)
 
     def enter() -> bool:
@@ -173,7 +173,7 @@ def test_whoever_was_in_when_a_process_was_forked_takes_no_place_in_the_child() 
 
 
 def test_no_place_is_lost_to_threads_that_are_interrupted_anywhere() -> None:
-    """At any point of coming in, waiting and leaving, some hundred times."""
+    """An interruption at any point of entering, waiting and leaving, some hundred times."""
     bulkhead = Bulkhead(2, 60)
     over = threading.Event()
     running: set[int] = set()

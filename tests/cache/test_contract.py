@@ -1,4 +1,4 @@
-"""Every backend passes the suite that third parties are given."""
+"""Every backend passes the suite that authors of backends get."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from person_repo.cache.memory import MemoryBackend
 from person_repo.testing import GROUP, KEY, KEY_OF_OTHER_GROUP, OTHER_GROUP, OTHER_KEY, LeaseContract
 
 ITEMS = (KEY, OTHER_KEY, KEY_OF_OTHER_GROUP, f"{GROUP}:!", f"{OTHER_GROUP}:!")
-"""What the tests in which time passes use at the servers."""
+"""Short ttls at the servers, for the tests in which time passes."""
 
 
 class TestMemory(LeaseContract):
@@ -28,7 +28,7 @@ class TestMemory(LeaseContract):
         backend.evict(key)
 
     def forget_group(self, backend: LeaseBackend, group: str) -> None:
-        """What it keeps for a group is never evicted."""
+        """Its epochs of groups are never evicted."""
 
     def restart(self, backend: LeaseBackend) -> None:
         assert isinstance(backend, MemoryBackend)
@@ -71,15 +71,15 @@ class TestMemcached(LeaseContract):
             server.restart()
 
     def advance(self, backend: LeaseBackend, seconds: int) -> None:
-        """A server's clock cannot be set; what its items have left can."""
+        """A server's clock cannot be set, but the seconds that its items have left can."""
         self._ahead += seconds
         for server in self.servers:
             for key in ITEMS:
                 answer = server.ask(f"mg {key} t").split()
                 if answer[0] == "HD":
-                    left = int(answer[1].removeprefix("t"))
-                    if left >= 0:  # else it never expires
-                        server.ask(f"touch {key} {left - seconds if left > seconds else -1}")
+                    remaining = int(answer[1].removeprefix("t"))
+                    if remaining >= 0:  # else it never expires
+                        server.ask(f"touch {key} {remaining - seconds if remaining > seconds else -1}")
 
 
 class TestThreeMemcached(TestMemcached):

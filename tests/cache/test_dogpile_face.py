@@ -1,4 +1,4 @@
-"""The backends as plain dogpile backends, used by name and with nothing else of this package."""
+"""The backends as plain dogpile backends, configured by name, without anything else of this package."""
 
 from __future__ import annotations
 
@@ -65,18 +65,18 @@ def over(servers: list[Memcached], **arguments: Any) -> CacheRegion:
 
 class TestRegion:
     @pytest.mark.parametrize("value", VALUES, ids=repr)
-    def test_what_is_set_is_got(self, region: CacheRegion, value: object) -> None:
+    def test_a_value_comes_back(self, region: CacheRegion, value: object) -> None:
         region.set("key", value)
 
         found = region.get("key")
         assert found == value
         assert type(found) is type(value)
 
-    def test_what_was_never_set_is_no_value(self, region: CacheRegion) -> None:
+    def test_an_absent_key_is_no_value(self, region: CacheRegion) -> None:
         assert region.get("key") is NO_VALUE
         assert region.get_multi(["key", "other"]) == [NO_VALUE, NO_VALUE]
 
-    def test_what_was_deleted_is_no_value(self, region: CacheRegion) -> None:
+    def test_a_deleted_key_is_no_value(self, region: CacheRegion) -> None:
         region.set("key", 1)
         region.delete("key")
         region.delete("never there")
@@ -155,7 +155,7 @@ class TestRegion:
 
         assert region.get_multi(ODD_KEYS) == list(range(len(ODD_KEYS)))
 
-    def test_what_msgpack_does_not_carry_is_refused_and_not_stored(self, region: CacheRegion) -> None:
+    def test_a_value_that_msgpack_does_not_carry_is_refused_and_not_stored(self, region: CacheRegion) -> None:
         with pytest.raises(TypeError):
             region.set("key", object())
 
@@ -187,7 +187,7 @@ GOOD = b'{"ct": 1767225600.5, "v": 2}|'
 
 
 class Exploding:
-    """Pickled, it ends the process of who loads it."""
+    """Its pickle ends the process that loads it."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return sys.exit, ("unpickled",)
@@ -223,7 +223,7 @@ class Exploding:
     ids=lambda item: repr(item[:40]),
 )
 class TestMalformedItems:
-    """Whatever stands in the cache, a read is a value or a miss."""
+    """Bytes in the cache that are none of dogpile's: a read is a miss."""
 
     def test_it_is_a_miss(self, region: CacheRegion, item: bytes) -> None:
         region.set("sound", 7)
@@ -269,7 +269,7 @@ class TestMemcached:
         region.actual_backend.close()
 
     def test_no_key_stands_for_a_long_ones_digest(self, memcached_servers: list[Memcached]) -> None:
-        """Else whoever chooses keys could choose what another key reads."""
+        """Otherwise a user who chooses keys could choose the value of another key."""
         region = over(memcached_servers[:1])
         long = "k" * 300
         digest = blake2b(b"prd:" + long.encode(), digest_size=20).hexdigest()
@@ -284,8 +284,8 @@ class TestMemcached:
         region = over(memcached_servers[:1], ttl=1000)
         region.set("key", 1)
 
-        left = int(memcached_servers[0].ask("mg prd:key t").split()[1].removeprefix("t"))
-        assert 900 < left <= 1000
+        remaining = int(memcached_servers[0].ask("mg prd:key t").split()[1].removeprefix("t"))
+        assert 900 < remaining <= 1000
         region.actual_backend.close()
 
     def test_keys_are_spread_over_the_servers(self, memcached_servers: list[Memcached]) -> None:
@@ -315,7 +315,7 @@ class TestRegistration:
 
         assert entry.load() is backend
 
-    def test_a_name_is_enough_where_nothing_of_this_package_was_imported(self) -> None:
+    def test_a_name_is_enough_without_an_import_of_this_package(self) -> None:
         program = (
             "from dogpile.cache import make_region\n"
             "import sys; assert not [name for name in sys.modules if name.startswith('person_repo')]\n"

@@ -1,4 +1,4 @@
-"""What the memory backend does beyond the contract: it is bounded, it is one process's own, it survives a fork."""
+"""The memory backend beyond the contract: it is bounded, it is one process's own, it survives a fork."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_value_lives_to_the_end_of_its_ttl_and_no_longer() -> None:
     take(backend)
 
 
-def test_one_reader_is_to_renew_a_value_that_ends_soon_and_the_others_are_given_it() -> None:
+def test_one_reader_may_renew_a_value_that_ends_soon_and_the_others_get_it() -> None:
     clock = Clock()
     backend = MemoryBackend({"ttl": 100, "ttl_jitter": 0, "refresh_ahead": 0.1, "clock": clock})
     store(backend, KEY, OLD)
@@ -116,7 +116,7 @@ def test_a_value_that_was_changed_meanwhile_is_not_renewed() -> None:
     assert not backend.fill(found.lease, OLD)
 
 
-def test_what_was_filled_together_does_not_end_together() -> None:
+def test_values_filled_together_do_not_end_together() -> None:
     clock = Clock()
     backend = MemoryBackend({"ttl": 1000, "ttl_jitter": 0.5, "refresh_ahead": 0, "clock": clock})
     for key in keys(200):
@@ -174,7 +174,7 @@ def test_an_unknown_option_is_refused_by_name() -> None:
 class TestFork:
     @forking
     def test_a_child_starts_empty(self) -> None:
-        """It would never see what its parent invalidates."""
+        """It would never see its parent's invalidations."""
         backend = MemoryBackend({})
         store(backend, KEY, OLD)
         backend.set_serialized("plain", b'{"ct": 1.5, "v": 2}|')

@@ -34,7 +34,7 @@ AUGUSTA = Person(id="ada", first_name="Augusta", last_name="King")
 
 
 class Quiet(ProxyBackend):
-    """A proxy of the host's own, which sees what passes."""
+    """A proxy of the host's own, which notes the calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ def test_a_region_of_ours_is_a_plain_dogpile_region_too(cache_url: str) -> None:
     lease_backend(region).close()
 
 
-def test_what_a_host_keeps_in_the_region_and_what_we_keep_there_are_apart(cache_url: str, people: sa.Engine) -> None:
+def test_a_hosts_items_in_the_region_and_ours_are_apart(cache_url: str, people: sa.Engine) -> None:
     region = make_region(cache_url)
     with PersonService.over(people, region) as service:
         service.get("ada")
@@ -197,7 +197,7 @@ def test_options_that_cannot_be_used_are_refused() -> None:
             make_region("memory://", **options)
 
 
-def test_wherever_a_cache_url_is_taken_a_configured_region_is_too() -> None:
+def test_a_configured_region_can_stand_for_a_cache_url() -> None:
     region = make_region("memory://")
 
     assert region_of(region) is region
@@ -264,7 +264,7 @@ def foreign(request: pytest.FixtureRequest, tmp_path: Path) -> CacheRegion:
     return made[request.param]()
 
 
-def test_any_dogpile_region_can_be_used_as_well_as_it_can(foreign: CacheRegion, people: sa.Engine) -> None:
+def test_any_dogpile_region_can_be_used(foreign: CacheRegion, people: sa.Engine) -> None:
     keeps = foreign.backend.__class__.__name__ != "NullBackend"
     with PersonService.over(people, foreign) as service:
         assert service.coherence == "best-effort"
@@ -308,7 +308,7 @@ def test_proxies_of_a_foreign_region_see_what_passes(people: sa.Engine) -> None:
     assert "pr:person_repo:person:sada" in region.backend.seen
 
 
-def test_what_the_host_invalidates_in_its_region_is_a_miss(people: sa.Engine) -> None:
+def test_an_item_that_the_host_invalidates_is_a_miss(people: sa.Engine) -> None:
     region = dogpile.cache.make_region().configure("dogpile.cache.memory")
     with PersonService.over(people, region) as service:
         service.get("ada")

@@ -1,10 +1,11 @@
-"""Exchanges with a memcached past the backend: plain requests, one command at a time, answers that a test makes up."""
+"""Exchanges with a memcached for tests of its backend: plain requests, commands one at a time, answers made up."""
 
 from __future__ import annotations
 
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote
@@ -20,10 +21,13 @@ MARKER = f"{GROUP}:!"
 
 
 def keys(count: int) -> list[str]:
+    """Keys of ``GROUP``."""
     return [f"{GROUP}:s{number}" for number in range(count)]
 
 
 class Connect(Protocol):
+    """The fixture ``connect``: a backend over servers."""
+
     def __call__(self, *servers: Memcached | Door | str, **arguments: Any) -> MemcachedBackend: ...
 
 
@@ -34,12 +38,13 @@ class Raw:
         self._server = server
 
     def set(self, key: str, flags: int, body: bytes) -> None:
+        """Stores an item."""
         with socket.create_connection(("127.0.0.1", self._server.port), timeout=10) as connection:
             connection.sendall(b"ms %b %d F%d\r\n%b\r\n" % (key.encode(), len(body), flags, body))
             assert connection.recv(100) == b"HD\r\n"
 
     def get(self, key: str) -> tuple[int, bytes] | None:
-        """Flags and body of an item."""
+        """Flags and body of an item; None if there is none."""
         with socket.create_connection(("127.0.0.1", self._server.port), timeout=10) as connection:
             connection.sendall(b"mg %b f v\r\nmn\r\n" % key.encode())
             answer = b""
@@ -52,6 +57,7 @@ class Raw:
         return int(flags[1:]), rest[: int(size)]
 
     def delete(self, key: str) -> bool:
+        """Deletes an item; True if there was one."""
         return "DELETED" in self._server.ask(f"delete {key}")
 
 
@@ -84,13 +90,16 @@ def numbers_of(server: Memcached) -> dict[str, int]:
 
 
 def round_trips(backend: MemcachedBackend, call: Callable[[], object]) -> int:
+    """The round trips that a call costs, by the backend's counter."""
     before = backend.counters.snapshot()
     call()
     return (backend.counters.snapshot() - before).round_trips
 
 
 class Stepwise:
-    """A socket that sends one command at a time, each once the one before was answered."""
+    """A socket that sends one command at a time, each after the answer to the one before. ``before`` is called with
+    each command first.
+    """
 
     def __init__(self, inner: socket.socket) -> None:
         self._inner = inner
@@ -126,17 +135,19 @@ class Stepwise:
 
 
 def commands_of(request: bytes) -> list[bytes]:
-    found = []
+    """The commands in a request."""
+    commands = []
     while request:
         end = request.index(b"\r\n") + 2
         if request.startswith(b"ms "):
             end += int(request.split(maxsplit=3)[2]) + 2
-        found.append(request[:end])
+        commands.append(request[:end])
         request = request[end:]
-    return found
+    return commands
 
 
 def stepwise(backend: MemcachedBackend, server: Memcached) -> Stepwise:
+    """Makes this thread's connection to a server send its commands one at a time."""
     connection = backend._pool.connection(server.url, Budget(10.0))
     steps = Stepwise(connection._socket)
     connection._socket = steps  # type: ignore[assignment]
@@ -160,8 +171,13 @@ class started:
         self.server.kill()
 
 
+def hurry(backend: MemcachedBackend, seconds: float) -> None:
+    """Gives a backend these timeouts from now on: short ones once all is set up, long ones for the rest of a test."""
+    backend.settings = backend._pool.settings = replace(backend.settings, timeout=seconds, connect_timeout=seconds)
+
+
 def says(*parts: bytes) -> Answer:
-    """Sends this for each request, in these parts."""
+    """Answers each request with these parts, sent one by one."""
 
     def answer(_: Door, visitor: socket.socket, __: bytes) -> None:
         for part in parts:
@@ -171,7 +187,7 @@ def says(*parts: bytes) -> Answer:
 
 
 def says_to_each(reply: bytes) -> Answer:
-    """Sends this for each command of a request."""
+    """Answers each command of a request with this reply."""
 
     def answer(_: Door, visitor: socket.socket, request: bytes) -> None:
         settings = request.startswith(b"stats")

@@ -15,7 +15,7 @@ from person_repo.cache.memcached.backend import MemcachedBackend
 
 @pytest.fixture
 def connect() -> Iterator[Connect]:
-    """Backends over servers, patient unless told otherwise, closed at the end."""
+    """Backends over servers, closed at the end; patient unless ``arguments`` say otherwise."""
     opened: list[MemcachedBackend] = []
 
     def make(*servers: Memcached | Door | str, **arguments: Any) -> MemcachedBackend:
@@ -33,15 +33,18 @@ def connect() -> Iterator[Connect]:
 
 @pytest.fixture
 def server(memcached_servers: list[Memcached]) -> Memcached:
+    """One running, empty memcached."""
     return memcached_servers[0]
 
 
 @pytest.fixture
 def door(server: Memcached) -> Iterator[Door]:
+    """A door in front of the server, whose answers a test may replace."""
     with Door(server.port) as door:
         yield door
 
 
 @pytest.fixture
 def raw(server: Memcached) -> Raw:
+    """Plain requests to the server."""
     return Raw(server)

@@ -52,7 +52,7 @@ def test_a_hundred_items_cost_one_round_trip_to_each_server(
     def miss() -> None:
         leases.extend(found for found in backend.fetch_many(GROUP, keys(100)) if isinstance(found, Lease))
 
-    assert round_trips(backend, miss) == 3 + 3  # what is not there is asked for again, with a lease
+    assert round_trips(backend, miss) == 3 + 3  # absent items are asked for again, with a lease
     assert len(leases) == 100
     assert round_trips(backend, lambda: backend.fill_many([(lease, OLD) for lease in leases])) == 3
     assert round_trips(backend, lambda: backend.fetch_many(GROUP, keys(100))) == 3
@@ -80,7 +80,7 @@ def test_a_release_beside_another_owner_costs_two_more(connect: Connect, server:
 
 
 def test_a_release_ends_although_others_change_the_item_each_time(connect: Connect, server: Memcached) -> None:
-    """And takes with it what a reader may have filled where the tombstone was lost."""
+    """It also removes a value that a reader filled after the tombstone was lost."""
     backend, reader, raw = connect(server), connect(server), Raw(server)
     mine = backend.put_tombstones([KEY])
     raw.delete(KEY)

@@ -21,13 +21,13 @@ from person_repo.testing.contract import GROUP, KEY, NEW, OLD, OTHER_KEY, store,
 class Interrupting:
     """A socket that a signal interrupts at its n-th call, and at no other."""
 
-    def __init__(self, inner: socket.socket, at: int) -> None:
+    def __init__(self, inner: socket.socket, call: int) -> None:
         self._inner = inner
-        self._left = at
+        self._calls_before = call
 
     def _count(self) -> None:
-        self._left -= 1
-        if self._left == 0:
+        self._calls_before -= 1
+        if self._calls_before == 0:
             raise KeyboardInterrupt
 
     def sendall(self, request: bytes) -> None:
@@ -49,24 +49,24 @@ class Interrupting:
     "operation",
     ["fetch", "fetch_many", "fill", "abandon", "put_tombstones", "release", "contended release", "dogpile"],
 )
-def test_whatever_is_interrupted_the_next_read_gets_its_own_value(
+def test_after_any_interruption_the_next_read_gets_its_own_value(
     connect: Connect, server: Memcached, operation: str
 ) -> None:
     backend, another = connect(server), connect(server)
     for number in range(12):
         store(another, f"{KEY}{number}", b"%d" % number * 20)
-    for at in itertools.count(1):
-        call = prepare(backend, another, f"{KEY}-{at}", operation)
+    for number_of_call in itertools.count(1):
+        call = prepare(backend, another, f"{KEY}-{number_of_call}", operation)
         connection = backend._pool.connection(server.url, Budget(10.0))
         inner = connection._socket
-        connection._socket = Interrupting(inner, at)  # type: ignore[assignment]
+        connection._socket = Interrupting(inner, number_of_call)  # type: ignore[assignment]
         try:
             call()
         except KeyboardInterrupt:
             assert backend._pool.connection(server.url, Budget(10.0)) is not connection
         else:
             connection._socket = inner
-            assert at > 4, "nothing was interrupted"
+            assert number_of_call > 4, "nothing was interrupted"
             return
         for number in range(12):
             assert backend.fetch(GROUP, f"{KEY}{number}") == b"%d" % number * 20
@@ -98,12 +98,12 @@ def prepare(backend: MemcachedBackend, another: MemcachedBackend, key: str, oper
             return lambda: backend.get_serialized(key)
 
 
-@pytest.mark.parametrize("at", range(1, 8))
+@pytest.mark.parametrize("call", range(1, 8))
 def test_leases_taken_before_an_interrupted_exchange_are_not_used_on_its_connection(
-    connect: Connect, server: Memcached, at: int
+    connect: Connect, server: Memcached, call: int
 ) -> None:
-    """Who is interrupted gives its leases back: on that connection the replies of the exchange would be read for
-    theirs, and from there on everybody's for somebody else's.
+    """A reader that is interrupted gives its leases back. On that connection the replies to the exchange would be read
+    as those to the leases, and every later reply as somebody else's.
     """
     backend, another = connect(server), connect(server)
     values = keys(6)
@@ -111,7 +111,7 @@ def test_leases_taken_before_an_interrupted_exchange_are_not_used_on_its_connect
         store(another, key, key.encode())
     lease, other_lease = take(backend), take(backend, OTHER_KEY)
     connection = backend._pool.connection(server.url, Budget(10.0))
-    connection._socket = Interrupting(connection._socket, at)  # type: ignore[assignment]
+    connection._socket = Interrupting(connection._socket, call)  # type: ignore[assignment]
     with pytest.raises(KeyboardInterrupt):
         backend.fetch(GROUP, values[0])
     inner: Any = connection._socket

@@ -97,7 +97,7 @@ def test_values_look_on_the_wire_as_other_releases_expect_them(connect: Connect,
 
 
 def test_a_restart_gives_the_same_cas_ids_again(connect: Connect, server: Memcached) -> None:
-    """The tests of the contract that restart a server twice would show nothing if it did not."""
+    """Without that, the tests of the contract that restart a server twice would show nothing."""
     reader, another = connect(server), connect(server)
     server.restart()
     lease = take(reader)

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 from unittest import mock
 
 import pytest
 from support.clocks import Clock
-from support.exchanges import MARKER, Connect, home, keys, round_trips, says_to_each, started
+from support.exchanges import MARKER, Connect, home, hurry, keys, round_trips, says_to_each, started
 from support.servers import Memcached
 from support.unruly import Door
 
 from person_repo.cache.contract import BLOCKED, UNREACHABLE, Lease
-from person_repo.cache.memcached.backend import MemcachedBackend
 from person_repo.cache.memcached.connection import Budget, Connection
 from person_repo.cache.memcached.pool import Pool
 from person_repo.testing.contract import GROUP, KEY, OLD, OTHER_GROUP, OTHER_KEY, store, take
 
 
 class Watched:
-    """A socket that notes how long each wait may last."""
+    """A socket that notes the bound of each wait that timed out."""
 
     def __init__(self, watched: Any, waited: list[float]) -> None:
         self._watched = watched
@@ -43,12 +41,6 @@ class Watched:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._watched, name)
-
-
-def lose_patience(backend: MemcachedBackend, server: Memcached) -> None:
-    """Short deadlines from now on: until now a busy machine may have needed the long ones."""
-    backend.settings = backend._pool.settings = replace(backend.settings, timeout=0.1, connect_timeout=0.1)
-    backend._pool.connection(server.url, Budget(10.0))
 
 
 def test_tombstones_for_a_server_that_is_down_are_reported_and_the_others_placed(
@@ -97,7 +89,7 @@ def test_a_release_asks_a_server_that_hangs_once_and_not_for_each_key(connect: C
     tombstones = backend.put_tombstones(keys(300))
     overlapping = another.put_tombstones(keys(300))
     errors = backend.counters.snapshot().errors
-    lose_patience(backend, server)
+    hurry(backend, 0.1)
     server.pause()
     try:
         assert round_trips(backend, lambda: backend.release(tombstones)) == 1
@@ -113,7 +105,8 @@ def test_a_server_that_hangs_is_unreachable_and_answers_again_once_it_goes_on(
     connect: Connect, server: Memcached
 ) -> None:
     store(connect(server), KEY, OLD)
-    backend = connect(server, timeout=0.05, connect_timeout=0.05)
+    backend = connect(server)
+    hurry(backend, 0.05)
     server.pause()
     try:
         assert backend.fetch(GROUP, KEY) is UNREACHABLE
@@ -122,16 +115,15 @@ def test_a_server_that_hangs_is_unreachable_and_answers_again_once_it_goes_on(
     finally:
         server.resume()
 
-    patient = connect(server)
-    patient._pool._local = backend._pool._local
-    assert patient.fetch(GROUP, KEY) in (OLD, BLOCKED)  # the tombstone may have reached it
+    hurry(backend, 10.0)
+    assert backend.fetch(GROUP, KEY) in (OLD, BLOCKED)  # the tombstone may have reached it
 
 
 def test_a_writer_waits_for_a_server_that_hangs_once(connect: Connect, server: Memcached) -> None:
     backend = connect(server)
     backend.release(backend.put_tombstones(keys(300)))
     before = backend.counters.snapshot()
-    lose_patience(backend, server)
+    hurry(backend, 0.1)
     server.pause()
     try:
         assert backend.put_tombstones(keys(300)).failed_keys == frozenset(keys(300))
@@ -259,7 +251,7 @@ def test_one_server_that_is_left_alone_takes_nothing_from_the_others(
     assert {key: home(backend, key) for key in keys(30)} == placed
 
 
-def test_a_server_is_dialled_where_its_address_says_and_goes_by_its_name(
+def test_a_server_is_reached_at_its_address_and_known_by_its_name(
     connect: Connect, server: Memcached, door: Door
 ) -> None:
     backend = connect("cache.example:11211")
@@ -272,11 +264,11 @@ def test_a_server_is_dialled_where_its_address_says_and_goes_by_its_name(
 
 
 def test_an_operation_waits_once_for_all_its_servers(connect: Connect, memcached_servers: list[Memcached]) -> None:
-    """Two of three servers hang; what is left of the patience after the first is no second timeout."""
+    """Two of three servers hang; both waits share one timeout."""
     backend = connect(*memcached_servers)
     for key in keys(30):
         store(backend, key, key.encode())
-    backend.settings = replace(backend.settings, timeout=0.2)
+    hurry(backend, 0.5)
     waited: list[float] = []
     for server in memcached_servers:
         connection = backend._pool.connection(server.url, Budget(10.0))
@@ -290,12 +282,12 @@ def test_an_operation_waits_once_for_all_its_servers(connect: Connect, memcached
         for server in hanging:
             server.resume()
 
-    assert sum(waited) < 0.2 + 3 * 0.1, "what the sockets were told to wait"
+    assert sum(waited) < 0.5 + 3 * 0.1
     for key, value in found.items():
         assert value == key.encode() or home(backend, key) in {server.url for server in hanging}
 
 
-def test_where_connecting_has_used_up_the_patience_a_moment_is_left_to_ask(connect: Connect, server: Memcached) -> None:
+def test_after_connecting_has_used_up_the_budget_a_moment_is_left_to_ask(connect: Connect, server: Memcached) -> None:
     backend = connect(server)
     store(backend, KEY, OLD)
     opened = Pool.connection
@@ -335,7 +327,7 @@ def test_a_retired_marker_ends_its_epoch(connect: Connect, server: Memcached) ->
     take(reader)
 
 
-def test_what_cannot_be_reached_is_not_retired(connect: Connect, server: Memcached) -> None:
+def test_places_that_cannot_be_reached_are_not_retired(connect: Connect, server: Memcached) -> None:
     backend = connect(server)
     backend.fetch(GROUP, KEY)
     server.kill()
@@ -343,7 +335,7 @@ def test_what_cannot_be_reached_is_not_retired(connect: Connect, server: Memcach
     assert backend.retire([(server.url, KEY), ("elsewhere:11211", KEY)]) == frozenset()
 
 
-def test_a_release_tells_where_nobody_answered(connect: Connect, server: Memcached) -> None:
+def test_a_release_returns_the_places_at_which_nobody_answered(connect: Connect, server: Memcached) -> None:
     backend = connect(server)
     tombstones = backend.put_tombstones([KEY], [OTHER_GROUP])
     server.kill()
@@ -376,7 +368,7 @@ def test_a_tombstone_and_its_release_reach_a_server_that_restarted_while_nobody_
 
 
 def test_a_server_without_cas_ids_is_refused_by_name(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
-    """It would take every fill, those of lost leases too."""
+    """It would take every fill, even with a lost lease."""
     with started("-C") as without:
         backend = connect(without)
 
@@ -386,7 +378,7 @@ def test_a_server_without_cas_ids_is_refused_by_name(connect: Connect, caplog: p
     assert "start it without -C" in caplog.text
 
 
-def test_an_older_memcached_is_told_from_a_broken_one(
+def test_an_older_memcached_is_not_taken_for_a_broken_one(
     connect: Connect, door: Door, caplog: pytest.LogCaptureFixture
 ) -> None:
     backend = connect(door)

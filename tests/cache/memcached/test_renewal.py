@@ -1,4 +1,4 @@
-"""A ttl of four seconds, of which two are the last part."""
+"""Values of which one reader gets the right to renew them: a ttl of four seconds, of which two are the last part."""
 
 from __future__ import annotations
 
@@ -21,16 +21,14 @@ def expiring(backend: MemcachedBackend, server: Memcached) -> Expiring:
     return found
 
 
-def test_one_reader_is_to_renew_a_value_that_ends_soon_and_the_others_are_given_it(
-    connect: Connect, server: Memcached
-) -> None:
+def test_one_reader_may_renew_a_value_that_ends_soon_and_the_others_get_it(connect: Connect, server: Memcached) -> None:
     backend, another = connect(server, **SHORT), connect(server, **SHORT)
     found = expiring(backend, server)
 
     assert another.fetch(GROUP, KEY) == backend.fetch(GROUP, KEY) == OLD
     assert another.fetch_many(GROUP, [KEY]) == [OLD]
     backend.abandon([found.lease])
-    assert another.fetch(GROUP, KEY) == OLD, "what stands there is good to its end"
+    assert another.fetch(GROUP, KEY) == OLD, "the value is good to its end"
     assert backend.fill(found.lease, NEW)
     assert another.fetch(GROUP, KEY) == NEW
     assert server.ask(f"mg {KEY} t") in ("HD t4\r\n", "HD t3\r\n")
@@ -47,7 +45,7 @@ def test_a_value_that_was_changed_meanwhile_is_not_renewed(connect: Connect, ser
     assert not backend.fill(found.lease, OLD)
 
 
-def test_it_can_be_left_out(connect: Connect, server: Memcached) -> None:
+def test_renewal_can_be_turned_off(connect: Connect, server: Memcached) -> None:
     backend = connect(server, ttl=4, refresh_ahead=0)
     store(backend, KEY, OLD)
     server.ask(f"mg {KEY} T1")

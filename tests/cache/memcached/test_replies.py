@@ -28,18 +28,18 @@ def test_a_reply_in_single_bytes_is_read_whole(connect: Connect, server: Memcach
 
 
 MARKER_REPLY = b"VA 8 f16777224\r\nan epoch\r\n"
-
-
 HIT_REPLY = b"VA 13 f16777229 c5\r\nan epochvalue\r\n"
 
 
 @pytest.mark.parametrize("pieces", [1, 2, 30])
-def test_the_replies_of_a_hit_are_taken_for_one(connect: Connect, server: Memcached, door: Door, pieces: int) -> None:
+def test_a_hit_is_recognised_in_any_number_of_pieces(
+    connect: Connect, server: Memcached, door: Door, pieces: int
+) -> None:
     backend = connect(door)
     take(backend)
     replies = MARKER_REPLY + HIT_REPLY
     step = -(-len(replies) // pieces)
-    door.answer = says(*[replies[at : at + step] for at in range(0, len(replies), step)])
+    door.answer = says(*[replies[start : start + step] for start in range(0, len(replies), step)])
 
     assert [backend.fetch(GROUP, KEY) for _ in range(3)] == [b"value"] * 3
     assert isinstance(backend.fetch(GROUP, KEY, reject=b"value"), Outcome)
@@ -63,7 +63,7 @@ def test_the_replies_of_a_hit_are_taken_for_one(connect: Connect, server: Memcac
 def test_replies_that_almost_make_sense_are_not_trusted(
     connect: Connect, server: Memcached, door: Door, reply: bytes, learnt: bool
 ) -> None:
-    """Where one byte is out of place, nothing tells which."""
+    """One byte is out of place, and nothing says which."""
     backend, other = connect(door), connect(server)
     store(other, OTHER_KEY, NEW)
     take(backend)
@@ -78,14 +78,12 @@ def test_replies_that_almost_make_sense_are_not_trusted(
 
 
 def values(*items: tuple[bytes, bytes], mark: bytes = b"an epoch") -> bytes:
-    """What a server answers to a ``get`` of the marker and of keys that have these values."""
-    found = [(MARKER.encode(), mark), *[(key, mark + value) for key, value in items]]
-    return b"".join(b"VALUE %b %d %d\r\n%b\r\n" % (key, BASE + len(body), len(body), body) for key, body in found)
+    """The answer to a ``get`` of the marker and of keys that have these values, without its end."""
+    bodies = [(MARKER.encode(), mark), *[(key, mark + value) for key, value in items]]
+    return b"".join(b"VALUE %b %d %d\r\n%b\r\n" % (key, BASE + len(body), len(body), body) for key, body in bodies)
 
 
 FIRST, SECOND = (key.encode() for key in keys(2))
-
-
 END = b"END\r\n"
 
 
@@ -95,14 +93,14 @@ END = b"END\r\n"
     ids=lambda value: repr(value[:12]),
 )
 @pytest.mark.parametrize("pieces", [1, 2, 40])
-def test_the_values_of_many_are_told_from_what_they_hold_and_in_how_many_pieces_they_come(
+def test_the_values_of_many_are_read_in_any_number_of_pieces_and_with_any_bytes_in_them(
     connect: Connect, server: Memcached, door: Door, value: bytes, pieces: int
 ) -> None:
     backend = connect(door)
     take(backend)
     reply = values((FIRST, value), (SECOND, b"other")) + END
     step = -(-len(reply) // pieces)
-    door.answer = says(*[reply[at : at + step] for at in range(0, len(reply), step)])
+    door.answer = says(*[reply[start : start + step] for start in range(0, len(reply), step)])
 
     assert round_trips(backend, lambda: backend.fetch_many(GROUP, keys(2))) == 1
     assert backend.fetch_many(GROUP, keys(2)) == [value, b"other"]
@@ -157,7 +155,7 @@ def test_values_of_many_that_almost_make_sense_are_not_trusted(
     ],
     ids=lambda reply: repr(reply[:70]),
 )
-def test_what_is_no_value_of_the_epoch_is_fetched_as_one_would_be(
+def test_items_that_are_no_values_of_the_epoch_are_fetched_one_by_one(
     connect: Connect, server: Memcached, door: Door, reply: bytes
 ) -> None:
     def answer(_: Door, visitor: socket.socket, request: bytes) -> None:
@@ -171,7 +169,7 @@ def test_what_is_no_value_of_the_epoch_is_fetched_as_one_would_be(
     assert backend.fetch_many(GROUP, keys(2)) == [b"value", b"value"]
 
 
-def test_a_server_that_has_no_memory_for_a_lease_is_counted_and_logged(
+def test_a_server_without_memory_for_a_lease_is_counted_and_logged(
     connect: Connect, door: Door, caplog: pytest.LogCaptureFixture
 ) -> None:
     backend = connect(door)
@@ -192,4 +190,4 @@ def test_a_server_that_has_no_memory_for_a_lease_is_counted_and_logged(
     door.answer = None
     for key in keys(3):
         take(backend, key)
-    assert [record.levelname for record in caplog.records] == ["WARNING"]  # INFO is below what is captured
+    assert [record.levelname for record in caplog.records] == ["WARNING"]  # INFO is not captured

@@ -1,7 +1,8 @@
-"""One party is taken step by step; at one or two of its steps others act, and something is lost.
+"""One party goes step by step; before one or two of its steps others act, or an item is lost.
 
-The parties change a row, which is a number that grows with each commit. A read must not give a number lower than
-the last one whose commit was acknowledged when the read began."""
+The parties change a row, which is a number that grows with each commit. A read must not give a number lower than the
+last one whose commit was acknowledged when the read began.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from support.exchanges import MARKER, Connect, Raw, Stepwise, stepwise
 from support.servers import Memcached
 
 from person_repo.cache.contract import BLOCKED, BUSY, Lease, Tombstones
+from person_repo.cache.memcached import wire
 from person_repo.cache.memcached.backend import MemcachedBackend
 from person_repo.cache.memcached.connection import Budget
 from person_repo.testing.contract import FOREIGN, GROUP, KEY, OLD, store, take
@@ -62,7 +64,7 @@ def test_a_tombstone_that_is_lost_while_it_is_placed_is_placed_again(
 def test_anothers_tombstone_is_not_taken_for_ones_own_that_was_lost_while_it_was_placed(
     connect: Connect, server: Memcached, raw: Raw
 ) -> None:
-    """The two items differ in nothing but their CAS ids."""
+    """The two items differ in their CAS ids alone."""
     backend, another = connect(server), connect(server)
     standing: list[Tombstones] = []
     at_step(backend, server, 2, lambda: (raw.delete(KEY), standing.append(another.put_tombstones([KEY]))))
@@ -88,7 +90,7 @@ def test_a_tombstone_placed_while_a_reader_takes_an_items_place_stays(connect: C
 
 
 Plan = dict[int, list[str]]
-"""What others do before the steps of the party that is taken step by step."""
+"""The acts of others, by the step before which they happen."""
 
 
 def _plans(steps: int, others: list[str]) -> Iterator[Plan]:
@@ -101,6 +103,8 @@ def _plans(steps: int, others: list[str]) -> Iterator[Plan]:
 
 
 class Story:
+    """Parties over one server, and the row that they read and write."""
+
     def __init__(self, connect: Connect, server: Memcached, stood: str) -> None:
         # Backends are shared by all stories: to connect costs more than a story does.
         cache = server.__dict__.setdefault("_story_backends", {})
@@ -117,10 +121,7 @@ class Story:
         self.late: list[Callable[[], object]] = []
         self.stale: list[tuple[int, int]] = []
         for name in (KEY, MARKER):
-            budget = Budget(10.0)
-            self.stepped._pool.exchange(
-                self.stepped._pool.connection(server.url, budget), b"md %b\r\n" % name.encode(), 1, budget
-            )
+            self.evict(name)
         if stood != "nothing":
             store(self.reader, KEY, b"0")
         if stood == "a value of another epoch":
@@ -180,10 +181,8 @@ class Story:
         assert self.stale == [], f"(read, acknowledged before it) with {plan}"
 
     def evict(self, name: str) -> None:
-        budget = Budget(10.0)
-        self.writer._pool.exchange(
-            self.writer._pool.connection(self.server.url, budget), b"md %b\r\n" % name.encode(), 1, budget
-        )
+        budget, pool = Budget(10.0), self.writer._pool
+        pool.exchange(pool.connection(self.server.url, budget), wire.delete(name), 1, budget)
 
     # What others do
 
@@ -207,7 +206,7 @@ class Story:
         self.earlier.release(self.pending)
 
     def do_write(self, *, group: bool = False, whole: bool = True) -> None:
-        if self.locked:  # the database lets it wait until the other transaction is over
+        if self.locked:  # the database makes it wait until the other transaction is over
             return
         tombstones = self.writer.put_tombstones([], [GROUP]) if group else self.writer.put_tombstones([KEY])
         self.row += 1

@@ -86,7 +86,7 @@ def test_each_thread_has_a_connection_of_its_own(connect: Connect, door: Door) -
 
 
 def test_a_lease_fills_nothing_from_another_thread(connect: Connect, server: Memcached) -> None:
-    """There it would be used on another connection, where a restart in between could not be told."""
+    """Another thread has another connection, which does not show a restart in between."""
     backend = connect(server)
     lease = take(backend)
 

@@ -21,7 +21,7 @@ from person_repo.exceptions import ConfigurationError
 from person_repo.testing.contract import GROUP, KEY, OLD, store, take
 
 
-def test_a_unix_socket(connect: Connect) -> None:
+def test_a_server_is_reached_by_a_unix_socket(connect: Connect) -> None:
     with (
         TemporaryDirectory(prefix="person_repo-") as folder,
         started(socket_path=Path(folder) / "cache sock") as server,
@@ -35,7 +35,7 @@ def test_a_unix_socket(connect: Connect) -> None:
         by_url.close()
 
 
-def test_ipv6(connect: Connect, server: Memcached) -> None:
+def test_a_server_is_reached_by_ipv6(connect: Connect, server: Memcached) -> None:
     try:
         door = Door(server.port, host="::1")
     except OSError:
@@ -87,7 +87,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 @pytest.fixture
 def tls_door(server: Memcached, certificates: Certificates) -> Iterator[Door]:
-    """TLS in front of the server, under the address and under a name."""
+    """TLS in front of the server, with a certificate for its address and for a name."""
     files = certificates.issue("server", "127.0.0.1", "cache.example")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*files)
@@ -95,7 +95,7 @@ def tls_door(server: Memcached, certificates: Certificates) -> Iterator[Door]:
         yield door
 
 
-def test_everything_goes_through_it(connect: Connect, tls_door: Door, certificates: Certificates) -> None:
+def test_every_operation_works_over_tls(connect: Connect, tls_door: Door, certificates: Certificates) -> None:
     backend = connect(tls_door, tls=True, tls_ca=str(certificates.ca))
     store(backend, KEY, b"x" * 500_000)
     found = backend.fetch_many(GROUP, [KEY, *keys(500)])
@@ -108,7 +108,7 @@ def test_everything_goes_through_it(connect: Connect, tls_door: Door, certificat
     assert tls_door.visitors == 1
 
 
-def test_it_is_set_by_a_url_too(tls_door: Door, certificates: Certificates) -> None:
+def test_tls_is_set_by_a_url_too(tls_door: Door, certificates: Certificates) -> None:
     backend = MemcachedBackend(
         {"url": f"memcached://{tls_door.url}?tls=1&tls_ca={certificates.ca}&timeout=10&connect_timeout=10"}
     )
@@ -147,7 +147,7 @@ def test_the_systems_authorities_do_not_vouch_for_it(connect: Connect, tls_door:
     assert connect(tls_door, tls=True).fetch(GROUP, KEY) is UNREACHABLE
 
 
-def test_a_client_certificate_is_shown_where_one_is_asked_for(
+def test_a_client_certificate_is_shown_if_the_server_asks_for_one(
     connect: Connect, server: Memcached, certificates: Certificates
 ) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -1,5 +1,6 @@
-"""TLS end to end, with real certificates: a service over memcached, and over MariaDB. ``TestTls`` of the memcached
-backend has what one exchange does.
+"""TLS end to end, with real certificates: a service over memcached, and over MariaDB.
+
+Single exchanges over TLS are tested in ``tests/cache/memcached/test_ways.py``.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def service_over(people: sa.Engine, url: str, **options: Any) -> PersonService:
 
 
 def reads_and_writes(service: PersonService) -> None:
-    """What must be so whether the cache can be reached or not."""
+    """Reads and writes as they are with the cache and without it."""
     assert service.get("ada") == ADA
     assert service.get_many(["ada", "nobody"]) == {"ada": ADA}
     service.update("ada", last_name="King")
@@ -123,20 +124,20 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.mark.usefixtures("_memcached_talks_tls")
 @pytest.mark.parametrize("case", REFUSED)
-def test_where_tls_fails_the_database_answers_and_the_log_says_why(
+def test_if_tls_fails_the_database_answers_and_the_log_says_why(
     people: sa.Engine, authority: Certificates, stranger: Certificates, case: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    reason, told = REFUSED[case]
-    files = authority.issue("refused", *told.get("names", [HOST]), days=told.get("days", 1))
-    options: dict[str, Any] = {"tls": told.get("tls", True)}
+    reason, setup = REFUSED[case]
+    files = authority.issue("refused", *setup.get("names", [HOST]), days=setup.get("days", 1))
+    options: dict[str, Any] = {"tls": setup.get("tls", True)}
     if options["tls"]:
-        options["tls_ca"] = str(stranger.ca if told.get("tls_ca") else authority.ca)
-        options["tls_hostname"] = told.get("tls_hostname", "")
-    if told.get("tls_cert"):
+        options["tls_ca"] = str(stranger.ca if setup.get("tls_ca") else authority.ca)
+        options["tls_hostname"] = setup.get("tls_hostname", "")
+    if setup.get("tls_cert"):
         certificate, key = stranger.issue("client", "client.example")
         options |= {"tls_cert": str(certificate), "tls_key": str(key)}
     with (
-        memcached(tls=Tls(authority.ca, *files), clients=told.get("clients", False)) as (server,),
+        memcached(tls=Tls(authority.ca, *files), clients=setup.get("clients", False)) as (server,),
         service_over(people, f"memcached://{server.url}", **options) as service,
     ):
         reads_and_writes(service)
@@ -242,7 +243,7 @@ def test_mariadb_with_an_expired_certificate_is_refused(database: MariaDB, autho
     administration.dispose()
 
 
-def test_a_server_that_has_no_tls_is_refused_by_whoever_names_an_authority(
+def test_a_server_without_tls_is_refused_by_a_client_that_names_an_authority(
     mysql_url: str, authority: Certificates
 ) -> None:
     plain = sa.make_url(mysql_url).set(username="root", password=PASSWORD)
@@ -251,7 +252,7 @@ def test_a_server_that_has_no_tls_is_refused_by_whoever_names_an_authority(
     refused(url, "SSL is required but the server doesn't support it|certificate verify failed")
 
 
-def test_whoever_talks_no_tls_is_refused_by_the_server(database: MariaDB) -> None:
+def test_a_client_without_tls_is_refused_by_the_server(database: MariaDB) -> None:
     refused(
         f"mysql+pymysql://crm:{PASSWORD}@{HOST}:{database.port}/crm?ssl_disabled=true",
         "Connections using insecure transport are prohibited|Access denied",
