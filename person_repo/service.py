@@ -179,7 +179,7 @@ class Service(Repository[E]):
         """The counters of the cached reads and of the region under them, other services over that region included."""
         return self.cached.stats()
 
-    # What it stands on
+    # Its parts
 
     @property
     def sessions(self) -> Sessions:

@@ -192,9 +192,9 @@ class LeaseBackend(DogpileFace):
 
     @abc.abstractmethod
     def release(self, tombstones: Tombstones) -> frozenset[Place]:
-        """Removes this transaction's tombstones once its outcome is known; whatever else stands there goes too, unless
-        it is another transaction's tombstone. Whoever reads after this loads afresh, except at the places returned:
-        there nobody answered.
+        """Removes this transaction's tombstones once its outcome is known, and anything else at these places that is no
+        tombstone of another transaction. Later reads load afresh, except at the places returned, where no server
+        answered.
         """
 
     def places_of(self, group: str, key: str) -> tuple[Place, Place]:

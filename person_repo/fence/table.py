@@ -48,7 +48,7 @@ class Row(NamedTuple):
 
     @property
     def place(self) -> Place:
-        """Where an old entry may stand."""
+        """The place where an old entry may stand."""
         return self.server, self.item
 
 

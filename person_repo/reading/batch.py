@@ -47,12 +47,12 @@ class Batch:
 
     @property
     def busy(self) -> list[int]:
-        """What other readers are loading."""
+        """The indices of items that other readers are loading."""
         return [index for index, reason in self.to_load.items() if reason is BUSY]
 
     @property
     def free(self) -> list[int]:
-        """What is to be loaded, and no other reader is known to load."""
+        """The indices of items to load that no other reader is known to load."""
         return [index for index, reason in self.to_load.items() if reason is not BUSY]
 
     @property

@@ -214,7 +214,7 @@ class CachedRepository(Repository[E]):
         """
         return self.database.bind(session)
 
-    # What it stands on
+    # Its parts
 
     def stats(self) -> Stats:
         """The counters of this repository's reads and of the region under it, other repositories over the same region

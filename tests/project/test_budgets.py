@@ -1,4 +1,4 @@
-"""What things may cost, counted: round trips, queries and calls of Python functions. No clock is asked."""
+"""Costs that are counted: round trips, queries and calls of Python functions. No clock is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names in prose are alive: what docstrings, comments and pages put in backquotes is there."""
+"""Prose is plain, and the names that docstrings, comments and pages put in backquotes exist."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pkgutil
 import re
 import sys
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,7 @@ def external_names() -> frozenset[str]:
 
 @functools.cache
 def own_attributes(name: str) -> frozenset[str]:
-    """What objects of the classes of a name have: names of their bodies, and what is set on ``self``."""
+    """The attributes of a class and of its objects: names in its body, and those set on ``self``."""
     found: set[str] = set()
     for path in modules():
         for node in ast.walk(tree_of(path)):
@@ -151,7 +151,7 @@ def own_attributes(name: str) -> frozenset[str]:
 
 
 def objects_of(name: str, path: str) -> Iterator[Any]:
-    """What a name may stand for in a module: its own, one of the package's, one of somebody else's."""
+    """The objects that a name may stand for in a module: its own, the package's, and those of others."""
     ours = [module for module in modules().values() if module.__name__ != FIXTURES]
     spaces = [modules()[path], *ours, *map(importlib.import_module, EXTERNAL)]
     for space in spaces:
@@ -260,7 +260,7 @@ _LOADED_BY_NAME = {f"person_repo.{name}" for name in ("memcached", "memory", "nu
 
 
 def parts_of(page: Path) -> Iterator[str]:
-    """What a page has in backquotes outside of fences."""
+    """The texts in backquotes on a page, outside of fences."""
     text = re.sub(r"^(`{3,}).*?^\1$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     yield from re.findall(r"`([^`\n]+)`", text)
 
@@ -287,3 +287,46 @@ def test_names_and_files_on_pages_exist(page: Path) -> None:
         if re.fullmatch(r"(person_repo|tests|docs|benchmarks|alembic)(/[\w.-]+)+/?", quoted):
             dead += [] if (CHECKOUT / quoted).exists() else [quoted]
     assert not dead, f"{page.name} names what is not there: {', '.join(dead)}"
+
+
+# Plain sentences
+
+
+def sentences_of_code() -> Iterator[tuple[str, str]]:
+    """Each sentence of a docstring or a comment of the package and the benchmarks, with its place."""
+    for path in sorted([*PACKAGE.rglob("*.py"), *(CHECKOUT / "benchmarks").glob("*.py")]):
+        for line, text in prose(path):
+            for sentence in _sentences(text):
+                yield f"{path.relative_to(CHECKOUT)}:{line}", sentence
+
+
+def sentences_of_pages() -> Iterator[tuple[str, str]]:
+    """Each sentence of a page outside of fences and headings."""
+    for page in PAGES:
+        text = re.sub(r"^(`{3,}).*?^\1$|^#.*$|^<!--.*?-->$", "", page.read_text("utf-8"), flags=re.M | re.S)
+        for sentence in _sentences(text):
+            yield str(page.relative_to(CHECKOUT)), sentence
+
+
+def _sentences(text: str) -> list[str]:
+    return re.split(r"(?<=[.:!?]) +|\n\n", re.sub(r"(?<!\n)\n(?!\n)", " ", text))
+
+
+_HEADLESS = re.compile(r"[\s*|-]*(What|Whoever|Whether|Where|Whose) (?!.*\?$)")
+_TOLD = re.compile(r"\b(tell|tells|told)\b", re.IGNORECASE)
+
+
+@pytest.mark.parametrize("sentences", [sentences_of_code, sentences_of_pages])
+def test_sentences_begin_with_a_noun_or_a_verb_and_nobody_is_told(
+    sentences: Callable[[], Iterator[tuple[str, str]]],
+) -> None:
+    """No sentence begins with a relative clause ("What is loaded ..."), whose noun and verb readers have to wait for.
+
+    "Told" stands for many things (known, distinguished, notified, said): use the word that is meant.
+    """
+    found = [
+        f"{place}: {sentence[:90]}"
+        for place, sentence in sentences()
+        if _HEADLESS.match(sentence) or _TOLD.search(sentence)
+    ]
+    assert not found, "\n".join(found)

@@ -64,7 +64,7 @@ class MemcachedBackend(LeaseBackend):
 
     ``arguments``: ``servers`` (``host:port`` or socket paths), or a whole cache ``url``, and see ``LeaseBackend``.
     Every key lives on one server, chosen by rendezvous hashing over the configured list; it never moves to another
-    because its own is down. Whoever shares the cache must list the same servers.
+    because its own is down. All processes that share the cache must list the same servers.
 
     A server that fails ``breaker_failures`` times in a row is left alone, but for one probe every ``breaker_reset``
     seconds. ``addresses``: where a server is reached from here (``host:port``), if that is not its name.

@@ -54,7 +54,7 @@ class Budget:
 
 
 class State(enum.Enum):
-    """Whether a connection may be asked, and if not, why."""
+    """A connection's state: ready for a request, or the reason why not."""
 
     IDLE = "nothing is under way: it may be asked"
     ASKED = "a request is under way: its replies come next, whoever reads"

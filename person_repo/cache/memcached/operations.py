@@ -1,4 +1,4 @@
-"""What the replies of one server mean for a fetch, a fill, a tombstone and its release, and what is asked after them.
+"""A fetch, a fill, a tombstone and its release: the requests to one server, and the meaning of its replies.
 
 No socket is used here. An ``Operation`` is a generator: it yields a request and the number of its replies, is sent
 these replies, and returns its result. ``Pool.run`` makes its exchanges, all with one server.
@@ -142,8 +142,8 @@ class Fetch:
         """Draws an epoch, and takes the places of what was filled in an earlier one. No epoch follows if a writer's
         tombstone has come meanwhile.
 
-        Whoever adds the marker first wins; all read the one that stands then. The loads come after this, so a change of
-        the whole group that this epoch does not know is a change that they see.
+        The first reader that adds the marker wins; all read the one that stands then. The loads come after this, so they
+        see every change of the whole group that this epoch does not know.
         """
         request = wire.begin_epoch(self._group, drawn) + self._take_requests(lease_ttl)
         _, (words, body), *taken = yield request, 2 + len(self._taken)
@@ -191,7 +191,7 @@ class PlacedTombstone(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """What ``Tombstones.placed`` holds: the transaction's token, and its tombstones by where they stand."""
+    """The content of ``Tombstones.placed``: the transaction's token, and its tombstones by their places."""
 
     token: bytes
     tombstones: dict[Place, PlacedTombstone]

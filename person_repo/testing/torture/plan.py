@@ -40,7 +40,7 @@ class Plan:
     """The options of a run. Raises ``ConfigurationError`` for options that do not go together."""
 
     database_url: str
-    """Where the people are: a file or a server, which every process reaches."""
+    """The database of the people: a file or a server, which every process reaches."""
 
     cache_url: str = "memory://"
     """The cache under test. With ``memory://`` the workers are threads of this process, and there are no faults."""
