@@ -142,8 +142,8 @@ class Fetch:
         """Draws an epoch, and takes the places of what was filled in an earlier one. No epoch follows if a writer's
         tombstone has come meanwhile.
 
-        The first reader that adds the marker wins; all read the one that stands then. The loads come after this, so they
-        see every change of the whole group that this epoch does not know.
+        The first reader that adds the marker wins; all read the one that stands then. The loads come after this, so
+        they see every change of the whole group that this epoch does not know.
         """
         request = wire.begin_epoch(self._group, drawn) + self._take_requests(lease_ttl)
         _, (words, body), *taken = yield request, 2 + len(self._taken)
