@@ -32,11 +32,12 @@ _COUNTS = pytest.StashKey["_Counts"]()
 
 
 class _Counts:
-    """How many cases each proof has, and the names of those that this run takes."""
+    """How many cases each proof has, and the names of those that this run takes; whether this process has run one."""
 
     def __init__(self) -> None:
         self.all: dict[str, int] = {}
         self.taken: dict[str, list[str]] = {}
+        self.has_begun = False
 
 
 def seed() -> int:
@@ -156,9 +157,12 @@ def _round_of(item: pytest.Item) -> int:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
-    """pytest: passes over the tests for which no time is left."""
-    until = item.config.getoption("until")
-    return True if until is not None and time.time() > until else None
+    """pytest: passes over the tests for which no time is left, but for the first of this process."""
+    counts, until = item.config.stash[_COUNTS], item.config.getoption("until")
+    if until is not None and counts.has_begun and time.time() > until:
+        return True
+    counts.has_begun = True
+    return None
 
 
 # What it comes to
