@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from support.command import Run, answer, call
 from support.servers import Memcached
+from support.urls import patient_url
 
 import person_repo
 from person_repo import Person, PersonService, migrations
@@ -106,7 +107,7 @@ def test_the_first_read_is_a_first_read_although_others_have_read_before(
     people: PersonService, database_url: str, memcached_servers: list[Memcached]
 ) -> None:
     people.add_many(laureates())
-    cache_url = f"memcached://{memcached_servers[0].url}"
+    cache_url = patient_url(memcached_servers[:1])
     with person_repo.connect(database_url, cache_url) as others:
         others.get("corbato-1990")
 

@@ -16,6 +16,7 @@ import pytest
 import sqlalchemy as sa
 from support.command import KNUTH, LAUREATES, Run, answer, call, error, process
 from support.servers import Memcached, free_port
+from support.urls import patient_url
 
 import person_repo
 from person_repo import Person, PersonService
@@ -222,7 +223,7 @@ class TestSettings:
         self, run: Run, memcached_servers: list[Memcached], database_url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The change is made on an engine that is not covered, so the answer shows who gave it."""
-        monkeypatch.setenv("PERSON_REPO_CACHE_URL", f"memcached://{memcached_servers[0].url}")
+        monkeypatch.setenv("PERSON_REPO_CACHE_URL", patient_url(memcached_servers[:1]))
         run("add", *KNUTH.values())
         run("get", "knuth-1974")
         stranger = sa.create_engine(database_url)
@@ -242,7 +243,7 @@ class TestSettings:
     def test_an_application_reads_the_writes_of_the_command_line(
         self, run: Run, memcached_servers: list[Memcached], database_url: str
     ) -> None:
-        cache_url = f"memcached://{memcached_servers[0].url}"
+        cache_url = patient_url(memcached_servers[:1])
         with person_repo.connect(database_url, cache_url) as application:
             assert application.get("knuth-1974") is None
             assert run("import", str(LAUREATES), "--cache-url", cache_url).exit_code == 0

@@ -42,6 +42,7 @@ import pytest
 import sqlalchemy as sa
 from project.listing import PAGE, listing, written
 from support.servers import Memcached
+from support.urls import patient_url
 
 import person_repo
 from person_repo import Service, Stats, exceptions, migrations
@@ -120,7 +121,7 @@ class Run:
         if part.mark not in ("", *MARKS):
             raise AssertionError(f"{self.page}:{part.line}: <!-- {part.mark}: ... --> is no mark")
         code = re.sub(
-            r"(?P<scheme>memcached|mysql\+pymysql)://(?P<rest>[\w\[/][^\s\"'`?]*)|person_repo:_alembic/versions",
+            r"(?P<scheme>memcached|mysql\+pymysql)://(?P<rest>[\w\[/][^\s\"'`?]*)(?P<more>\?(?!timeout))?|person_repo:_alembic/versions",
             self._server,
             part.code,
         )
@@ -188,11 +189,17 @@ def server_of(request: pytest.FixtureRequest) -> Iterator[Callable[[re.Match[str
                 return str(request.getfixturevalue("mysql_url")).partition("?")[0]
             if not found["rest"].startswith("/"):
                 servers: list[Memcached] = request.getfixturevalue("memcached_servers")
-                return f"memcached://{','.join(server.url for server in servers[: found['rest'].count(',') + 1])}"
+                return patient(servers[: found["rest"].count(",") + 1], found)
             place = found["rest"]
             if place not in sockets:
                 sockets[place] = Memcached(socket_path=Path(folder) / f"{len(sockets)}.sock").start()
-            return f"memcached://{sockets[place].url}"
+            return patient([sockets[place]], found)
+
+        def patient(servers: list[Memcached], found: re.Match[str]) -> str:
+            url = patient_url(servers)
+            if found.string.startswith("?", found.end()):  # the page gives a timeout itself
+                return url.partition("?")[0]
+            return url + ("&" if found["more"] else "")
 
         yield address
         for server in sockets.values():
