@@ -16,7 +16,7 @@ from sqlalchemy import orm
 from support.forks import forking, in_child, running_in_child
 from support.models import HostBase, Parcel, parcel
 from support.servers import Memcached
-from support.urls import patient_url
+from support.urls import MEMORY, patient_url
 
 from person_repo.cache.contract import Lease
 from person_repo.cache.region import make_region
@@ -96,9 +96,9 @@ def test_a_service_begins_with_the_toggle_it_is_given(tmp_path: Path) -> None:
     for use_db in (True, False):
         with connect(url, use_db=use_db) as people:
             assert people.use_db is use_db
-        with PersonService.over(sa.create_engine(url), "memory://", use_db=use_db) as people:
+        with PersonService.over(sa.create_engine(url), MEMORY, use_db=use_db) as people:
             assert people.use_db is use_db
-        with Service.over(Parcel, sa.create_engine(url), "memory://", use_db=use_db) as parcels:
+        with Service.over(Parcel, sa.create_engine(url), MEMORY, use_db=use_db) as parcels:
             assert parcels.use_db is use_db
     with connect(url) as people:
         assert people.use_db is False
@@ -532,7 +532,7 @@ def test_a_service_can_be_closed_again_and_used_again(people: PersonService) -> 
 def test_closing_leaves_the_hosts_engine_open(people_engine: sa.Engine) -> None:
     disposed: list[object] = []
     sa.event.listen(people_engine, "engine_disposed", disposed.append)
-    with PersonService.over(people_engine, "memory://") as people:
+    with PersonService.over(people_engine, MEMORY) as people:
         people.add(person())
         held = people_engine.connect()
 
@@ -657,7 +657,7 @@ def test_a_service_that_was_used_before_a_fork_works_on_both_sides_of_it(
 def test_a_forked_process_reads_on_connections_of_its_own(mysql_url: str) -> None:
     host = sa.create_engine(mysql_url)
     Base.metadata.create_all(host)
-    people = PersonService.over(host, "memory://")
+    people = PersonService.over(host, MEMORY)
 
     def connection_id() -> int:
         people.get("ada")

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 from support.entities import Loose, OwnBase, Ticket
 from support.models import HostBase, Parcel
+from support.urls import MEMORY
 
 from person_repo.service import PersonService, Service
 
@@ -21,21 +22,21 @@ def use_db(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture
 def people(sessions: orm.sessionmaker[orm.Session], use_db: bool) -> Iterator[PersonService]:
-    with PersonService.over(sessions, "memory://", use_db=use_db) as people:
+    with PersonService.over(sessions, MEMORY, use_db=use_db) as people:
         yield people
 
 
 @pytest.fixture
 def parcels(engine: sa.Engine, use_db: bool) -> Iterator[Service[Parcel]]:
     HostBase.metadata.create_all(engine)
-    with Service.over(Parcel, engine, "memory://", use_db=use_db) as parcels:
+    with Service.over(Parcel, engine, MEMORY, use_db=use_db) as parcels:
         yield parcels
 
 
 @pytest.fixture
 def loose(engine: sa.Engine, use_db: bool) -> Iterator[Service[Loose]]:
     OwnBase.metadata.create_all(engine)
-    with Service.over(Loose, engine, "memory://", use_db=use_db) as loose:
+    with Service.over(Loose, engine, MEMORY, use_db=use_db) as loose:
         yield loose
 
 
@@ -50,7 +51,7 @@ def engine(database_url: str) -> Iterator[sa.Engine]:
 @pytest.fixture
 def tickets(engine: sa.Engine, use_db: bool) -> Iterator[Service[Ticket]]:
     OwnBase.metadata.create_all(engine)
-    with Service.over(Ticket, engine, "memory://", use_db=use_db) as tickets:
+    with Service.over(Ticket, engine, MEMORY, use_db=use_db) as tickets:
         yield tickets
 
 

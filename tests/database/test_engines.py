@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy import event, orm
 from support.entities import person, store
 from support.models import HostBase, Parcel, parcel
+from support.urls import MEMORY
 
 from person_repo.database import engines
 from person_repo.database.engines import read_engine_of
@@ -173,7 +174,7 @@ def test_parameters_that_the_host_hides_stay_hidden_in_errors(database_url: str)
 def test_a_host_whose_only_connection_is_in_use_can_read(database_url: str) -> None:
     host = sa.create_engine(database_url, pool_size=1, max_overflow=0, pool_timeout=0)
     Base.metadata.create_all(host)
-    with PersonService.over(orm.sessionmaker(host), "memory://") as people:
+    with PersonService.over(orm.sessionmaker(host), MEMORY) as people:
         people.add(person())
         with host.connect() as only:
             only.execute(sa.select(1))
@@ -216,7 +217,7 @@ def here(read: Callable[[], Any]) -> Any:
 def test_a_read_beside_the_hosts_transaction_leaves_it_open_and_fills_nothing(
     shared: sa.Engine, run: Callable[[Callable[[], Any]], Any]
 ) -> None:
-    people = PersonService.over(orm.sessionmaker(shared), "memory://")
+    people = PersonService.over(orm.sessionmaker(shared), MEMORY)
     with orm.Session(shared) as session:
         session.add(person())
         session.flush()
@@ -235,7 +236,7 @@ def test_a_read_beside_the_hosts_transaction_leaves_it_open_and_fills_nothing(
 
 
 def test_a_read_beside_a_transaction_that_is_rolled_back_is_not_cached(shared: sa.Engine) -> None:
-    people = PersonService.over(orm.sessionmaker(shared), "memory://")
+    people = PersonService.over(orm.sessionmaker(shared), MEMORY)
     with orm.Session(shared) as session:
         session.add(person())
         session.flush()
@@ -270,12 +271,12 @@ def test_closing_a_service_or_losing_it_leaves_the_hosts_transaction_open(shared
     with orm.Session(shared) as session:
         session.add(person())
         session.flush()
-        closed = PersonService.over(orm.sessionmaker(shared), "memory://")
+        closed = PersonService.over(orm.sessionmaker(shared), MEMORY)
         closed.get("ada")
         closed.close()
         closed.get("ada")
         closed.close()
-        lost = PersonService.over(orm.sessionmaker(shared), "memory://")
+        lost = PersonService.over(orm.sessionmaker(shared), MEMORY)
         lost.get("ada")
         del closed, lost
         gc.collect()
@@ -306,7 +307,7 @@ def test_reads_on_the_one_connection_come_one_after_the_other(shared: sa.Engine)
 
 
 def test_threads_read_beside_a_writer_and_never_see_less_than_was_committed(shared: sa.Engine) -> None:
-    people = PersonService.over(orm.sessionmaker(shared), "memory://")
+    people = PersonService.over(orm.sessionmaker(shared), MEMORY)
     people.add(person(first_name="0"))
     acknowledged = 0
     over = threading.Event()
@@ -343,7 +344,7 @@ def test_sqlite_in_memory_by_default_is_read_with_a_warning_and_never_cached(
     engine = sa.create_engine("sqlite://")
     Base.metadata.create_all(engine)
     with caplog.at_level(logging.WARNING, "person_repo"):
-        people = PersonService.over(orm.sessionmaker(engine), "memory://")
+        people = PersonService.over(orm.sessionmaker(engine), MEMORY)
     assert "poolclass=StaticPool" in caplog.text
 
     people.add(person())
@@ -379,7 +380,7 @@ def joined_to(connection: sa.Connection) -> orm.sessionmaker[orm.Session]:
 
 
 def test_sessions_on_one_connection_read_their_own_writes_and_nothing_is_cached(outer: sa.Connection) -> None:
-    people = PersonService.over(joined_to(outer), "memory://")
+    people = PersonService.over(joined_to(outer), MEMORY)
     people.add(person())
     with orm.Session(outer, join_transaction_mode="create_savepoint") as session, session.begin():
         session.add(person("bob"))
@@ -398,7 +399,7 @@ def test_sessions_on_one_connection_read_their_own_writes_and_nothing_is_cached(
 
 
 def test_a_service_on_one_connection_commits_nothing(outer: sa.Connection, people_engine: sa.Engine) -> None:
-    people = PersonService.over(joined_to(outer), "memory://")
+    people = PersonService.over(joined_to(outer), MEMORY)
     assert people.add_many([person(), person("bob")]) == 2
     assert people.update("ada", first_name="Augusta").first_name == "Augusta"
     assert people.upsert(person("eve")) == person("eve")
@@ -412,7 +413,7 @@ def test_a_service_on_one_connection_commits_nothing(outer: sa.Connection, peopl
 
 
 def test_entities_read_by_sessions_on_one_connection_are_detached_and_complete(outer: sa.Connection) -> None:
-    people = PersonService.over(joined_to(outer), "memory://")
+    people = PersonService.over(joined_to(outer), MEMORY)
     people.add(person())
     found = people.get_one("ada")
 

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy import event, orm
 from support.entities import Badge, Loose, OwnBase, Step, Ticket, once, person, stored
 from support.models import Parcel, Size, parcel
+from support.urls import MEMORY
 
 from person_repo.database.bound import BoundRepository
 from person_repo.database.repository import SQLAlchemyRepository
@@ -340,11 +341,11 @@ def test_a_taken_composite_key_is_named(parcels: Service[Parcel]) -> None:
 
 def test_no_id_is_named_if_another_unique_column_or_another_table_is_in_the_way(engine: sa.Engine) -> None:
     OwnBase.metadata.create_all(engine)
-    with Service.over(Badge, engine, "memory://") as badges:
+    with Service.over(Badge, engine, MEMORY) as badges:
         badges.add(Badge(id=1, code="a"))
         with pytest.raises(EntityExistsError, match=r"^Badge exists already: ") as caught:
             badges.add(Badge(id=2, code="a"))
-    with Service.over(Ticket, engine, "memory://") as tickets:
+    with Service.over(Ticket, engine, MEMORY) as tickets:
         tickets.add(Ticket(id=1, title="first", steps=[Step(id=1)]))
         with pytest.raises(EntityExistsError, match=r"^Ticket exists already: ") as other:
             tickets.add(Ticket(id=2, title="second", steps=[Step(id=1)]))

@@ -16,6 +16,7 @@ import pytest
 import sqlalchemy as sa
 import stamina
 from sqlalchemy import event, orm
+from support.urls import MEMORY
 
 from person_repo.database.repository import SQLAlchemyRepository
 from person_repo.exceptions import PersonRepoError
@@ -102,7 +103,7 @@ def engine(database_url: str) -> Iterator[sa.Engine]:
 
 @pytest.fixture
 def people(people_engine: sa.Engine) -> Iterator[PersonService]:
-    with PersonService.over(people_engine, "memory://") as people:
+    with PersonService.over(people_engine, MEMORY) as people:
         people.add(person("ada", "Ada"))
         yield people
 

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import event, orm
 from sqlalchemy.ext.asyncio import async_sessionmaker
 from support.entities import Loose, OwnBase, person
+from support.urls import MEMORY
 
 from person_repo.database.repository import SQLAlchemyRepository
 from person_repo.exceptions import (
@@ -154,7 +155,7 @@ def test_an_engine_of_one_connection_named_for_reads_is_read_beside(people_engin
     """As in a test suite that puts SQLite in memory in the place of both engines of its application."""
     shared = sa.create_engine("sqlite://", poolclass=sa.StaticPool, connect_args={"check_same_thread": False})
     Base.metadata.create_all(shared)
-    people = CachedRepository(SQLAlchemyRepository(Person, shared, read_engine=shared), "memory://")
+    people = CachedRepository(SQLAlchemyRepository(Person, shared, read_engine=shared), MEMORY)
     with orm.Session(shared) as session:
         session.add(person())
         session.flush()
@@ -183,7 +184,7 @@ def test_of_sessions_that_read_from_replicas_the_engine_they_write_to_is_read(pe
     replica = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
     Base.metadata.create_all(replica)
     sessions = orm.sessionmaker(class_=type("Routed", (Routing,), {"leader": people_engine, "replica": replica}))
-    with PersonService.over(sessions, "memory://") as people:
+    with PersonService.over(sessions, MEMORY) as people:
         assert people.engine is people_engine
         assert people.get("ada") is None
         with sessions.begin() as session:
@@ -217,7 +218,7 @@ def test_a_closed_repository_can_be_used_again(people_engine: sa.Engine) -> None
 def test_sessions_put_on_one_connection_later_are_followed_there(people_engine: sa.Engine) -> None:
     """Test suites often do that to the sessionmaker that their application was built with."""
     sessions = orm.sessionmaker(people_engine)
-    with PersonService.over(sessions, "memory://") as people:
+    with PersonService.over(sessions, MEMORY) as people:
         assert people.get("ada") is None
         with people_engine.connect() as connection, connection.begin() as transaction:
             if people_engine.dialect.name == "sqlite":

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 from support.entities import person
 from support.models import HostBase, Parcel, parcel
+from support.urls import MEMORY
 
 from person_repo.exceptions import (
     EntityExistsError,
@@ -32,7 +33,7 @@ def together(count: int, work: Callable[[int], Any]) -> list[Any]:
 
 
 def test_no_update_is_lost_to_another(sessions: orm.sessionmaker[orm.Session]) -> None:
-    with PersonService.over(sessions, "memory://") as people:
+    with PersonService.over(sessions, MEMORY) as people:
         people.add(person(first_name=""))
 
         def add_letters(_: int) -> None:
@@ -46,7 +47,7 @@ def test_no_update_is_lost_to_another(sessions: orm.sessionmaker[orm.Session]) -
 
 
 def test_no_number_is_lost_that_was_read_for_update(sessions: orm.sessionmaker[orm.Session]) -> None:
-    with PersonService.over(sessions, "memory://") as people:
+    with PersonService.over(sessions, MEMORY) as people:
         people.add(person(first_name="0"))
 
         def count(_: int) -> None:
@@ -62,7 +63,7 @@ def test_no_number_is_lost_that_was_read_for_update(sessions: orm.sessionmaker[o
 
 def test_rows_without_a_version_lose_nothing_either(engine: sa.Engine) -> None:
     HostBase.metadata.create_all(engine)
-    with Service.over(Parcel, engine, "memory://") as parcels:
+    with Service.over(Parcel, engine, MEMORY) as parcels:
         parcels.add(parcel(weight=0.0))
 
         def load(_: int) -> None:
@@ -74,7 +75,7 @@ def test_rows_without_a_version_lose_nothing_either(engine: sa.Engine) -> None:
 
 
 def test_upserts_of_one_key_all_succeed(sessions: orm.sessionmaker[orm.Session]) -> None:
-    with PersonService.over(sessions, "memory://") as people:
+    with PersonService.over(sessions, MEMORY) as people:
         for id in ("first", "second", "third"):
             results = together(8, lambda number, id=id: people.upsert(person(id, first_name=str(number))))  # type: ignore[misc]
             assert sorted(result.first_name for result in results) == list("01234567")
@@ -84,7 +85,7 @@ def test_upserts_of_one_key_all_succeed(sessions: orm.sessionmaker[orm.Session])
 
 
 def test_upserts_and_deletes_of_one_key_all_succeed(sessions: orm.sessionmaker[orm.Session]) -> None:
-    with PersonService.over(sessions, "memory://") as people:
+    with PersonService.over(sessions, MEMORY) as people:
 
         def work(number: int) -> None:
             for _ in range(5):
@@ -100,7 +101,7 @@ def test_upserts_and_deletes_of_one_key_all_succeed(sessions: orm.sessionmaker[o
 def test_only_one_of_many_deletes_returns_true(engine: sa.Engine) -> None:
     Base.metadata.create_all(engine)
     HostBase.metadata.create_all(engine)
-    with PersonService.over(engine, "memory://") as people, Service.over(Parcel, engine, "memory://") as parcels:
+    with PersonService.over(engine, MEMORY) as people, Service.over(Parcel, engine, MEMORY) as parcels:
         for _ in range(3):
             people.add(person())
             parcels.add(parcel())
@@ -109,7 +110,7 @@ def test_only_one_of_many_deletes_returns_true(engine: sa.Engine) -> None:
 
 
 def test_one_of_many_adds_of_one_key_succeeds(sessions: orm.sessionmaker[orm.Session]) -> None:
-    with PersonService.over(sessions, "memory://") as people:
+    with PersonService.over(sessions, MEMORY) as people:
 
         def add(number: int) -> str | None:
             try:

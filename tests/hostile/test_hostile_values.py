@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 from support.hostile import MARK, Failing, Liar
 from support.models import HostBase, Parcel, parcel
+from support.urls import MEMORY
 
 from person_repo.exceptions import InvalidEntityError, UnknownFieldError
 from person_repo.model import Person
@@ -85,7 +86,7 @@ def test_a_value_is_stored_as_it_is_or_refused(engine: sa.Engine, how: str, stat
         "fragile": {"number for a word"},
         "note": {"SQL", "word for a number", "NUL", "no such member"},
     }
-    with Service.over(Parcel, engine, "memory://") as parcels, statements(engine, parcels.read_engine) as seen:
+    with Service.over(Parcel, engine, MEMORY) as parcels, statements(engine, parcels.read_engine) as seen:
         parcels.add(original())
         for field in FIELDS:
             for name, value in VALUES.items():
@@ -106,7 +107,7 @@ def test_a_value_is_stored_as_it_is_or_refused(engine: sa.Engine, how: str, stat
 
 @pytest.mark.parametrize("name", ["", " ", "id = 1 --", "__class__", "metadata", "first_name\x00", "x" * 1_000_000])
 def test_unknown_names_of_fields_are_refused(people_engine: sa.Engine, name: str) -> None:
-    with PersonService.over(people_engine, "memory://") as people:
+    with PersonService.over(people_engine, MEMORY) as people:
         people.add(Person(id="ada", first_name="Ada", last_name="Byron"))
         for use in (people.find, lambda **named: people.update("ada", **named)):
             with pytest.raises(UnknownFieldError) as caught:
@@ -118,7 +119,7 @@ def test_unknown_names_of_fields_are_refused(people_engine: sa.Engine, name: str
     "thing", [None, 1, "ada", b"", [], {}, Failing(), Liar(), Person, object()], ids=lambda it: type(it).__name__
 )
 def test_other_objects_than_entities_are_refused(people_engine: sa.Engine, thing: Any) -> None:
-    with PersonService.over(people_engine, "memory://") as people:
+    with PersonService.over(people_engine, MEMORY) as people:
         for write in (people.add, people.upsert, lambda one: people.add_many([one])):
             with pytest.raises(InvalidEntityError):
                 write(thing)
