@@ -308,5 +308,5 @@ def bind_of(
         if engine is not None:
             return engine
         raise ConfigurationError(
-            f"no engine can be told from the sessions for {mapping.name} ({error}); name it with engine="
+            f"the sessions do not say which engine {mapping.name} is on ({error}); name it with engine="
         ) from error
