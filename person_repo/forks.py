@@ -1,4 +1,4 @@
-"""One hook for forks: whoever holds something of one process registers how a child makes its own.
+"""One hook for forks: an object that holds something of one process registers how a child makes its own.
 
 A forked child inherits sockets, on which it would read its parent's replies, and locks that a thread of the parent may
 hold and nobody in the child gives back. So the child makes both anew before any other code of it runs.
@@ -53,7 +53,9 @@ def _after_fork_in_child() -> None:
         except Exception as exc:
             failures.append(exc)
     if failures:
-        raise ExceptionGroup("what belonged to the parent is still in use", failures)  # the interpreter prints it
+        raise ExceptionGroup(
+            "things of the parent are still in use", failures
+        )  # The interpreter prints it and goes on.
 
 
 if hasattr(os, "register_at_fork"):

@@ -12,7 +12,7 @@ __all__ = ["tls_context"]
 def tls_context(ca: str = "", certificate: str = "", key: str = "", *, owner: str) -> ssl.SSLContext:
     """A context that verifies the server's certificate and name.
 
-    ``ca``: the file of the authorities to trust, the system's where empty. ``certificate`` and ``key``: the files that
+    ``ca``: the file of the authorities to trust, the system's if empty. ``certificate`` and ``key``: the files that
     are shown to a server which asks for them; the key may be in the certificate's file. ``owner``: who names the files,
     for the message.
 

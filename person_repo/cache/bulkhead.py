@@ -69,5 +69,5 @@ class Bulkhead:
         for thread in self._first(tickets):
             ticket = tickets.get(thread)
             if ticket is not None and ticket.locked():
-                with suppress(RuntimeError):  # somebody else called it just now
+                with suppress(RuntimeError):  # Another thread called it just now.
                     ticket.release()

@@ -91,7 +91,7 @@ class MemoryBackend(LeaseBackend):
     def fetch(self, group: str, key: str, *, reject: bytes | None = None) -> Fetched:
         self.counters.round_trips.value += 1
         now = self._clock()
-        value = self._hit(group, key, now)  # fast path, without the lock; the slow one is ``_fetch``
+        value = self._hit(group, key, now)  # This is the fast path, without the lock; ``_fetch`` is the slow one.
         if value is not None and value != reject:
             return value
         with self._lock:

@@ -19,7 +19,7 @@ _BACKENDS = {
     "memory": ("person_repo.cache.memory", "MemoryBackend"),
     "null": ("person_repo.cache.null", "NullBackend"),
 }
-"""The module and the class behind each cache URL's scheme. dogpile imports a module where its backend is first used."""
+"""The module and the class behind each cache URL's scheme. dogpile imports a module when its backend is first used."""
 
 for _scheme, _place in _BACKENDS.items():
     register_backend(f"person_repo.{_scheme}", *_place)  # type: ignore[no-untyped-call]
@@ -64,7 +64,7 @@ def lease_backend(region: CacheRegion, **options: Any) -> LeaseBackend:
     Two calls for one region give one backend: leases and counters are shared. ``options``: fields of
     ``CacheSettings`` for a region of somebody else's backend, to be given once and before the first service over it.
 
-    Raises ``ConfigurationError`` for options that come too late, or for a region of ours, which takes them where it is
+    Raises ``ConfigurationError`` for options that come too late, or for a region of ours, which takes them when it is
     made.
     """
     backend = region.actual_backend

@@ -67,7 +67,7 @@ class MemcachedBackend(LeaseBackend):
     because its own is down. All processes that share the cache must list the same servers.
 
     A server that fails ``breaker_failures`` times in a row is left alone, but for one probe every ``breaker_reset``
-    seconds. ``addresses``: where a server is reached from here (``host:port``), if that is not its name.
+    seconds. ``addresses``: the address of a server (``host:port``) if it is not reached at its name.
     """
 
     fenced: ClassVar[bool] = True
@@ -81,11 +81,12 @@ class MemcachedBackend(LeaseBackend):
             raise ConfigurationError(f"a memcached backend was given a cache URL of scheme {url.scheme!r}")
         super().__init__({**url.options, **options})
         self.servers = url.servers
-        self._only = self.servers[0] if len(self.servers) == 1 else ""  # so that one server is chosen without a call
+        self._only = self.servers[0] if len(self.servers) == 1 else ""  # One server needs no call.
         self._placed_at = placement(self.servers)
         self._heads: dict[str, bytes] = {}
         self._tail = wire.fetch_tail(self.settings.lease_ttl, self.renewal)
         self._pool = Pool(self.servers, self.settings, self.counters, _tls_of(self.settings), monotonic)
+        self._ready, self._breakers = self._pool.ready, self._pool.breakers  # The fast path of ``fetch`` uses them.
         on_fork(self._pool.begin)
 
     @property
@@ -100,37 +101,37 @@ class MemcachedBackend(LeaseBackend):
     # The lease contract: reading
 
     def fetch(self, group: str, key: str, *, reject: bytes | None = None) -> Fetched:
-        pool = self._pool
         server = self._only or self._placed_at(key)
         seconds = self.settings.timeout
         try:
-            connection = pool.ready(server)
+            connection = self._ready(server)
             if connection is None:
                 budget = Budget(seconds)
-                connection = pool.connection(server, budget)
+                connection = self._pool.connection(server, budget)
                 seconds = budget.remaining
             self.counters.round_trips.value += 1
             head = self._heads.get(group) or self._head(group)
             received = connection.ask(head + key.encode() + self._tail, seconds)
-            # Fast path: the whole answer begins with the marker that is known. Else it is read reply by reply.
+            # Fast path: the answer begins with the marker that this connection knows. The slow one reads both replies.
             marker: KnownMarker | None = connection.markers.get(group)
             if marker is not None:
-                answer: Fetched | None = marker.value_in(received)
-                if answer is None and (cas := marker.lease_in(received)) is not None:
-                    pool.accepted(server)
-                    answer = FillRight(key, connection, cas, marker.epoch)
-                if answer is not None and answer != reject:
+                value = marker.value_in(received)
+                if value is not None and value != reject:
                     connection.state = IDLE
-                    if pool.breakers[server].is_failing:
-                        pool.answered(server)
-                    return answer
+                    if self._breakers[server].is_failing:
+                        self._pool.answered(server)
+                    return value
+                if value is None and (cas := marker.lease_in(received)) is not None:
+                    connection.state = IDLE
+                    self._pool.accepted(server)
+                    return FillRight(key, connection, cas, marker.epoch)
             budget = Budget(seconds - connection.waited())
             replies = connection.receive(2, budget, received)
-            if pool.breakers[server].is_failing:
-                pool.answered(server)
+            if self._breakers[server].is_failing:
+                self._pool.answered(server)
             return self._answers(connection, group, [key], replies, reject, budget)[0]
         except CacheUnavailableError as exc:
-            pool.failed(server, exc)
+            self._pool.failed(server, exc)
             return UNREACHABLE
 
     def fetch_many(self, group: str, keys: Sequence[str]) -> list[Fetched]:
@@ -138,7 +139,7 @@ class MemcachedBackend(LeaseBackend):
         work = self._by_connection(keys, budget)
         found: dict[str, Fetched | None] = {}
         for _, names, values in self._values_of(group, work, budget):
-            if len(values) == len(keys) and all(values):  # of the only server, in the order of its keys
+            if len(values) == len(keys) and all(values):  # One server had all keys, in their order.
                 return cast("list[Fetched]", values)
             found.update(zip(names, values, strict=True))
         if len(found) < len(keys) or not all(found.values()):
@@ -151,7 +152,7 @@ class MemcachedBackend(LeaseBackend):
         """The values of the group's epoch; None for every other item.
 
         A ``get`` of a hundred keys costs a server less than half of what a hundred ``mg`` do, and is answered in one
-        piece. It takes no leases: what is no value is fetched after it, for one exchange more.
+        piece. It takes no leases: every other item is fetched after it, for one exchange more.
         """
         marker = marker_of(group)
         parts = {connection: wire.get_batches(marker, names) for connection, names in work.items()}
@@ -295,7 +296,7 @@ class MemcachedBackend(LeaseBackend):
 
     def _overwrite(self, work: Mapping[Connection, Sequence[str]], placed: Placed, budget: Budget) -> None:
         """Places tombstones by plain set, after every append was refused: the item is too large to append to. Another
-        owner's tombstone is lost to it, as to an eviction; that owner will delete what stands there.
+        owner's tombstone is lost to it, as to an eviction; that owner will delete ours in turn.
         """
         token, ttl = placed.token, self.settings.tombstone_ttl
         for connection, names, replies in self._pool.exchange_with_each(
@@ -322,8 +323,8 @@ class MemcachedBackend(LeaseBackend):
                     del standing[place]
         if not standing and not tombstones.missing:
             return frozenset()
-        # A reader may hold a lease from before the commit where no tombstone could be placed, on a server that is
-        # there again: its lease goes too, or it would fill the old row.
+        # If a tombstone could not be placed, and its server is there again, a reader may hold a lease from before the
+        # commit: that goes too, or it would fill the old row.
         return self._remove_all([*standing, *tombstones.missing], placed.token, budget)
 
     def retire(self, places: Collection[Place]) -> frozenset[Place]:
@@ -354,7 +355,7 @@ class MemcachedBackend(LeaseBackend):
 
     def _try_remove(self, server: str, name: str, token: bytes, budget: Budget) -> bool:
         """``_remove_own``; False if the server did not answer. It is asked again if the connection turned out to be
-        closed: the server may have restarted, and a reader may have filled the old row where the tombstone was.
+        closed: the server may have restarted, and a reader may have filled the old row in the tombstone's place.
         """
         if server not in self.servers:
             return False

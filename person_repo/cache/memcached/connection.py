@@ -57,7 +57,7 @@ class State(enum.Enum):
     """A connection's state: ready for a request, or the reason why not."""
 
     IDLE = "nothing is under way: it may be asked"
-    ASKED = "a request is under way: its replies come next, whoever reads"
+    ASKED = "a request is under way: its replies come next"
     CLOSED = "closed here, or by the server before it had served"
     CLOSED_BY_SERVER = "closed by the server after it had served: the process behind it may have been replaced"
     TIMED_OUT = "closed here: the server did not answer in time"
@@ -105,7 +105,7 @@ class Connection:
         self._asked_at = began = time.monotonic()
         try:
             self._client = _connected(address or server, settings, tls, budget)
-        except Exception as exc:  # pymemcache lets through whatever the socket or TLS raises
+        except Exception as exc:  # pymemcache lets any error of the socket or TLS through.
             raise CacheUnavailableError(f"memcached {server}: {_reason(exc)}") from exc
         finally:
             budget.remaining -= time.monotonic() - began
@@ -118,7 +118,7 @@ class Connection:
         self.state = IDLE
 
     def _learn_settings(self, budget: Budget) -> None:
-        """Learns what the server stores, and that it is a memcached that can be used."""
+        """Learns the server's limit for a value, and that it is a memcached that can be used."""
         self._send(b"stats settings\r\n", budget)
         answer = self._more(budget)
         while (largest := wire.largest_body(answer)) is None:
@@ -138,7 +138,7 @@ class Connection:
 
     def exchange(self, request: bytes, replies: int, budget: Budget) -> list[Reply]:
         """Sends a request of at most ``LARGEST_REQUEST`` bytes (or one item) and returns its replies, in order."""
-        if len(request) > LARGEST_REQUEST:  # the server may have to read some of it before the rest can be sent
+        if len(request) > LARGEST_REQUEST:  # The server may have to read some of it first.
             self.send(request, budget)
             return self.receive(replies, budget)
         try:
@@ -174,7 +174,7 @@ class Connection:
         self.state = _ASKED
         try:
             # sendall cannot block here: earlier replies were read, so the socket's buffer is empty.
-            if not seconds <= self._limit <= seconds + _TOLERANCE:  # as ``_wait_at_most`` does, without a call
+            if not seconds <= self._limit <= seconds + _TOLERANCE:  # This is ``_wait_at_most`` without a call.
                 self._wait_at_most(max(seconds, _MOMENT))
             self._socket.sendall(request)
             return self._socket.recv(_RECEIVE)
@@ -186,7 +186,7 @@ class Connection:
         return time.monotonic() - self._asked_at
 
     def receive(self, count: int, budget: Budget, begun: bytes = b"") -> list[Reply]:
-        """The replies to what was sent, ``count`` of them, of which the bytes ``begun`` have been read."""
+        """The ``count`` replies to the request that was sent, of which the bytes ``begun`` have been read."""
         replies: list[Reply] = []
         try:
             unread, size = wire.read_replies(begun or self._more(budget), count, replies)
@@ -199,13 +199,13 @@ class Connection:
         return replies
 
     def receive_values(self, names: Sequence[bytes], budget: Budget) -> list[bytes | None]:
-        """The values that a ``get`` of a marker and of other names has found, one for each other name; None for what is
-        no value of the marker's epoch.
+        """The values that a ``get`` of a marker and of other names has found, one for each other name; None for a
+        name without a value of the marker's epoch.
         """
         try:
             begun = self._more(budget, _RECEIVE_MANY)
             values = wire.all_values(begun, names)
-            if values is None:  # not the fast path's case
+            if values is None:  # It is no case for the fast path.
                 values = wire.values_of_epoch(self._bodies(begun, names, budget))
         except (OSError, ProtocolError) as exc:
             raise self._broken(exc) from exc

@@ -6,11 +6,11 @@ state     flags                   body
 absent                            no item, or a value of another epoch
 lease     0                       empty: the server makes it by itself (``mg ... N``)
 value     ``BASE`` + size of body 8 bytes of the group's epoch, then the value
-tombstone anything else           what stood there, then 16 bytes for each owner, appended
+tombstone anything else           the body before, then 16 bytes for each owner, appended
 ========= ======================= ==========================================================
 
 A tombstone is *appended*: several transactions may own one at a time, each removes its own, and every append changes
-the item's CAS id, so that whoever holds the lease loses it. ``BASE`` carries the protocol's version: an item of
+the item's CAS id, so that the holder of a lease loses it. ``BASE`` carries the protocol's version: an item of
 another version fits no state but tombstone, and is bypassed.
 
 Each server holds a *marker* for each group: an item whose value is the epoch, a random number. A value of another epoch
@@ -71,7 +71,7 @@ def epoch_in(flags: int, body: bytes) -> bytes | None:
 
 
 def is_lease(flags: int, body: bytes) -> bool:
-    """True if an item is a lease, whoever holds it."""
+    """True if an item is a lease, of this reader or of another."""
     return flags == 0 and not body
 
 

@@ -86,7 +86,7 @@ class Fetch:
         self._group = group
         self._keys = keys
         self._epoch: bytes | None = None
-        self._taken: dict[int, bytes] = {}  # by the index of its key, the CAS id of an item whose place is taken
+        self._taken: dict[int, bytes] = {}  # CAS ids by the index of the key
         self.answers: list[Fetched] = []
 
     def understand(
@@ -139,8 +139,8 @@ class Fetch:
         return FillRight(key, self._connection, wire.cas_of(words), self._epoch or b"", renews=renews)
 
     def _begin_epoch(self, drawn: bytes, lease_ttl: int) -> Operation[None]:
-        """Draws an epoch, and takes the places of what was filled in an earlier one. No epoch follows if a writer's
-        tombstone has come meanwhile.
+        """Draws an epoch, and takes the places of items of an earlier one. No epoch follows if a writer's tombstone
+        has come meanwhile.
 
         The first reader that adds the marker wins; all read the one that stands then. The loads come after this, so
         they see every change of the whole group that this epoch does not know.
@@ -183,7 +183,7 @@ def fill_request(lease: FillRight, value: bytes, ttl: int) -> bytes:
 
 
 class PlacedTombstone(NamedTuple):
-    """A tombstone as it was placed: where, the CAS id it got, and whether it is the only one on its item."""
+    """A tombstone as it was placed: the connection, the CAS id it got, and if it is the only one on its item."""
 
     connection: Connection
     cas: bytes
@@ -265,5 +265,5 @@ def remove_own(name: str, token: bytes, is_expired: Callable[[bytes], bool]) -> 
         if words[0] in GONE:
             return
     # So contended that it changed under every attempt. To delete whatever stands there costs another writer's
-    # tombstone, like an eviction: that writer finds it gone, and deletes what has come instead.
+    # tombstone, like an eviction: that writer finds it gone, and deletes the item that has come instead.
     yield wire.delete(name), 1

@@ -1,6 +1,6 @@
 """Placement: the one server that holds a key, by rendezvous hashing over the configured list. Pure.
 
-A key never moves to another server because its own is down: what is left on the other would be old when the key moves
+A key never moves to another server because its own is down: an item left on the other would be old when the key moves
 there again.
 """
 

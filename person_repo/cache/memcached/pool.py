@@ -43,8 +43,8 @@ class Pool:
     """Connections to servers; safe for threads, which share breakers and no connection.
 
     A server that fails ``breaker_failures`` times in a row is left alone, but for one probe every ``breaker_reset``
-    seconds. ``addresses``: where a server is reached from here (``host:port``), if that is not its name. ``clock``:
-    seconds that never go back.
+    seconds. ``addresses``: the address of a server (``host:port``) if it is not reached at its name. ``clock``: seconds
+    that never go back.
     """
 
     def __init__(
@@ -61,14 +61,16 @@ class Pool:
         self._counters = counters
         self._tls = tls
         self._clock = clock
+        self.breakers: dict[str, Breaker] = {}
         self._down: set[str] = set()
         self._refusing: set[str] = set()
         self.begin()
 
     def begin(self) -> None:
-        """Makes anew what belongs to one process: connections, and locks that a thread may hold."""
+        """Starts without connections, and with locks that no thread holds: at first, and in a forked child."""
         failures, reset = self.settings.breaker_failures, self.settings.breaker_reset
-        self.breakers = {name: Breaker(failures=failures, reset=reset, clock=self._clock) for name in self._servers}
+        for server in self._servers:
+            self.breakers[server] = Breaker(failures=failures, reset=reset, clock=self._clock)
         self._local = _Local()
 
     # Connections
@@ -165,7 +167,7 @@ class Pool:
         """
         if len(work) == 1:
             ((connection, items),) = work.items()
-            if len(items) == 1:  # as in most transactions
+            if len(items) == 1:  # Most transactions change one item.
                 whole = head + request(items[0])
                 return self._exchange_about_one(connection, items[0], whole, replies + bool(head), budget)
         parts = {
@@ -240,7 +242,7 @@ class Pool:
         self._counters.errors += 1
         used = self._local.connections.get(server)
         if used is not None:
-            used.close()  # the next thing it says may be the answer to this
+            used.close()  # Its next bytes may be the answer to this exchange.
             if used.state is CLOSED_BY_SERVER:
                 logger.debug("%s", exc)
                 return
@@ -259,7 +261,9 @@ class Pool:
             logger.warning("memcached %s: %s; what is not cached there stays so until it takes items", server, said)
 
     def accepted(self, server: str) -> None:
-        """Notes that a server has made a lease."""
+        """Notes that a server has answered with a lease."""
+        if self.breakers[server].is_failing:
+            self.answered(server)
         if server in self._refusing:
             self._refusing.discard(server)
             logger.info("memcached %s takes items again", server)

@@ -70,7 +70,7 @@ _MOST_HEADS: Final = 1024
 
 
 class ProtocolError(CacheUnavailableError):
-    """The other end says what no memcached would."""
+    """The other end gives an answer that no memcached would."""
 
 
 # Requests
@@ -101,7 +101,7 @@ def fill(key: str, cas: bytes, ttl: int, epoch: bytes, value: bytes) -> bytes:
 
 
 def replace_by_lease(key: str, cas: bytes, lease_ttl: int) -> bytes:
-    """Puts a lease in the place of an item that is still what it was."""
+    """Puts a lease in the place of an item that has not changed since."""
     return b"ms %b 0 C%b T%d F0 c\r\n\r\n" % (key.encode(), cas, lease_ttl)
 
 
@@ -113,7 +113,7 @@ def begin_epoch(group: str, epoch: bytes) -> bytes:
 
 
 def append_tombstone(name: str, token: bytes, ttl: int) -> bytes:
-    """Appends a tombstone to an item and looks at what has become of it. Three replies."""
+    """Appends a tombstone to an item, and looks at the item after it. Three replies."""
     key = name.encode()
     # N makes the item if there is none: an append alone makes none in 1.6.18.
     return b"mg %b N%d\r\nms %b %d MA c\r\n%b\r\nmg %b T%d f s c\r\n" % (key, ttl, key, TOKEN_SIZE, token, key, ttl)
@@ -125,7 +125,7 @@ def set_tombstone(name: str, token: bytes, ttl: int) -> bytes:
 
 
 def keep_tombstones(name: str, cas: bytes, ttl: int, tokens: Sequence[bytes]) -> bytes:
-    """Leaves these owners' tombstones alone of an item that is still what it was."""
+    """Leaves only these owners' tombstones of an item that has not changed since."""
     body = b"".join(tokens)
     return b"ms %b %d C%b T%d F0\r\n%b\r\n" % (name.encode(), len(body), cas, ttl, body)
 
@@ -136,7 +136,7 @@ def look(name: str) -> bytes:
 
 
 def delete(name: str, cas: bytes = b"") -> bytes:
-    """Deletes an item; with a CAS id, only if it is still what it was."""
+    """Deletes an item; with a CAS id, only if it has not changed since."""
     return b"md %b C%b\r\n" % (name.encode(), cas) if cas else b"md %b\r\n" % name.encode()
 
 
@@ -171,7 +171,7 @@ def get_batches(marker: str, keys: Sequence[str]) -> Iterator[tuple[list[str], b
 def read_replies(received: bytes, count: int, replies: list[Reply]) -> tuple[bytes, int]:
     """Appends the replies that are whole, until there are ``count``.
 
-    Returns what is left unread, and the least size that it must grow to before it is read on; the size is 0 once all
+    Returns the unread bytes, and the least size that they must grow to before they are read on; the size is 0 once all
     replies are there. Raises ``ProtocolError``.
     """
     start = 0
@@ -299,8 +299,8 @@ def all_values(received: bytes, names: Sequence[bytes]) -> list[bytes | None] | 
     """Fast path of ``read_values`` and ``values_of_epoch``: the values, if the answer is the marker and a value of its
     epoch for each other name, and nothing else. None for every other answer.
 
-    Each line gives the size of what stands between it and the next place of division, so a value that holds the bytes
-    of a division is not taken for two.
+    Each line gives the size of the bytes up to the next division, so a value that holds the bytes of a division is not
+    taken for two.
     """
     first, *parts = received.split(b"\r\nVALUE ")
     line = b"VALUE %b %d %d\r\n" % (names[0], BASE + EPOCH_SIZE, EPOCH_SIZE)
@@ -311,7 +311,7 @@ def all_values(received: bytes, names: Sequence[bytes]) -> list[bytes | None] | 
         return None
     parts[-1] = parts[-1][: -len(b"\r\n" + _END)]
     values: list[bytes | None] = []
-    heads: dict[int, bytes] = {}  # by the length of a line and its value, without the name
+    heads: dict[int, bytes] = {}  # The keys are the lengths of a line and its value, without the name.
     for name, part in zip(names[1:], parts, strict=True):
         size = len(part) - len(name)
         head = heads.get(size)
@@ -379,7 +379,7 @@ def _line_tail(size: int) -> bytes | None:
 
 @functools.lru_cache(maxsize=1024)
 def _size_and_state(words: bytes) -> tuple[int, bool]:
-    """The size in the line of a body, and whether its flags are those of a value. An error is not kept."""
+    """The size in the line of a body, and True if its flags are those of a value. An error is not kept."""
     found = _FLAGS_AND_SIZE(words)
     if found is None:
         raise ProtocolError(f"a value without flags and a size: {words[:80]!r}")
@@ -396,8 +396,8 @@ def largest_body(received: bytes) -> int | None:
     """The size of the largest body that may be stored on a server, by its answer so far to ``stats settings``; None
     until the answer has ended.
 
-    If memcached refuses an item for its size, it deletes what stands at the key, be it another's tombstone; so nothing
-    too large may be sent. Raises ``ProtocolError`` for what is no memcached, or one without CAS ids: it takes any fill,
+    If memcached refuses an item for its size, it deletes the one at the key, be it another's tombstone; so nothing too
+    large may be sent. Raises ``ProtocolError`` for what is no memcached, or one without CAS ids: it takes any fill,
     stale ones too.
     """
     is_longer = len(received) > 4 and not received.startswith((b"STAT ", _END))
