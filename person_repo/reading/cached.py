@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from dogpile.cache import CacheRegion
 from sqlalchemy import orm
 
-from person_repo.cache.contract import BLOCKED, Coherence, LeaseBackend
+from person_repo.cache.contract import BLOCKED, Coherence, Lease, LeaseBackend
 from person_repo.cache.region import lease_backend, region_of
 from person_repo.database.bound import BoundRepository
 from person_repo.database.ids import identities, listed, required
@@ -117,7 +117,7 @@ class CachedRepository(Repository[E]):
         return self._row(id) is not None
 
     def _row(self, id: Any) -> Row | None:
-        """The row of an id, or None. Fast path for a hit; ``ReadThrough`` takes any other answer of the cache."""
+        """The row of an id, or None. Fast path for a hit and for a plain miss; ``ReadThrough.rows`` takes the rest."""
         identity: Identity | None = None
         if (key := self.keys.plain_key_of(id)) is not None:
             full_key = key
@@ -140,6 +140,8 @@ class CachedRepository(Repository[E]):
                     if row is None:
                         self.counters.negative_hits.value += 1
                     return row
+            elif isinstance(item, Lease) and not item.renews and self.backend.bulkhead is None:
+                return self._read_through.row_of_miss((id,) if identity is None else identity, full_key, item)
         batch = Batch([id], [key], [full_key], None if identity is None else [identity])
         return self._read_through.rows(batch, [item])[0]
 
