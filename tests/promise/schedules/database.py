@@ -12,12 +12,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import sqlalchemy as sa
-from promise.schedules.world import Actor, World, step
+from promise.schedules.actors import Actor, step
+from promise.schedules.world import World
 
 __all__ = ["FakeConnection", "FakeDatabase", "FenceEngine", "ReadEngine", "RefusedError", "State"]
 
 State = str | None
-"""What a row says, each write something of its own; None where there is no row."""
+"""The contents of a row, different for each write; None if there is no row."""
 
 
 class RefusedError(Exception):
@@ -26,9 +27,9 @@ class RefusedError(Exception):
 
 class FakeDatabase:
     """``history`` holds every committed state of each row in order, ``acknowledged`` the place of the newest state
-    whose commit has returned to its writer. ``same_row``: ids that find the row of another, as a collation does that
-    folds case. ``fence``: the committed rows of the fence's table by their ids, which grow with each insert, committed
-    or not.
+    whose commit has returned to its writer. ``same_row``: ids that find the row of another id, as with a collation
+    that folds case. ``fence``: the committed rows of the fence's table by their ids, which grow with each insert,
+    committed or not.
     """
 
     __slots__ = ("acknowledged", "fence", "history", "last_fence_id", "locks", "same_row")
@@ -57,7 +58,7 @@ class FakeDatabase:
         return self.history[id][-1]
 
     def found(self, id: str) -> State:
-        """What a statement finds that asks for an id; ids that nobody writes have no row."""
+        """The row that a statement finds by an id; ids that no actor writes have none."""
         return self.history.get(self.same_row.get(id, id), (None,))[-1]
 
     def fingerprint(self) -> tuple[Any, ...]:
@@ -72,8 +73,8 @@ class FakeDatabase:
 
 
 class FakeConnection:
-    """A DBAPI connection of a writer, as the wrapped functions of a dialect see it. Where they want SQLAlchemy's own,
-    its ``connection`` is this one. ``dialect``: which SQL it takes.
+    """A DBAPI connection of a writer, as the wrapped functions of a dialect see it, and the SQLAlchemy connection over
+    it: ``connection`` is the object itself. ``dialect``: the dialect of its SQL.
     """
 
     def __init__(self, actor: Actor, database: FakeDatabase, dialect: Any, *, refuses: bool = False) -> None:
@@ -105,7 +106,7 @@ class FakeConnection:
         step("INSERT INTO the fence", lambda: self.fence.update(self.database.fence_ids(named)))
 
     def write(self, changes: Mapping[str, State]) -> None:
-        """One statement that waits for the locks on its rows, then changes them; others do not see it yet."""
+        """One statement: waits for the locks on its rows, then changes them in its transaction."""
         step(f"UPDATE {_shown(changes)}", lambda: self._write(changes), lambda: self._free(changes))
 
     def write_and_commit(self, changes: Mapping[str, State]) -> None:
@@ -126,18 +127,18 @@ class FakeConnection:
         step("PREPARE TRANSACTION", lambda: None)
 
     def acknowledge(self) -> None:
-        """The commit has returned to whoever asked for it."""
+        """Records that the commit has returned to its caller."""
         for acknowledged in (self.database.acknowledged, self.actor.acknowledged):
             for id, place in self.places.items():
                 acknowledged[id] = max(acknowledged.get(id, 0), place)
 
     def die(self) -> None:
-        """The process ended: the database rolls back what is not committed."""
+        """Ends with its process: the database rolls back the open transaction."""
         self._end()
 
     @property
     def committed(self) -> bool:
-        """Whether the database has this transaction, acknowledged or not."""
+        """True if the database has this transaction, acknowledged or not."""
         return bool(self.places)
 
     def _free(self, changes: Mapping[str, State]) -> bool:
@@ -169,7 +170,7 @@ class FakeConnection:
 
 
 class ReadEngine:
-    """What the real ``Loader`` needs of an engine, and of its connections: each statement is a snapshot of its own.
+    """An engine and its connections, as the real ``Loader`` needs them. Each statement has a snapshot of its own.
 
     ``columns``: the mapping's names, in order. ``held``: a snapshot that statements see instead of a fresh one, as in
     a REPEATABLE READ transaction (a mutation).
@@ -231,7 +232,7 @@ class _Result:
 
 
 class FenceEngine:
-    """What the real ``Fence`` needs of an engine on which each statement is a transaction of its own."""
+    """An engine, as far as the real ``Fence`` needs it. Each statement is a transaction of its own."""
 
     dialect = SimpleNamespace(name="of the fake")
 
@@ -250,7 +251,7 @@ class FenceEngine:
             names = [column.name for column in statement.selected_columns]
             rows = step("SELECT FROM the fence", lambda: _fence_rows(database, names))
             if World.current.slow:
-                step("is told what is in the fence", lambda: None)
+                step("receives the rows of the fence", lambda: None)
             return rows
         if isinstance(statement, sa.Insert):
             inserted = list(statement._multi_values[0])

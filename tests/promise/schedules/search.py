@@ -12,9 +12,12 @@ import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
+from promise.schedules.actors import Choice, Violation
 from promise.schedules.database import ReadEngine
+from promise.schedules.fingerprint import fingerprint
+from promise.schedules.network import without_a_network
 from promise.schedules.stage import Scenario, Stage
-from promise.schedules.world import Choice, Violation, World, without_a_network
+from promise.schedules.world import World
 
 __all__ = ["Found", "Report", "hunt", "search"]
 
@@ -36,7 +39,7 @@ class Found:
 
 @dataclass
 class Report:
-    """What a search did and found.
+    """A search: its amount and its findings.
 
     ``runs``: schedules that were run. ``schedules``: schedules that were searched, the merged ones included; of these
     ``stuck`` end with the one entry that is known to get stuck, of which ``known`` is the shortest that was run, and
@@ -64,7 +67,7 @@ class Report:
 
 
 class _Branch:
-    """A state on the way of the current run: what can happen there, what has been searched."""
+    """A state on the way of the current run, with the choices there and the results of those that were searched."""
 
     __slots__ = ("at", "bad", "choices", "key", "schedules", "stuck")
 
@@ -93,16 +96,16 @@ def search(
     """Searches every schedule of a scenario with at most so many faults.
 
     ``switches``: at most so many times the turn is taken from an actor that could have gone on. ``most``: stops after
-    so many runs. ``draw``: what can happen at a point is tried in a drawn order. ``before_read``: see ``Stage``.
+    so many runs. ``draw``: the choices at each point are tried in a drawn order. ``before_read``: see ``Stage``.
     """
     report = Report(scenario, faults, switches)
     begun = time.process_time()
     with without_a_network():
         stage = Stage(scenario, before_read)
         _Search(stage, report, merged, most, draw).run()
-        report.found = [_told(stage, found, faults) for found in report.found]
+        report.found = [_with_log(stage, found, faults) for found in report.found]
         if report.known is not None:
-            report.known = _told(stage, report.known, faults)
+            report.known = _with_log(stage, report.known, faults)
     report.seconds = time.process_time() - begun
     return report
 
@@ -213,16 +216,16 @@ class _Search:
         return choices
 
     def _key(self, world: World, switches: int) -> Hashable:
-        key = world.fingerprint()
+        key = fingerprint(world)
         if self.report.switches is None:
             return key
         last = world.last and world.last.at, world.last_wire and world.last_wire.at
         return key, switches, last
 
     def _settle(self, outcome: tuple[int, int, int]) -> bool:
-        """Counts what a run found, forgets the branches that are searched through, turns to the next choice.
+        """Counts the outcome of a run, drops the branches that are exhausted and turns to the next choice.
 
-        Returns whether there is one.
+        Returns False if there is none.
         """
         branches, report = self.branches, self.report
         while branches:
@@ -240,8 +243,8 @@ class _Search:
         return False
 
 
-def _told(stage: Stage, found: Found, faults: int) -> Found:
-    """The same with its steps in words, from one more run."""
+def _with_log(stage: Stage, found: Found, faults: int) -> Found:
+    """The finding with its steps in words, from one more run."""
     log: list[str] = []
     world = stage.world(faults, log)
     try:

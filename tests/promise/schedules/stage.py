@@ -10,9 +10,10 @@ from typing import Any
 
 import sqlalchemy as sa
 from dogpile.cache import CacheRegion
+from promise.schedules.actors import Actor, Names, Violation, Wire, acting, step
 from promise.schedules.database import FakeConnection, FakeDatabase, FenceEngine, ReadEngine, RefusedError, State
 from promise.schedules.wire import Clock, FakeMemcached, Item
-from promise.schedules.world import Actor, Names, Violation, Wire, World, acting, step
+from promise.schedules.world import World
 
 from person_repo.cache.contract import LeaseBackend
 from person_repo.cache.memcached import wire
@@ -37,15 +38,15 @@ EVERY_FAULT = frozenset({"crash", "evict", "restart", "expire"})
 
 LEASE_TTL, TOMBSTONE_TTL, TTL = 5, 60, 3600
 
-# One poll of a reader that waits for another's lease; the pauses between polls are no time of any schedule.
+# A reader that waits for another's lease polls once; the pauses between polls take no time of a schedule.
 _WAIT = 0.002
 
 
 @dataclass(frozen=True)
 class Write:
-    """One transaction: how it ends, the rows it changes (None: deletes), and whether it tells their keys.
+    """One transaction: its end, the rows it changes (None: deletes), and whether only the model is known (``whole``).
 
-    ``pause``: the seconds after which one that is prepared is committed.
+    ``pause``: seconds between PREPARE and COMMIT.
     """
 
     kind: str
@@ -81,18 +82,20 @@ def twophase(whole: bool = False, **changes: State) -> Write:
 
 @dataclass(frozen=True)
 class Scenario:
-    """Who reads and writes what, on which cache.
+    """The reads and writes of all actors, and the cache between them.
 
     ``readers``: for each reader its reads, for each read the ids: one is ``get``, several are ``get_many``.
-    ``writers``: for each writer its transactions. ``rows``: what is committed at the start; ``cached``: which of it is
-    in the cache. ``drawn``: whether the groups' epochs are; ``readers_connected``:
-    whether their connections are open, as those of writers are. ``schemas``: what to add to each reader's schema
-    fingerprint, as if it ran another version of the model; ``old_schema``: whether what is cached is of yet another.
-    ``ending``: whether every value is about to end, so that one reader is to renew it.
-    ``same_row``: see ``FakeDatabase``. ``begins``: whose the first steps are; what is searched comes after them.
-    ``ticks`` and ``slow``: see ``World``. ``looked``: whether every process has just looked at the fence. ``together``:
-    the names of actors that are threads of one process. ``apart``: who may be cut off from a server, everybody where
-    none is named; ``cut``: who is so from the start. A read of no ids is none: it delivers what is in the fence.
+    ``writers``: for each writer its transactions. A read of no ids delivers the rows of the fence instead.
+
+    At the start: ``rows`` are committed, ``cached`` are those of them in the cache (written by another version of the
+    model: ``old_schema``), ``drawn``: the groups have epochs, ``readers_connected``: readers have open connections, as
+    writers always have, ``looked``: every process has just polled the fence, ``cut``: the actors that are cut off from
+    the servers. ``begins``: the actors that make the first steps; the search begins after them.
+
+    ``schemas``: added to the schema fingerprints of the readers, as if they ran other versions of the model.
+    ``ending``: every value is about to expire, so one reader is to renew it. ``same_row``: see ``FakeDatabase``.
+    ``ticks`` and ``slow``: see ``World``. ``together``: the actors that are threads of one process. ``apart``: the
+    actors that may be cut off from a server; all if none is named.
     """
 
     title: str
@@ -120,14 +123,14 @@ class Scenario:
 
     @property
     def parts(self) -> bool:
-        """Whether some actor may be cut off from a server that others reach."""
+        """True if some actor may be cut off from a server that others reach."""
         return bool(self.cut) or "partition" in self.kinds
 
 
 class Stage:
-    """A scenario with everything that its schedules can share. Made and used ``without_a_network``.
+    """A scenario with all objects that its schedules can share. Made and used ``without_a_network``.
 
-    ``before_read``: what a reader's host does first (a mutation).
+    ``before_read``: called by a reader's host before each read (a mutation).
     """
 
     def __init__(self, scenario: Scenario, before_read: Callable[[ReadEngine], None] | None = None) -> None:
@@ -213,7 +216,7 @@ class Stage:
         return world
 
     def _prepare(self, world: World) -> None:
-        """What is cached at the start, put there by a reader; of the fake servers a copy is kept."""
+        """Has a reader cache what is cached at the start; later schedules get a copy of the fake servers' items."""
         if self._warm is not None:
             for server, (items, last_cas) in zip(world.servers, self._warm[0], strict=True):
                 server.items = dict(items)
@@ -233,7 +236,7 @@ class Stage:
             self._warm = [(dict(server.items), server.last_cas) for server in world.servers], world.randoms
 
     def _draw_epochs(self, world: World) -> None:
-        """Leaves nothing more than markers on servers that have none: reads of nobody, whose negative entries go."""
+        """Puts markers on servers that have none, by reads of absent ids; the negative entries are removed."""
         for number in itertools.count():
             if all(server.items for server in world.servers):
                 return
@@ -255,14 +258,14 @@ class Stage:
                 actor.acknowledged = own
 
     def finish(self, world: World) -> bool:
-        """Reads through the cache once every actor is over, at once and when no tombstone can stand any more; then
-        nothing is left in the fence, and entries are served from the cache.
+        """Reads through the cache when all actors are done: at once, and after the longest tombstone. The fence must
+        then be empty, and the cache must serve entries.
 
-        Returns whether an old entry is stuck there for the one known reason; raises ``Violation`` for any other.
+        Returns True if an old entry is stuck in the cache for the one known reason; raises ``Violation`` for any other.
         """
         for server in world.servers:
             server.running = True
-        self._check_that_none_is_told_of_nothing(world)
+        self._check_that_no_fence_is_needless(world)
         wrong = self._audit(world, "at the end")
         if wrong is None:
             world.passes(_LONGEST_HOLD)
@@ -278,8 +281,8 @@ class Stage:
             raise Violation("final", wrong)
         return True
 
-    def _check_that_none_is_told_of_nothing(self, world: World) -> None:
-        """Too many invalidations are safe; but what is written into the fence in a transaction goes with it."""
+    def _check_that_no_fence_is_needless(self, world: World) -> None:
+        """Rows of the fence that a transaction wrote must go with its rollback. (Needless ones would be safe.)"""
         kinds = {write.kind for writes in self.scenario.writers for write in writes}
         beforehand = "autocommit" in kinds or self.scenario.on_unreachable == "strict"
         if (
@@ -290,8 +293,9 @@ class Stage:
             raise Violation("needless", f"nothing was committed, but these are in the fence: {world.database.fence}")
 
     def _check_all_is_well_again(self, world: World) -> None:
-        """By the process that has read last. What was interrupted between the commands of a tombstone stands for as
-        long as what it stands on.
+        """Reads by the process that has read last.
+
+        A tombstone that was interrupted between its commands stands as long as the item below it.
         """
         repository = self._auditor.repository
         world.passes(World.TICK)
@@ -303,7 +307,7 @@ class Stage:
                 raise Violation("bypassed", "at the end the cache does not serve what it was given")
 
     def _is_served(self, world: World) -> bool:
-        """Whether what is read is a hit when it is read again."""
+        """True if every row is a hit when it is read again."""
         repository = self._auditor.repository
         ids = [id for id in world.database.history if id not in self.scenario.same_row]
         for id in ids:
@@ -314,7 +318,7 @@ class Stage:
         return repository.counters.hits.value == before + len(ids)
 
     def _audit(self, world: World, when: str) -> str | None:
-        """By a process that begins: what it finds in the fence it delivers."""
+        """Reads by a new process, which delivers the rows of the fence; returns the first wrong answer, in words."""
         auditor = self._auditor
         auditor.enter(world, looked=False)
         for id in world.database.history:
@@ -328,7 +332,7 @@ class Stage:
 
 
 _LONGEST_MARKER = 30 * 24 * 3600 + 1
-# Rows that were to be seen before a commit outlast it.
+# Rows that were inserted before a commit are held longer than it takes.
 _LONGEST_HOLD = TOMBSTONE_TTL + 3
 
 _TTLS: Mapping[str, Any] = {
@@ -351,12 +355,12 @@ class _Player:
         self._opened: dict[str, Any] = {}
 
     def enter(self, world: World, *, looked: bool | None = None) -> None:
-        """Nothing of an earlier schedule."""
+        """Forgets the schedule before."""
         if isinstance(self.backend, _Memcached):
             self.backend.begin(looked)
 
     def connect(self, world: World, actor: Actor, servers: list[str]) -> None:
-        """Opens its connections: those of the schedule before, over new wires."""
+        """Opens its connections, or gives those of the schedule before new wires."""
         backend: Any = self.backend
         for name in servers:
             connection = self._opened.get(name)
@@ -399,9 +403,7 @@ class _Reader(_Player):
     def run(
         self, reads: tuple[tuple[str, ...], ...], before: Callable[[ReadEngine], None] | None, *, begins: bool
     ) -> Callable[[Actor], None]:
-        """``begins``: whether it is a step by itself that a read begins: before the first that others see it looks at
-        the time, and goes by it.
-        """
+        """``begins``: the beginning of a read is a step of its own, in which it looks at the time."""
         repository = self.repository
 
         def run(actor: Actor) -> None:
@@ -415,8 +417,8 @@ class _Reader(_Player):
                 if before is not None:
                     before(self.engine)
                 found = {ids[0]: repository.get(ids[0])} if len(ids) == 1 else repository.get_many(ids)
-                told = {id: None if (entity := found.get(id)) is None else entity.first_name for id in ids}
-                actor.end_read(told)
+                states = {id: None if (entity := found.get(id)) is None else entity.first_name for id in ids}
+                actor.end_read(states)
 
         return run
 
@@ -442,8 +444,8 @@ class _Writer(_Player):
         return run
 
     def _transaction(self, actor: Actor, write: Write, number: int) -> None:
-        """One transaction as SQLAlchemy makes it: its beginning, what is kept of the statement before it is sent, the
-        statement, the wrapped functions of the dialect. In AUTOCOMMIT both steps are around the statement.
+        """One transaction as SQLAlchemy makes it: its beginning, the record of the statement before it is sent, the
+        statement, the wrapped functions of the dialect. In AUTOCOMMIT the tombstones stand around the statement.
         """
         dialect, kind = self._engine.dialect, write.kind
         connection: Any = FakeConnection(actor, actor.world.database, dialect, refuses=kind == "refused")
@@ -490,7 +492,7 @@ class _Memcached(MemcachedBackend):
         self.staged_fence = _Fence(self)
 
     def begin(self, looked: bool | None = None) -> None:
-        """Nothing of an earlier schedule."""
+        """Forgets the schedule before."""
         pool: Any = self._pool
         pool._local = _Local()
         pool._down = set()
@@ -498,7 +500,7 @@ class _Memcached(MemcachedBackend):
 
 
 class _Local:
-    """What is each thread's own, where threads are actors."""
+    """The thread-local state, if threads are actors."""
 
     def __init__(self) -> None:
         self._of: dict[int | None, dict[str, Any]] = {}
@@ -513,7 +515,7 @@ class _Local:
 
 
 class _Fence(Fence):
-    """The real fence of one process. Its time is the world's; to wait is a step, in which that time passes."""
+    """The real fence of one process, with the world's time. A wait is a step in which that time passes."""
 
     def __init__(self, backend: LeaseBackend) -> None:
         engine: Any = FenceEngine()
@@ -526,7 +528,7 @@ class _Fence(Fence):
         self._lock: Any = _Lock(self)
 
     def begin(self, looked: bool) -> None:
-        """A process that knows of the table, and has just looked at it, or not yet."""
+        """Begins a process that knows of the table, and has polled it (``looked``) or not yet."""
         _Fence.__init__(self, self.backend)
         assert self._table is not None
         self._table.state = TableState.READABLE
@@ -534,14 +536,14 @@ class _Fence(Fence):
             self._poll_due = World.current.clock.now + self._settings.fence_interval
 
     def shown(self) -> Hashable:
-        """All that it knows."""
+        """All of its state."""
         local = tuple(self._local.items()) if self._local else ()
         state = None if self._table is None else self._table.state
         return self._poll_due, self._view_began, self._polling_until, state, local, self._view
 
 
 class _Lock:
-    """The lock of a fence: nobody else runs while one is in it. Whoever comes in looks at the fence."""
+    """The lock of a fence. No other actor runs while one holds it; entering it reads the fence."""
 
     def __init__(self, fence: _Fence) -> None:
         self._fence = fence
@@ -554,9 +556,9 @@ class _Lock:
 
 
 def _sleep(seconds: float) -> None:
-    """A pause while another thread looks may end before it has, so no time need pass."""
+    """Pauses. While another thread polls, the pause may end before the poll does, so no time need pass."""
     if seconds == fence._PAUSE:
-        step("has waited for another's look", lambda: None)
+        step("has waited for another's poll", lambda: None)
     else:
         step(f"waits {seconds} s", lambda: World.current.passes(seconds))
 

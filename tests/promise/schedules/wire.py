@@ -23,7 +23,7 @@ _KNOWN: Mapping[bytes, frozenset[bytes]] = {
 
 
 class Clock:
-    """Seconds that pass only when a schedule lets them."""
+    """A clock whose time passes only when a schedule says so."""
 
     __slots__ = ("now",)
 
@@ -45,8 +45,8 @@ class Command(NamedTuple):
 
 
 class Item(NamedTuple):
-    """What stands at a key: client flags, bytes, CAS id, the second it ends (0: never), whether a lease was given, and
-    who made it (``FakeMemcached.maker``).
+    """An item: client flags, bytes, CAS id, the second at which it ends (0: never), whether a lease was given, and who
+    made it (``FakeMemcached.maker``).
     """
 
     flags: int
@@ -91,10 +91,10 @@ def _parsed(request: bytes) -> Iterator[Command]:
 class FakeMemcached:
     """One server. ``restart`` forgets everything and starts the CAS ids again; connections notice by ``incarnation``.
 
-    ``maker`` is kept with every item made, as a name for its CAS id. ``told``: the item whose CAS id was told last.
+    ``maker`` is kept with every item made, to name its CAS id. ``shown``: the item whose CAS id the last reply gave.
     """
 
-    __slots__ = ("clock", "incarnation", "items", "last_cas", "maker", "running", "told")
+    __slots__ = ("clock", "incarnation", "items", "last_cas", "maker", "running", "shown")
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -103,7 +103,7 @@ class FakeMemcached:
         self.incarnation = 1
         self.running = True
         self.maker: object = None
-        self.told: Item | None = None
+        self.shown: Item | None = None
 
     def restart(self) -> None:
         """Forgets everything, CAS ids included."""
@@ -120,7 +120,7 @@ class FakeMemcached:
 
     def execute(self, command: Command) -> bytes:
         """Executes one command and returns its reply."""
-        self.told = None
+        self.shown = None
         verb = command.verb
         if verb == b"mg":
             return self._get(command)
@@ -151,7 +151,7 @@ class FakeMemcached:
         return self.clock.now + seconds if seconds else _NEVER
 
     def _get(self, command: Command) -> bytes:
-        """As memcached does, it takes the flags in their order: a time that is told before it is set is the old one."""
+        """Takes the flags in their order, as memcached does: a ttl that is asked before it is set is the old one."""
         key, flags = command.key, command.flags
         item = self._item(key)
         last = b""
@@ -169,10 +169,10 @@ class FakeMemcached:
         for flag, argument in flags.items():
             if flag == b"T" or (flag == b"N" and last == b" W"):
                 item = self.items[key] = item._replace(until=self._until(argument))
-            elif flag in _TELL:
-                words += _TELL[flag](self, item)
+            elif flag in _WORDS:
+                words += _WORDS[flag](self, item)
         if b"c" in flags:
-            self.told = item
+            self.shown = item
         if b"v" in flags:
             return b"VA %d%b%b\r\n%b\r\n" % (len(item.body), words, last, item.body)
         return b"HD%b%b\r\n" % (words, last)
@@ -203,7 +203,7 @@ class FakeMemcached:
             stored = self._link(key, int(flags.get(b"F", b"0")), command.body, until)
         if stored is not None:
             word = b"HD"
-            self.told = stored
+            self.shown = stored
         if b"c" not in flags:
             return word + b"\r\n"
         return b"%b c%d\r\n" % (word, stored.cas if stored else 0)
@@ -219,7 +219,7 @@ class FakeMemcached:
         return b"HD\r\n"
 
 
-_TELL: Mapping[bytes, Callable[[FakeMemcached, Item], bytes]] = {
+_WORDS: Mapping[bytes, Callable[[FakeMemcached, Item], bytes]] = {
     b"f": lambda server, item: b" f%d" % item.flags,
     b"c": lambda server, item: b" c%d" % item.cas,
     b"s": lambda server, item: b" s%d" % len(item.body),
