@@ -1,4 +1,4 @@
-"""What the tests stand on: a database and cache servers of their own, empty at the start of every test."""
+"""Fixtures of all tests: a database and cache servers of their own, empty at the start of every test."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ work_in_memory()
 hypothesis.settings.register_profile("person_repo", deadline=None)
 hypothesis.settings.load_profile("person_repo")
 
-# A shell starts what runs in the background with Ctrl-C ignored, and children inherit that: the tests of Ctrl-C would
-# wait for nothing.
+# A shell has processes in the background ignore Ctrl-C, and their children inherit that: the tests of Ctrl-C would wait
+# in vain.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def mysql_server() -> Iterator[sa.URL]:
-    """A MySQL or MariaDB in which databases can be made: the one ``PERSON_REPO_TEST_MYSQL_URL`` names, else our own."""
+    """A MySQL or MariaDB in which databases can be made: that of ``PERSON_REPO_TEST_MYSQL_URL``, or our own."""
     if given := os.environ.get("PERSON_REPO_TEST_MYSQL_URL"):
         yield sa.make_url(given)
         return
@@ -52,7 +52,7 @@ def _mysql_administration(mysql_server: sa.URL) -> Iterator[sa.Engine]:
 
 @pytest.fixture
 def mysql_url(mysql_server: sa.URL, _mysql_administration: sa.Engine) -> Iterator[str]:
-    """The URL of an empty database on MySQL, which goes with the test."""
+    """The URL of an empty database on MySQL, which is dropped after the test."""
     name = f"person_repo_{uuid.uuid4().hex}"
     with _mysql_administration.connect() as connection:
         connection.exec_driver_sql(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
@@ -69,7 +69,7 @@ def _memcached_processes() -> Iterator[list[Memcached]]:
 
 @pytest.fixture
 def memcached_servers(_memcached_processes: list[Memcached]) -> list[Memcached]:
-    """Three memcached servers, running and empty, whatever the test before did to them."""
+    """Three memcached servers, running and empty; those that the test before stopped are started again."""
     for server in _memcached_processes:
         if server.running:
             server.resume()
@@ -113,7 +113,7 @@ def people_engine(engine: sa.Engine) -> sa.Engine:
 
 @pytest.fixture
 def sessions(people_engine: sa.Engine) -> orm.sessionmaker[orm.Session]:
-    """Sessions as a host makes them, over ``people_engine``."""
+    """Sessions of a host, over ``people_engine``."""
     return orm.sessionmaker(people_engine)
 
 
@@ -121,7 +121,7 @@ def sessions(people_engine: sa.Engine) -> orm.sessionmaker[orm.Session]:
 def statements() -> Callable[..., AbstractContextManager[list[str]]]:
     """``with statements(engine, ...) as seen:`` lists the SQL sent on these engines within the block.
 
-    Not the looks at the fence: those come by the clock, and ``test_fence`` counts them.
+    Polls of the fence are left out: they come by the clock, and ``test_fence`` counts them.
     """
     return _statements
 

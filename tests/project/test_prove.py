@@ -1,4 +1,4 @@
-"""What draws the proofs, and the driver of ``make prove``."""
+"""The sampling of proofs, and the driver of ``make prove``."""
 
 from __future__ import annotations
 

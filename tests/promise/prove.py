@@ -45,7 +45,7 @@ class Row:
     variables: Mapping[str, str] = field(default_factory=dict)
 
     def selection(self) -> list[str]:
-        """What is given to pytest: the files with tests of this proof, and their mark."""
+        """Arguments of pytest: the files with tests of this proof, and their mark."""
         if self.name == "suite":
             return ["-m", "not proof or proof(name='suite')"]
         files = [file for file in TESTS.rglob("test_*.py") if f'proof(name="{self.name}"' in file.read_text("utf-8")]
@@ -69,7 +69,7 @@ ROWS = [
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a row."""
+    """The result of a row."""
 
     row: Row
     numbers: Mapping[str, Any]
@@ -203,7 +203,7 @@ def announce(line: str) -> None:
 
 def report(done: Sequence[Result], seed: int) -> int:
     """Prints the table and how to repeat what failed; returns the exit code."""
-    announce(f"what was proved, with PERSON_REPO_SEED={seed}")
+    announce(f"result, with PERSON_REPO_SEED={seed}")
     for result in done:
         print(f"{result.row.name:<14} {result.outcome:<10} {result.seconds:>6,.0f} s  {result.amount}")
     for result in done:

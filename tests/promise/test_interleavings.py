@@ -1,4 +1,4 @@
-"""The ways in which caches beside databases have gone wrong, each replayed step by step: ours must not.
+"""Races in which caches beside databases have gone wrong, each replayed step by step.
 
 Nothing here waits for luck. A read or a write is an ``Actor`` that stops before and after its steps (the load, the
 fill, the tombstones, their release) until the test lets it go on; another process is a second service with an engine
@@ -40,7 +40,7 @@ Write = Callable[[orm.Session], object]
 
 
 class Actor:
-    """Something that stops before and after each of its ``steps`` (name=owner) until it is told to go on."""
+    """A call that stops before and after each of its ``steps`` (name=owner) until the test lets it go on."""
 
     def __init__(self, does: Callable[[], Any], **steps: object) -> None:
         self._does = greenlet.greenlet(does)
@@ -67,13 +67,13 @@ class Actor:
             assert not self._does.dead, f"it came to its end, and never to {to!r}"
 
     def ends(self) -> Any:
-        """Lets it go on to its end; what it returns."""
+        """Lets it go on to its end; returns its result."""
         while not self._does.dead:
             self._returned = self._does.switch()
         return self._returned
 
     def dies(self) -> None:
-        """It comes no further: nothing of what it had still to do is done."""
+        """Ends it where it stands; the rest is not done."""
         self._does.throw(greenlet.GreenletExit)
         assert self._does.dead
 
@@ -157,17 +157,17 @@ class Town:
         return Actor(lambda: self.commit(write), put_tombstones=self.backend, release=self.backend)
 
     def read(self, **expected: Person | None) -> None:
-        """Everybody reads this, by both ways."""
+        """Checks that all processes read this, one by one and in a batch."""
         for people in self.all:
             assert {id: people.get(id) for id in expected} == expected
             assert people.get_many(expected) == {id: found for id, found in expected.items() if found is not None}
 
     def delivered(self) -> None:
-        """The cache is told what it could not be told, and every process knows."""
+        """Delivers the places that could not be invalidated; every process knows."""
         assert [people.deliver() for people in self.all] == [0] * len(self.all)
 
     def settled(self, **expected: Person | None) -> None:
-        """Everybody reads this by both ways, and the cache answers again."""
+        """Checks that all processes read this, and that the second time the cache answers."""
         self.read(**expected)
         for people in self.all:
             before = people.stats()
@@ -176,7 +176,7 @@ class Town:
             assert (people.stats() - before).hits == 2 * len(expected)
 
     def evict(self, id: str = "ada") -> None:
-        """The cache forgets what stands at a key, whatever it is."""
+        """Has the cache forget the item at a key, of any kind."""
         key = self.here.cached.keys.key_of((id,))[0]
         if isinstance(self.backend, MemoryBackend):
             self.backend.evict(key)
@@ -184,7 +184,7 @@ class Town:
             self.say(f"md {key}")
 
     def say(self, command: str) -> list[str]:
-        """What each memcached answers to a command."""
+        """The answers of all memcached servers to a command."""
         return [server.ask(command) for server in self.memcached]
 
     memcached: list[Memcached]
@@ -441,7 +441,7 @@ def test_a_cached_copy_takes_nothing_back_that_others_wrote(town: Town) -> None:
         unseen.exec_driver_sql("UPDATE person SET first_name = 'Augusta' WHERE id = 'ada'")
     both = copy(NEW, first_name="Augusta")
 
-    assert town.here.get("ada") == OLD  # nobody has told the cache, and yet:
+    assert town.here.get("ada") == OLD  # the cache was not invalidated, and yet:
     assert town.here.update("ada", last_name="Lovelace") == both
     town.settled(ada=both)
 
@@ -721,7 +721,7 @@ def test_a_lease_of_a_server_that_restarted_is_no_lease_of_the_new_one(outage: T
     reader.goes(f"after {way.load}")
     for server in outage.memcached:
         server.kill()
-    outage.commit(marry)  # and nobody can be told
+    outage.commit(marry)  # no server can be invalidated
     for server in outage.memcached:
         server.start()
     again = outage.backend.fetch(people.keys.group, key)

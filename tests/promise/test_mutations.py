@@ -15,7 +15,7 @@ from promise.schedules.database import FakeDatabase, ReadEngine
 from promise.schedules.search import hunt, search
 from promise.schedules.stage import Scenario, commit, twophase
 from promise.schedules.world import World
-from support.proofs import amount, tell
+from support.proofs import amount, note
 
 from person_repo.cache.contract import BLOCKED
 from person_repo.cache.memcached import wire
@@ -185,7 +185,7 @@ def _leases_stay_where_no_tombstone_could_be_placed(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(MemcachedBackend, "release", only_placed)
 
 
-def _leases_stay_and_nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def _leases_stay_and_fence_stays_empty(monkeypatch: pytest.MonkeyPatch) -> None:
     _leases_stay_where_no_tombstone_could_be_placed(monkeypatch)
     monkeypatch.setattr(Pending, "_record_unplaced", lambda *_: None)
 
@@ -207,7 +207,7 @@ def _marker_on_one_server(monkeypatch: pytest.MonkeyPatch) -> None:
 # The fence
 
 
-def _nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def _fence_stays_empty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Pending, "_record_unplaced", lambda *_: None)
 
 
@@ -302,7 +302,7 @@ def _readers_look_after_the_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Fence, "blocks", lambda *_: False)
 
 
-def _told_once_for_two_phases(monkeypatch: pytest.MonkeyPatch) -> None:
+def _inserted_once_for_two_phases(monkeypatch: pytest.MonkeyPatch) -> None:
     record = Pending._record_unplaced
 
     def unless_recorded(self: Any, backend: Any, places: Any, transaction: Any) -> None:
@@ -383,7 +383,7 @@ TWO_CUT_OFF = replace(
 OWN = replace(PROCEEDS, title="a reader in the writer's process", together=("reader", "writer"), ticks=0)
 
 FENCE_MUTATIONS = [
-    Mutation("fence: readers are told after COMMIT only", _nobody_is_told, PROCEEDS, faults=1),
+    Mutation("fence: readers are stopped after COMMIT only", _fence_stays_empty, PROCEEDS, faults=1),
     Mutation(
         "fence: rows are written beside the transaction, before it",
         _rows_beside_the_transaction,
@@ -432,8 +432,8 @@ FENCE_MUTATIONS = [
         replace(PROCEEDS, readers=DELIVERS_ONCE, looked=False),
     ),
     Mutation(
-        "fence: readers are told when a transaction is prepared, not again when it commits",
-        _told_once_for_two_phases,
+        "fence: rows are inserted when a transaction is prepared, not again when it commits",
+        _inserted_once_for_two_phases,
         replace(
             CUT_OFF,
             writers=((replace(twophase(ada="ada-1"), pause=63),),),
@@ -486,8 +486,8 @@ MUTATIONS = [
         kinds=frozenset({"restart", "crash"}),
     ),
     Mutation(
-        "memcached: leases stay where no tombstone could be placed, and nobody is told",
-        _leases_stay_and_nobody_is_told,
+        "memcached: leases stay where no tombstone could be placed, and the fence stays empty",
+        _leases_stay_and_fence_stays_empty,
         faults=1,
         kinds=frozenset({"stop"}),
     ),
@@ -533,7 +533,7 @@ def test_a_safeguard_taken_away_is_missed(
     assert found is not None, f"nothing found in {runs:,} schedules"
     print(f"{mutation.name}\n{found}")
     amount(request, schedules=runs)
-    tell(request, f"{mutation.name:<80} {found.kind:<8} after {runs:>5,} schedules, by {len(found.log)} steps")
+    note(request, f"{mutation.name:<80} {found.kind:<8} after {runs:>5,} schedules, by {len(found.log)} steps")
 
     shipped = search(scenario, faults=mutation.faults, switches=report.switches, most=2_000)
     assert not shipped.found, str(shipped.shortest)

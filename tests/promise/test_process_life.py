@@ -185,12 +185,12 @@ def test_a_child_does_not_wait_for_a_look_that_its_parent_is_at(
 
 @pytest.fixture
 def finalisers_may_be_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What they raise is told and swallowed; pytest's own hook for that is Python, and would be interrupted too."""
+    """Their errors are printed and swallowed. Pytest's hook for them is Python, and would be interrupted, too."""
     monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
 
 
 def came_of(exc: BaseException | None, interruption: type[BaseException]) -> bool:
-    """Whether it is an interruption, or what SQLAlchemy says in its own finally clauses after one."""
+    """True for an interruption, and for an error of SQLAlchemy's finally clauses after one."""
     while exc is not None and not isinstance(exc, interruption):
         exc = exc.__context__
     return exc is not None

@@ -19,7 +19,7 @@ pytest.importorskip("greenlet")
 from promise.schedules.search import Report, search
 from promise.schedules.stage import Scenario, autocommit, commit, refused, rollback, twophase
 from promise.schedules.wire import Clock, FakeMemcached, commands_of
-from support.proofs import amount, tell
+from support.proofs import amount, note
 
 # For a machine under load: nothing here waits for anything.
 pytestmark = pytest.mark.timeout(900)
@@ -48,7 +48,7 @@ TWO_AND_TWO = replace(
     writers=((commit(ada="ada-1"),), (commit(ada="ada-2"),)),
 )
 
-# What a reader can find and what a writer can do.
+# Cases: the items that a reader finds, the writes of a writer.
 SCENARIOS: dict[str, Scenario] = {
     "cold": UPDATE,
     "no epoch": replace(UPDATE, title="get, get / update, no epoch yet", drawn=False),
@@ -229,7 +229,7 @@ def checked(request: pytest.FixtureRequest, name: str, report: Report) -> Report
     """Fails on the first schedule that breaks the promise; counts those that were searched."""
     assert report.shortest is None, f"{report.scenario.title}, {report.scenario.backend}\n{report.shortest}"
     amount(request, schedules=report.schedules, runs=report.runs)
-    tell(
+    note(
         request,
         f"{name:<70} {report.schedules:>11,} schedules by {report.runs:>6,} runs, {report.stuck:>3} stuck, "
         f"{report.seconds:5.1f} s",
@@ -377,7 +377,7 @@ _deletes = st.tuples(st.just(b"md"), st.sampled_from(KEYS), _flags({b"C": _whose
 
 
 class Dialogue:
-    """One of two servers that are told the same; CAS ids are called by what they are in its history."""
+    """A dialogue with one of two servers that get equal commands. CAS ids are named by their place in its history."""
 
     def __init__(self, ask: Callable[[bytes], bytes]) -> None:
         self._ask = ask
@@ -392,9 +392,9 @@ class Dialogue:
         size = [b"%d" % len(body)] if verb == b"ms" else []
         request = b" ".join([verb, key, *size, *words]) + b"\r\n" + (body + b"\r\n" if size else b"")
         line, _, rest = self._ask(request).partition(b"\r\n")
-        told = [self._called(key, word) for word in line.split()]
+        words = [self._called(key, word) for word in line.split()]
         self._learn(key)
-        return [*told, rest]
+        return [*words, rest]
 
     def _called(self, key: bytes, word: bytes) -> bytes:
         if re.fullmatch(rb"t\d+", word):

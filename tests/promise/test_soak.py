@@ -1,4 +1,4 @@
-"""A day of an application in short: what it holds on to does not grow, whatever it did and whatever failed meanwhile.
+"""A day of an application in short, with outages: its memory, files, threads and objects do not grow.
 
 ``PERSON_REPO_SOAK`` is the number of operations, where it is set; ``PERSON_REPO_SOAK_LOG`` names a file to which every
 sample is added. The promise is judged on the way: each person has one thread that writes it.
@@ -39,14 +39,14 @@ PEOPLE = 50
 """People that each thread writes."""
 
 GROWTH = {"memory": 16_384, "blocks": 2_500, "files": 4, "threads": 0, "objects": 60, "entries": 150}
-"""What the median of the later samples may have more. A leak shows in blocks: memory is as the allocator keeps it."""
+"""How much more the later samples may have, at the median. A leak shows in blocks; memory depends on the allocator."""
 
 # Deadlock, and a lock waited for too long: gaps between the keys of several threads are locked, too.
 _CONTENDED = {1205, 1213}
 
 
 class Sample(NamedTuple):
-    """What the process holds: ``memory`` in KB; ``blocks`` that Python has allocated; ``objects`` of our classes, and
+    """A look at the process: ``memory`` in KB; ``blocks`` that Python has allocated; ``objects`` of our classes, and
     ``entries`` in their containers.
     """
 
@@ -308,7 +308,7 @@ class Worker:
         return False
 
     def drop(self) -> None:
-        """SQL text, of which nobody can tell the rows."""
+        """Changes by SQL text, whose rows cannot be known."""
         changed = {id: next(self._numbers) for id, number in list(self._mine.items())[:3] if number is not None}
         try:
             with self._people.engine.begin() as connection:
@@ -338,7 +338,7 @@ class Worker:
 
 @pytest.fixture
 def nobody_keeps_the_log() -> Iterator[None]:
-    """pytest keeps every record of the log, and with it the errors told there and all that they refer to."""
+    """pytest keeps all log records, with their errors and everything that these refer to."""
     ours = logging.getLogger("person_repo")
     ours.setLevel(logging.CRITICAL)
     yield

@@ -56,14 +56,14 @@ def some(ways: Sequence[Way]) -> st.SearchStrategy[list[Way]]:
 
 
 class SlowReader(greenlet.greenlet):
-    """A read by id that stands still before its load and after it, and ends with what it read."""
+    """A read by id that stops before its load and after it; ``read`` is its result."""
 
     def __init__(self, asked: Sequence[str], read: Callable[[], dict[str, Row]]) -> None:
         super().__init__(read)
         self.asked = asked
         self.read: dict[str, Row] | None = None
         self.committed: list[dict[str, Row]] = []
-        """What was committed at some time since it began."""
+        """The states that were committed at some time since it began."""
 
     def proceed(self) -> None:
         found = self.switch()
@@ -110,7 +110,7 @@ class Opened:
             self.outer.rollback()
 
     def is_over(self) -> bool:
-        """Whether it joined a transaction that has ended."""
+        """True if it joined a transaction that has ended."""
         return self.outer is not None and not self.outer.is_active
 
     def close(self) -> None:
@@ -455,7 +455,7 @@ class Transactions(RuleBasedStateMachine):
         for id in reader.asked:
             assert reader.read.get(id) in [committed.get(id) for committed in reader.committed]
 
-    # What happens to a cache
+    # Faults of the cache
 
     @rule(host=hosts, id=st.none() | ids)
     def invalidate(self, host: int, id: str | None) -> None:
@@ -492,7 +492,7 @@ class Transactions(RuleBasedStateMachine):
 
 
 class Complaints(logging.Handler):
-    """What the package logs as errors."""
+    """The errors that the package logs."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)

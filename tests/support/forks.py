@@ -1,4 +1,4 @@
-"""What a test needs to look into a forked process."""
+"""Forked processes whose results a test can read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["forking", "in_child", "running_in_child"]
 
 
 def forking(test: Callable[..., None]) -> Callable[..., None]:
-    """Marks a test that forks: skipped where there is no fork, and warned of nothing, for that is what it tests."""
+    """Marks a test that forks: skipped on systems without fork, and without the warnings about forks."""
     without_warning = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")(test)
     skipped: Callable[..., None] = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")(
         without_warning
@@ -22,7 +22,7 @@ def forking(test: Callable[..., None]) -> Callable[..., None]:
 
 
 def in_child(call: Callable[[], object]) -> str:
-    """What the call returns in a forked process, as text."""
+    """The result of the call in a forked process, as text."""
     with running_in_child(call) as result:
         pass
     return result()

@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-__all__ = ["amount", "is_sample", "seed", "tell"]
+__all__ = ["amount", "is_sample", "note", "seed"]
 
 _SEED = "PERSON_REPO_SEED"
 _LINE = "proof line"
@@ -50,13 +50,13 @@ def is_sample(config: pytest.Config) -> bool:
     return str(config.getoption("proofs")) == "sample"
 
 
-def tell(request: Any, line: str) -> None:
-    """Prints a line of a proof's at the end of the output, whichever process runs the test."""
+def note(request: Any, line: str) -> None:
+    """Prints a line at the end of the output, below the proof of the test."""
     request.node.user_properties.append((_LINE, [_mark_of(request.node)["name"], line]))
 
 
 def amount(request: Any, **counts: int) -> None:
-    """Adds to what the proof has done, for the table of ``make prove``: ``amount(request, schedules=1000)``."""
+    """Adds to the amount in the table of ``make prove``, as in ``amount(request, schedules=1000)``."""
     request.node.user_properties.append((_AMOUNT, counts))
 
 
@@ -165,7 +165,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
     return None
 
 
-# What it comes to
+# The end of the output
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -193,8 +193,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     terminalreporter.section("proofs")
     for name, cases in sorted(counts.taken.items()):
         terminalreporter.write_line(f"{name}: {len(cases)} of {counts.all[name]} cases")
-        told = sorted(line for teller, line in lines if teller == name)
-        for line in told or cases * is_sample(config):
+        notes = sorted(line for proof, line in lines if proof == name)
+        for line in notes or cases * is_sample(config):
             terminalreporter.write_line(f"    {line}")
     terminalreporter.write_line(f"drawn by a seed; the same again: {_SEED}={seed()}")
 

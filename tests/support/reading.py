@@ -1,4 +1,4 @@
-"""What a process of its own does in the tests: it reads people while another one writes them."""
+"""A process that reads people while another one writes them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def read_until(
 ) -> None:
     """Reads every person again and again: never less than was acknowledged before the read began.
 
-    ``acknowledged`` has the number that each person was last given, ``begun`` counts the processes that read. What
-    ``said`` is sent at the end: what was wrong, how many reads there were, how many the cache answered.
+    ``acknowledged`` has the number that each person was last given, ``begun`` counts the processes that read. At its
+    end it sends ``said`` its wrong reads, the number of reads, and the number of hits.
     """
     wrong: list[str] = []
     reads = 0

@@ -83,7 +83,7 @@ class MariaDB(Server):
 
     @property
     def url(self) -> sa.URL:
-        """Where it answers, over PyMySQL."""
+        """Its address, over PyMySQL."""
         url = sa.make_url(f"mysql+pymysql://root@{HOST}:{self.port}/?charset=utf8mb4")
         return url if self._tls is None else url.update_query_dict({"ssl_ca": str(self._tls.ca)})
 
@@ -140,7 +140,7 @@ class MariaDB(Server):
         return log.read_text(errors="replace")[-4000:] if log.exists() else ""
 
     def answers(self) -> bool:
-        """Whether *this* process lets root in, not another one on a port that was taken."""
+        """True if *this* process lets root in, and not another one on a port that was taken."""
         tls = {"ssl_ca": str(self._tls.ca)} if self._tls else {"ssl_disabled": True}
         try:
             with pymysql.connect(
@@ -167,9 +167,9 @@ def memcached(count: int = 1, *, tls: Tls | None = None, clients: bool = False) 
 
 
 def memcached_talks_tls() -> bool:
-    """Whether the installed memcached was built with TLS."""
-    told = subprocess.run([find_binary("memcached"), "-h"], capture_output=True, text=True, check=False).stdout
-    return "--enable-ssl" in told
+    """True if the installed memcached was built with TLS."""
+    usage = subprocess.run([find_binary("memcached"), "-h"], capture_output=True, text=True, check=False).stdout
+    return "--enable-ssl" in usage
 
 
 @contextmanager

@@ -94,7 +94,7 @@ class Door:
 
 def _whole(readable: socket.socket) -> bytes:
     received = readable.recv(65536)
-    # What TLS has decrypted already makes no socket ready.
+    # Bytes that TLS has decrypted already make no socket ready.
     while isinstance(readable, ssl.SSLSocket) and readable.pending():
         received += readable.recv(65536)
     return received
