@@ -152,6 +152,7 @@ class Bench:
 
     def close(self) -> None:
         self.people.close()
+        self.database.close()
         self.elsewhere.close()
 
 

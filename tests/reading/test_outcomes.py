@@ -77,6 +77,7 @@ def test_one_read(
 
     assert answers == [outcome.answer]
     assert did == outcome.expected
+    bench.close()
 
 
 @pytest.fixture
