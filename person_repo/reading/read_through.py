@@ -130,7 +130,7 @@ class ReadThrough:
         if not indices:
             return
         keys, full_keys = batch.keys, batch.full_keys
-        if len(indices) < len(keys):
+        if not isinstance(indices, range):  # Some of them, or all in another order.
             keys, full_keys = [keys[index] for index in indices], [full_keys[index] for index in indices]
         backend, group = self._backend, self._group
         items: list[Any] = backend.fetch_many(group, keys) if len(keys) > 1 else [backend.fetch(group, keys[0])]
@@ -141,7 +141,7 @@ class ReadThrough:
             self._settle(batch, indices, items, waited=waited)
 
     def _take_hits(self, batch: Batch, indices: Sequence[int], rows: list[Row | None]) -> None:
-        if len(rows) == len(batch.rows):
+        if isinstance(indices, range):  # The whole batch.
             batch.rows = rows
             batch.to_load.clear()
         else:

@@ -69,6 +69,34 @@ def test_an_item_of_no_use_that_comes_while_waiting_is_left_alone(quick: Bench, 
     assert (stats.waits, stats.rejected, stats.bypasses, stats.fills) == (1, 1, 1, 0)
 
 
+def test_of_many_a_place_that_another_takes_first_is_awaited_and_comes_to_its_own_id(quick: Bench) -> None:
+    quick.people.add_many([person(), person("bob")])
+    quick.put(b"of no use", "ada")
+    leases: dict[str, Any] = {"bob": quick.lease("bob")}
+    fetch, there = quick.backend.fetch, quick.elsewhere.fetch
+
+    def overtaken(group: str, key: str, *, reject: bytes | None = None) -> Any:
+        if reject is not None and "ada" not in leases:
+            leases["ada"] = there(group, key, reject=reject)
+        return fetch(group, key, reject=reject)
+
+    def fill_one() -> None:
+        if leases:
+            id, lease = leases.popitem()
+            assert quick.elsewhere.fill(lease, quick.encoded(id, last_name=f"of {id}"))
+
+    quick.backend.fetch = overtaken  # type: ignore[method-assign]
+    quick.time.meanwhile = fill_one
+    found = quick.people.get_many(["ada", "bob"])
+
+    assert {id: (each.id, each.last_name) for id, each in found.items()} == {
+        "ada": ("ada", "of ada"),
+        "bob": ("bob", "of bob"),
+    }
+    stats = quick.people.stats()
+    assert (stats.waits, stats.rejected, stats.hits, stats.loads) == (2, 1, 2, 0)
+
+
 @either_way
 def test_an_item_of_no_use_that_comes_while_queueing_for_a_load_is_left_alone(
     people_sqlite: orm.sessionmaker[orm.Session], statements: Statements, read: Read
