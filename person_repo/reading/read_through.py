@@ -92,14 +92,16 @@ class ReadThrough:
 
         Raises what the database raises, and ``OverloadError``, unless the cache has a value for every id.
         """
-        indices = range(len(batch.ids))
         try:
             if items is None:
-                self._fetch(batch, indices)
+                self._fetch(batch, batch.indices)
             else:
-                self._settle(batch, indices, items)
+                self._settle(batch, batch.indices, items)
+            # In this order: two readers that waited for each other's leases before they load would both wait in vain.
             if batch.to_load:
-                self._load_rest(batch)
+                self._load(batch)
+            if batch.busy:
+                self._wait_for_others(batch)
         except BaseException:
             # A failed load, or Ctrl-C at any point: nobody is to wait for a value that will not come.
             self._backend.abandon(batch.leases)
@@ -124,44 +126,37 @@ class ReadThrough:
     # Asking the cache
 
     def _fetch(self, batch: Batch, indices: Sequence[int], *, waited: bool = False) -> None:
-        """Ask the cache for some of a batch, in one exchange with each server if all are hits, and settle them."""
+        """Ask the cache for some of a batch, in one exchange with each server if all are hits, and settle them.
+
+        ``waited``: another reader had their leases before, and this one has waited for it.
+        """
         if self._fence is not None and self._fence.is_raised():
-            indices = self._settle_fenced(self._fence, batch, indices)
+            indices = self._settle_fenced(self._fence, batch, indices, waited)
         if not indices:
             return
         keys, full_keys = batch.keys, batch.full_keys
-        if not isinstance(indices, range):  # Some of them, or all in another order.
+        if indices is not batch.indices:  # in any order
             keys, full_keys = [keys[index] for index in indices], [full_keys[index] for index in indices]
         backend, group = self._backend, self._group
         items: list[Any] = backend.fetch_many(group, keys) if len(keys) > 1 else [backend.fetch(group, keys[0])]
         # Fast path: all are hits, as they mostly are. ``_settle`` takes any mixture, one by one.
         if {*map(type, items)} == {bytes} and (rows := self._codec.decode_all(items, full_keys)) is not None:
-            self._take_hits(batch, indices, rows)
+            batch.answer(indices, rows)
+            self._count_hits(rows)
         else:
-            self._settle(batch, indices, items, waited=waited)
+            self._settle(batch, indices, items, waited)
 
-    def _take_hits(self, batch: Batch, indices: Sequence[int], rows: list[Row | None]) -> None:
-        if isinstance(indices, range):  # The whole batch.
-            batch.rows = rows
-            batch.to_load.clear()
-        else:
-            for index, row in zip(indices, rows, strict=True):
-                batch.rows[index] = row
-                batch.to_load.pop(index, None)
-        self._counters.hits += len(rows)
-        self._counters.negative_hits += rows.count(None)
-
-    def _settle_fenced(self, fence: Fence, batch: Batch, indices: Sequence[int]) -> list[int]:
+    def _settle_fenced(self, fence: Fence, batch: Batch, indices: Sequence[int], waited: bool) -> list[int]:
         """Settle what the fence blocks; returns the indices for which the cache may be asked."""
         fenced = {index: FENCED for index in indices if fence.blocks(self._group, batch.keys[index])}
-        self._settle(batch, [*fenced], [*fenced.values()])
+        self._settle(batch, [*fenced], [*fenced.values()], waited)
         return [index for index in indices if index not in fenced]
 
-    def _settle(self, batch: Batch, indices: Sequence[int], items: Sequence[Item], *, waited: bool = False) -> None:
-        """Every outcome of a fetch, by its name: a row, or the reason to load one.
-
-        ``waited``: another reader had the lease before, and this one polled.
-        """
+    def _settle(self, batch: Batch, indices: Sequence[int], items: Sequence[Item], waited: bool = False) -> None:
+        """Every outcome of a fetch, by its name: a row, or the reason to load one."""
+        if waited:
+            batch.forget(indices)
+        hits: list[Row | None] = []
         rejected: dict[int, bytes] = {}
         for index, item in zip(indices, items, strict=True):
             match item:
@@ -172,7 +167,8 @@ class ReadThrough:
                         self._count_rejected(exc)
                         rejected[index] = item
                     else:
-                        self._take_hit(batch, index, row)
+                        batch.rows[index] = row
+                        hits.append(row)
                 case Expiring():  # A value that ends soon: this reader is to renew it.
                     batch.to_load[index] = item.lease
                     try:
@@ -182,23 +178,25 @@ class ReadThrough:
                 case Lease():  # Nothing: this reader is to load and fill.
                     batch.to_load[index] = item
                 case Outcome.BUSY:  # Another reader's lease: wait for its fill.
-                    batch.to_load[index] = item
+                    batch.busy[index] = item
                 case Outcome.BLOCKED | Outcome.UNREACHABLE:  # A writer's tombstone; no answer: load, do not store.
                     batch.to_load[index] = item
                 case _Fenced.FENCED:  # A writer could not place its tombstone here: load, do not store.
                     self._backend.counters.fenced += 1
                     batch.to_load[index] = BLOCKED
+        self._count_hits(hits)
         # Last, since Ctrl-C may come in between: by now every lease of this fetch is known, and will be given back.
         for index, item in rejected.items():
             # Readers of two schemas that wait for each other would replace each other's items for ever.
-            batch.to_load[index] = BLOCKED if waited else self._take_over(batch.keys[index], item)
+            answer = BLOCKED if waited else self._take_over(batch.keys[index], item)
+            if answer is BUSY:
+                batch.busy[index] = answer
+            else:
+                batch.to_load[index] = answer
 
-    def _take_hit(self, batch: Batch, index: int, row: Row | None) -> None:
-        batch.rows[index] = row
-        batch.to_load.pop(index, None)
-        self._counters.hits.value += 1
-        if row is None:
-            self._counters.negative_hits.value += 1
+    def _count_hits(self, rows: list[Row | None]) -> None:
+        self._counters.hits += len(rows)
+        self._counters.negative_hits += rows.count(None)
 
     def _count_rejected(self, exc: RejectedItemError) -> None:
         self._counters.rejected += 1
@@ -220,25 +218,20 @@ class ReadThrough:
 
     # Waiting for other readers
 
-    def _load_rest(self, batch: Batch) -> None:
-        """Load what the cache did not give, and wait for other readers before loading what they load."""
-        # In this order: two readers that waited for each other's leases before they load would both wait in vain.
-        self._load(batch, batch.free)
-        if batch.to_load:
-            self._wait_for_others(batch)
-            self._load(batch, [*batch.to_load])
-
     def _wait_for_others(self, batch: Batch) -> None:
-        """Poll until the other readers have filled their items, for at most ``_longest_wait()``."""
-        self._counters.waits += len(batch.to_load)
+        """Poll until the other readers have filled their items, for at most ``_longest_wait()``; then load the rest."""
+        self._counters.waits += len(batch.busy)
         until = self._clock() + self._longest_wait()
         pause = _FIRST_PAUSE
-        while (busy := batch.busy) and self._clock() + pause <= until:
+        while batch.busy and self._clock() + pause <= until:
             self._sleep(pause)
             pause = min(pause * 1.5, _LONGEST_PAUSE)
-            self._fetch(batch, busy, waited=True)
+            self._fetch(batch, [*batch.busy], waited=True)
             if batch.leases:  # Others may be waiting for these by now.
-                self._load(batch, batch.free)
+                self._load(batch)
+        batch.stop_waiting()
+        if batch.to_load:
+            self._load(batch)
 
     def _longest_wait(self) -> float:
         """Twice the time of a load, at least ``wait``, but never longer than the other reader's lease lives."""
@@ -247,73 +240,62 @@ class ReadThrough:
 
     # Loading
 
-    def _load(self, batch: Batch, indices: Sequence[int]) -> None:
-        """Load some of a batch with one query. If all of it is renewals, and the load fails or would have to queue,
-        return the current values.
+    def _load(self, batch: Batch) -> None:
+        """Load ``to_load`` with one query. If all of it is renewals, and the load fails or would have to queue, the
+        current values are the answer.
         """
-        if not indices:
-            return
-        must_load = not batch.current or any(index not in batch.current for index in indices)
-        try:
-            self._load_in_turn(batch, indices, may_wait=must_load)
-        except (sa.exc.SQLAlchemyError, OverloadError) as exc:
-            not_loaded = [index for index in indices if index in batch.to_load]
-            if any(index not in batch.current for index in not_loaded):
-                raise
-            self._take_current(batch, not_loaded, exc)
-
-    def _take_current(self, batch: Batch, indices: Sequence[int], exc: Exception) -> None:
-        self._backend.abandon([lease for index in indices if isinstance(lease := batch.to_load[index], Lease)])
-        for index in indices:
-            logger.debug("%s is not renewed: %s", batch.full_keys[index], exc)
-            self._take_hit(batch, index, batch.current[index])
-
-    def _load_in_turn(self, batch: Batch, indices: Sequence[int], *, may_wait: bool) -> None:
         bulkhead = self._backend.bulkhead
-        if bulkhead is None:
-            self._load_now(batch, indices)
-            return
-        with bulkhead.entered(may_wait=may_wait) as waited:
-            if waited:  # Others have been loading meanwhile.
-                self._fetch(batch, [index for index in indices if batch.to_load[index] is BUSY], waited=True)
-                indices = [index for index in indices if index in batch.to_load]
-            if indices:  # Stored before the turn ends, so that the next reader in the queue hits.
-                self._load_now(batch, indices)
+        try:
+            if bulkhead is None:
+                self._load_now(batch)
+                return
+            with bulkhead.entered(may_wait=not batch.may_stay) as waited:
+                if waited:
+                    self._fetch_again(batch)
+                if batch.to_load:  # Stored before the turn ends, so that the next reader in the queue hits.
+                    self._load_now(batch)
+        except (sa.exc.SQLAlchemyError, OverloadError) as exc:
+            if not batch.may_stay:
+                raise
+            self._take_current(batch, exc)
 
-    def _load_now(self, batch: Batch, indices: Sequence[int]) -> None:
+    def _fetch_again(self, batch: Batch) -> None:
+        """Fetch what others may have loaded while this reader was in the queue."""
+        self._fetch(batch, [index for index, reason in batch.to_load.items() if reason is BUSY], waited=True)
+        batch.stop_waiting()
+
+    def _take_current(self, batch: Batch, exc: Exception) -> None:
+        self._backend.abandon(batch.leases)
+        for index in batch.to_load:
+            logger.debug("%s is not renewed: %s", batch.full_keys[index], exc)
+        renewals = [*batch.to_load]
+        rows = [batch.current[index] for index in renewals]
+        batch.answer(renewals, rows)
+        self._count_hits(rows)
+
+    def _load_now(self, batch: Batch) -> None:
         began = self._clock()
-        self._count_load(batch, indices)
-        identities = batch.identities(indices)
-        loader = self._loader
+        self._count_load(batch)
+        identities, loader = batch.identities(), self._loader
         loaded, committed = loader.one(identities[0]) if len(identities) == 1 else loader.many(identities)
         fills: list[tuple[Lease, str, Row | None]] = []
-        for index, identity in zip(indices, identities, strict=True):
+        for (index, reason), identity in zip(batch.to_load.items(), identities, strict=True):
             batch.rows[index] = row = loaded.get(identity)
-            reason = batch.to_load[index]
             if isinstance(reason, Lease):
                 fills.append((reason, batch.full_keys[index], row))
         if fills:
             self._filler.fill(fills, committed=committed)
-        for index in indices:
-            del batch.to_load[index]
+        batch.to_load.clear()
         self._note_load(began)
 
-    def _count_load(self, batch: Batch, indices: Sequence[int]) -> None:
-        misses = renewals = bypasses = 0
-        for index in indices:
-            reason = batch.to_load[index]
-            if isinstance(reason, Lease):
-                if reason.renews:
-                    renewals += 1
-                else:
-                    misses += 1
-            elif reason is not BUSY:
-                bypasses += 1
+    def _count_load(self, batch: Batch) -> None:
         counters = self._counters
         counters.loads.value += 1
-        counters.misses.value += misses
-        counters.renewals.value += renewals
-        counters.bypasses.value += bypasses
+        for reason in batch.to_load.values():
+            if isinstance(reason, Lease):
+                (counters.renewals if reason.renews else counters.misses).value += 1
+            elif reason is not BUSY:
+                counters.bypasses.value += 1
 
     def _note_load(self, began: float) -> None:
         """Moving average of how long loads take, with weight 1/8; the first load sets it."""
