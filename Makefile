@@ -2,8 +2,8 @@
 
 PYTHON =
 PYTEST_ARGS =
-# As many processes as there are cores, each with servers of its own.
-PYTEST_WORKERS = auto
+# Each with servers of its own. One more than there are cores, since some tests mostly wait.
+PYTEST_WORKERS = $(shell expr `getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2` + 1)
 # Minutes of make prove; FULL=1 leaves nothing out, however long that takes.
 PROVE_MINUTES = 50
 PROVE_ONLY =

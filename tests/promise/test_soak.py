@@ -39,7 +39,12 @@ PEOPLE = 50
 """People that each thread writes."""
 
 GROWTH = {"memory": 16_384, "blocks": 2_500, "files": 4, "threads": 0, "objects": 60, "entries": 150}
-"""How much more the later samples may have, at the median. A leak shows in blocks; memory depends on the allocator."""
+"""How much more the later samples may have, at the median."""
+
+MEASURABLE = 100_000
+"""The operations from which on memory is judged. In fewer, a leak that Python's blocks do not show is smaller than one
+step of the allocator in a process that has run other tests.
+"""
 
 # Deadlock, and a lock waited for too long: gaps between the keys of several threads are locked, too.
 _CONTENDED = {1205, 1213}
@@ -377,6 +382,8 @@ def test_what_a_process_holds_does_not_grow(
     warm = sorted(soak.samples)[len(soak.samples) // 3 :]
     early, late = warm[: len(warm) // 2], warm[len(warm) // 2 :]
     for name, more in GROWTH.items():
+        if name == "memory" and operations < MEASURABLE:
+            continue
         before, after = ([getattr(each, name) for each in part] for part in (early, late))
         assert statistics.median(after) <= statistics.median(before) + more, (name, before, after)
 
