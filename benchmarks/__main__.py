@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from benchmarks import against, counts
+from benchmarks import against, counts, interpreters
 from benchmarks.cases import CASES, Case
 from benchmarks.method import Pace, Result
 from benchmarks.profiles import profile
@@ -38,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with ExitStack() as stack:
             if options.against:
                 return _against(options, stack)
+            if options.pythons:
+                return _pythons(options, stack)
             return _run(options, _chosen(options.only), World(stack))
     except (
         pytest.skip.Exception,
@@ -65,6 +67,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--replot", type=Path, metavar="JSON", help="measure nothing: draw the figures of this file")
     parser.add_argument("--against", metavar="REF", help="compare this checkout with a commit, and with itself")
+    parser.add_argument(
+        "--pythons",
+        nargs="+",
+        metavar="PATH",
+        help="compare hits on these Pythons, each of which can import what the package needs",
+    )
     parser.add_argument("--count", action="store_true", help="with --against: count instructions and calls instead")
     parser.add_argument(
         "--database",
@@ -113,6 +121,23 @@ def _against(options: argparse.Namespace, stack: ExitStack) -> int:
         console.print(against.comparisons_table(old, times))
         _say_if_busy(console, world)
     _write(options.json, against.as_json(old, times, counted, load=world.load))
+    return 0
+
+
+def _pythons(options: argparse.Namespace, stack: ExitStack) -> int:
+    """Compare hits on several Pythons."""
+    pythons = interpreters.interpreters(options.pythons)
+    processor = stack.enter_context(against.pinned())
+    world = World(stack)
+    pace = Pace(quick=options.quick, rounds=options.rounds)
+    console = _console()
+    with _bars() as bars:
+        bar = bars.add_task(f"{len(pythons)} Pythons", total=interpreters.length(pace))
+        places = against.Places(world, "sqlite")
+        found = interpreters.measure(pythons, places, pace, processor, _drawn(bars, bar))
+    console.print(interpreters.table(found))
+    _say_if_busy(console, world)
+    _write(options.json, interpreters.as_json(found, load=world.load))
     return 0
 
 

@@ -63,10 +63,11 @@ _BATCHES = {"hit": 100, "memory": 200, "use-db": 50, "miss": 10, "commit-elsewhe
 
 @dataclass(frozen=True)
 class Version:
-    """One version of the package: its name in tables, and the folder to import it from."""
+    """One version of the package: its name in tables, the folder to import it from, and the Python to run it."""
 
     name: str
     folder: Path
+    python: str = sys.executable
 
 
 @contextmanager
@@ -147,7 +148,7 @@ def _said(do: str, case: str, **more: Any) -> str:
 
 def _command(version: Version, arguments: Sequence[str]) -> list[str]:
     script = Path(__file__).with_name("worker.py")
-    return [sys.executable, "-P", str(script), str(version.folder), *arguments]
+    return [version.python, "-P", str(script), str(version.folder), *arguments]
 
 
 def _environment(version: Version) -> dict[str, str]:

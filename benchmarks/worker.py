@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from urllib.parse import urlsplit
 
 import sqlalchemy as sa
+from pymemcache.client.base import Client  # type: ignore[import-untyped]
 from sqlalchemy import orm
 
 import person_repo
@@ -60,7 +62,7 @@ class Desk:
     def case(self, name: str) -> Case:
         """The case of a name."""
         if name not in self._cases:
-            self._cases[name] = CASES[name](self)
+            self._cases[name] = (CASES | PEERS)[name](self)
         return self._cases[name]
 
     def _service(self, cache: str, *, use_db: bool = False) -> PersonService:
@@ -146,6 +148,28 @@ class Desk:
         """``get`` of one person from the database, with ``use_db``."""
         return Case(self._service("null://", use_db=True).get, self._ids)
 
+    # The peer, for the same ids
+
+    def pymemcache(self) -> Case:
+        """pymemcache's ``get``, with a timeout: bytes of about a person's length."""
+        client = self._filled_peer()
+        return Case(client.get, [_peer_key(id) for id in self._ids])
+
+    def pymemcache_100(self) -> Case:
+        """pymemcache's ``get_many`` of a hundred keys, with a timeout."""
+        client = self._filled_peer()
+        return Case(client.get_many, [[_peer_key(id) for id in ids] for ids in self._hundreds()])
+
+    def _filled_peer(self) -> Client:
+        client = Client(urlsplit(self._cache).netloc, timeout=60)
+        refused = client.set_many({_peer_key(id): b"." * 90 for id in self._ids}, noreply=False)
+        assert not refused, refused
+        return client
+
+
+def _peer_key(id: str) -> str:
+    return f"py:0123456789abcdef0123456789abcdef:person:{id}"
+
 
 CASES: dict[str, Callable[[Desk], Case]] = {
     "hit": Desk.hit,
@@ -157,6 +181,11 @@ CASES: dict[str, Callable[[Desk], Case]] = {
     "memory": Desk.memory,
     "memory-100": Desk.memory_100,
     "use-db": Desk.use_db,
+}
+
+PEERS: dict[str, Callable[[Desk], Case]] = {
+    "pymemcache": Desk.pymemcache,
+    "pymemcache-100": Desk.pymemcache_100,
 }
 
 
@@ -177,7 +206,8 @@ def turn(case: Case, numbers: Sequence[int]) -> float:
     for item in rest:
         call(item)
     seconds = time.perf_counter() - start
-    gc.collect()
+    if not gc.isenabled():
+        gc.collect()
     return seconds / len(rest)
 
 
@@ -235,8 +265,11 @@ def answer(desk: Desk, command: dict[str, Any]) -> Any:
             raise ValueError(f"{unknown!r} is no command")
 
 
-def main(folder: str, database: str, cache: str, namespace: str, processor: str) -> None:
-    """Answers commands until there are no more. ``processor``: the number of the one to stay on, or nothing."""
+def main(folder: str, database: str, cache: str, namespace: str, processor: str, collector: str = "off") -> None:
+    """Answers commands until there are no more. ``processor``: the number of the one to stay on, or nothing.
+
+    ``collector``: ``on``, and Python collects garbage as it does in a host; ``off``, and it is collected after a turn.
+    """
     imported = Path(person_repo.__file__ or "").resolve()
     if not imported.is_relative_to(Path(folder).resolve()):
         raise SystemExit(f"this worker is for the version in {folder} and imported {imported}")
@@ -244,8 +277,9 @@ def main(folder: str, database: str, cache: str, namespace: str, processor: str)
         os.sched_setaffinity(0, {int(processor)})
     desk = Desk(database, cache, namespace)
     gc.collect()
-    gc.freeze()
-    gc.disable()
+    if collector == "off":
+        gc.freeze()
+        gc.disable()
     for line in sys.stdin:
         print(json.dumps(answer(desk, json.loads(line))), flush=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import random
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 from support.servers import find_binary
 
-from benchmarks import against, counts
+from benchmarks import against, counts, interpreters
 from benchmarks.__main__ import main
 from benchmarks.cases import CASES
 from benchmarks.method import Clocked, Contestant, Pace, Spread, Target, WrongAnswerError, measure, ratios_of
@@ -216,6 +217,31 @@ def test_the_files_of_another_commit_are_those_of_git(tmp_path: Path) -> None:
 def test_a_comparison_that_is_not_possible_is_refused(arguments: list[str], said: str) -> None:
     with pytest.raises(SystemExit, match=said):
         main(arguments)
+
+
+# Several Pythons
+
+
+def test_each_python_is_measured_beside_the_peer(places: against.Places) -> None:
+    this, again = interpreters.interpreters([sys.executable, sys.executable])
+    assert this.version == platform.python_version()
+    reports: list[None] = []
+    pace = Pace(quick=True, rounds=1)
+
+    found = interpreters.measure([this], places, pace, "", lambda: reports.append(None))
+
+    assert [one.case for one in found] == list(interpreters.CASES)
+    assert len(reports) >= interpreters.length(pace)
+    for one in found:
+        assert min(one.ours.lower, one.peer.lower, one.ratio.lower) > 0
+    shown = interpreters.as_json(found, load=1.0)["pythons"]
+    assert [one["python"] for one in shown] == [this.version] * len(found)
+    assert again == this
+
+
+def test_a_python_that_does_not_run_is_named() -> None:
+    with pytest.raises(SystemExit, match="no-such-python does not run"):
+        main(["--pythons", "no-such-python"])
 
 
 # Runs
