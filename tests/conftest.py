@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
 from support.folders import work_in_memory
+from support.postgresql import postgresql
 from support.servers import Memcached, mariadb, memcached
 from support.urls import MEMORY, patient_url
 
@@ -59,6 +60,35 @@ def mysql_url(mysql_server: sa.URL, _mysql_administration: sa.Engine) -> Iterato
     yield mysql_server.set(database=name).render_as_string(hide_password=False)
     with _mysql_administration.connect() as connection:
         connection.exec_driver_sql(f"DROP DATABASE {name}")
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[sa.URL]:
+    """A PostgreSQL in which databases can be made: that of ``PERSON_REPO_TEST_POSTGRESQL_URL``, or our own."""
+    if given := os.environ.get("PERSON_REPO_TEST_POSTGRESQL_URL"):
+        yield sa.make_url(given)
+        return
+    with postgresql() as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def _postgresql_administration(postgresql_server: sa.URL) -> Iterator[sa.Engine]:
+    engine = sa.create_engine(postgresql_server, isolation_level="AUTOCOMMIT")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def postgresql_url(postgresql_server: sa.URL, _postgresql_administration: sa.Engine) -> Iterator[str]:
+    """The URL of an empty database on PostgreSQL, which is dropped after the test."""
+    name = f"person_repo_{uuid.uuid4().hex}"
+    with _postgresql_administration.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    yield postgresql_server.set(database=name).render_as_string(hide_password=False)
+    with _postgresql_administration.connect() as connection:
+        # FORCE: an engine that was not disposed keeps its connections.
+        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(scope="session")

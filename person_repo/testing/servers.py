@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from person_repo.exceptions import ConfigurationError, PersonRepoError
 
@@ -33,8 +33,16 @@ _OF_SERVERS: Final = ("/usr/sbin", "/usr/local/sbin")
 # starts every server, and lives as long as the interpreter.
 _starter = ThreadPoolExecutor(1, "server-starter")
 
-# prctl(PR_SET_PDEATHSIG, SIGKILL) outlives exec. So does the pid, which a supervising process would change.
-_DIE_WITH_PARENT: Final = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
+# prctl(PR_SET_PDEATHSIG, SIGKILL) outlives exec, but not a change of the user. So does the pid, which a supervising
+# process would change.
+_DIE_WITH_PARENT: Final = """
+import ctypes, os, sys
+user, group, *command = sys.argv[1:]
+if user:
+    os.setgroups([]), os.setgid(int(group)), os.setuid(int(user))
+ctypes.CDLL(None).prctl(1, 9)
+os.execv(command[0], command)
+"""
 
 
 class ServerEndedError(PersonRepoError):
@@ -46,6 +54,9 @@ class Server:
 
     patience = 30.0
     """Seconds that a start may take."""
+
+    account: tuple[int, int] | None = None
+    """The user id and group id that the process runs as; None for those of this process."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -78,7 +89,7 @@ class Server:
         """Starts the process and returns once it answers. Raises ``ServerEndedError`` if it never does."""
         if self.running:
             return self
-        self._process = _starter.submit(_start, self.command()).result()
+        self._process = _starter.submit(_start, self.command(), self.account).result()
         deadline = time.monotonic() + self.patience
         while not self.answers():
             if not self.running:
@@ -260,11 +271,12 @@ def started_on_a_free_port(make: Callable[[], S], attempts: int = 5) -> S:
         return started_on_a_free_port(make, attempts - 1)
 
 
-def _start(command: list[str]) -> subprocess.Popen[bytes]:
-    wrapper = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT] if sys.platform == "linux" else []
-    process = subprocess.Popen(
-        [*wrapper, *command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    if not wrapper:
-        atexit.register(process.kill)
+def _start(command: list[str], account: tuple[int, int] | None) -> subprocess.Popen[bytes]:
+    user, group = account or (None, None)
+    nothing: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    if sys.platform == "linux":
+        numbers = ["" if number is None else str(number) for number in (user, group)]
+        return subprocess.Popen([sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, *numbers, *command], **nothing)
+    process = subprocess.Popen(command, user=user, group=group, **nothing)
+    atexit.register(process.kill)
     return process
