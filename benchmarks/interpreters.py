@@ -23,7 +23,7 @@ from benchmarks.method import Pace, Spread
 __all__ = ["CASES", "Interpreter", "as_json", "interpreters", "length", "measure", "table"]
 
 CASES = {"hit": ("pymemcache", 200), "hits-100": ("pymemcache-100", 200)}
-"""What is read, the peer's case, and the operations of one turn: 200 batches of a hundred are 20,000 hits."""
+"""Our case, the peer's, and the operations of one turn: 200 batches of a hundred are 20,000 hits."""
 
 _ROUNDS = 60
 _SITTINGS = 3
