@@ -1,9 +1,9 @@
-"""Every private name of SQLAlchemy, its dialects, PyMySQL and pymemcache that this package relies on.
+"""Every private name of SQLAlchemy, its dialects, alembic, PyMySQL and pymemcache that this package relies on.
 
 Each function says what for, and what breaks without the name. ``tests/test_internals.py`` asks for each of them on the
 installed versions, and fails with the name that a release has moved. SQLAlchemy is required below the next minor
 version for that reason. Since when: all of SQLAlchemy's are the same in 2.0.43 and 2.1.9; PyMySQL's is in 1.2.0,
-pymemcache's in 4.0.0, the oldest versions that are required.
+pymemcache's in 4.0.0, alembic's in 1.17.2, the oldest versions that are required.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ __all__ = [
     "has_listeners",
     "is_disconnect",
     "listed_rows",
+    "operation_of",
     "post_values_clause",
     "prefixes",
     "raise_connect_error",
@@ -37,6 +38,20 @@ __all__ = [
     "select_names",
     "set_values",
 ]
+
+
+# alembic
+
+
+def operation_of(kind: type[Any]) -> Callable[..., Any]:
+    """The implementation of a kind of operation, so that another one can extend it: ``Operations._to_impl``.
+
+    Without it, an implementation of the host's own would be replaced by one that does not know it.
+    """
+    from alembic.operations import Operations
+
+    implementation: Callable[..., Any] = Operations._to_impl.dispatch(kind)
+    return implementation
 
 
 # SQLAlchemy: engines and connections

@@ -12,6 +12,7 @@ from typing import Any
 import pymysql
 import pytest
 import sqlalchemy as sa
+from alembic.operations import ops
 from pymemcache.client.base import Client
 from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.dialects.sqlite.base import SQLiteExecutionContext
@@ -115,6 +116,7 @@ ASKED: dict[str, Callable[[sa.Engine], bool]] = {
         [len(rows) for rows in internals.listed_rows(sa.insert(TABLE).values([{"id": 1}, {"id": 2}]))] == [2]
         and not internals.listed_rows(sa.insert(TABLE).values(id=1))
     ),
+    "operation_of": lambda _: callable(internals.operation_of(ops.AddColumnOp)),
     "post_values_clause": lambda _: (
         internals.post_values_clause(sqlite.insert(TABLE).on_conflict_do_nothing()) is not None
         and internals.post_values_clause(mysql.insert(TABLE).on_duplicate_key_update(name="a")) is not None
@@ -148,7 +150,7 @@ ASKED: dict[str, Callable[[sa.Engine], bool]] = {
 
 @pytest.mark.parametrize("name", internals.__all__)
 def test_the_installed_versions_have_each_private_name(name: str, engine: sa.Engine) -> None:
-    versions = {each: importlib.metadata.version(each) for each in ("SQLAlchemy", "PyMySQL", "pymemcache")}
+    versions = {each: importlib.metadata.version(each) for each in ("SQLAlchemy", "alembic", "PyMySQL", "pymemcache")}
     try:
         holds = ASKED[name](engine)
     except (AttributeError, TypeError) as exc:

@@ -23,6 +23,7 @@ from sqlalchemy import orm
 
 from person_repo import migrations
 from person_repo.exceptions import ConfigurationError, MigrationError
+from person_repo.migrations import commands
 from person_repo.model import Base, Person
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -45,6 +46,8 @@ def engine_of() -> Iterator[EngineOf]:
 
 
 OURS = {"person", "person_repo_fence", "person_repo_version"}
+HEADS = ("person_repo_0002", "person_repo_layer_0001")
+LAYER = ("person_repo_layer_0001",)
 
 
 def tables(engine: sa.Engine) -> set[str]:
@@ -52,18 +55,18 @@ def tables(engine: sa.Engine) -> set[str]:
 
 
 def test_schema_goes_up_down_and_up_again(engine: sa.Engine) -> None:
-    assert migrations.current(engine) is None
+    assert migrations.current(engine) == ()
 
     migrations.upgrade(engine)
-    assert migrations.current(engine) == migrations.head() == "person_repo_0002"
+    assert migrations.current(engine) == migrations.heads() == HEADS
     assert tables(engine) == OURS
 
     migrations.downgrade(engine, "base")
-    assert migrations.current(engine) is None
+    assert migrations.current(engine) == ()
     assert tables(engine) == {"person_repo_version"}
 
     migrations.upgrade(engine)
-    assert migrations.current(engine) == "person_repo_0002"
+    assert migrations.current(engine) == HEADS
 
 
 def test_upgrade_of_an_upgraded_schema_keeps_everyone(engine: sa.Engine) -> None:
@@ -83,7 +86,7 @@ def test_target_may_be_a_url_or_an_engine(
 ) -> None:
     target = make(database_url)
     migrations.upgrade(target)
-    assert migrations.current(target) == migrations.head()
+    assert migrations.current(target) == migrations.heads()
     assert "person" in tables(engine)
     if isinstance(target, sa.Engine):
         target.dispose()
@@ -93,9 +96,9 @@ def test_connection_is_left_for_its_owner_to_commit(engine: sa.Engine) -> None:
     with engine.connect() as connection:
         migrations.upgrade(connection)
         assert connection.in_transaction()
-        assert migrations.current(connection) == migrations.head()
+        assert migrations.current(connection) == migrations.heads()
         connection.commit()
-    assert migrations.current(engine) == migrations.head()
+    assert migrations.current(engine) == migrations.heads()
 
 
 def test_owner_of_a_connection_may_roll_back_on_sqlite(tmp_path: Path, engine_of: EngineOf) -> None:
@@ -192,7 +195,7 @@ def test_two_processes_that_upgrade_at_once_do_not_collide(database_url: str, en
             complaints = [process.communicate("\n", timeout=60)[1] for process in (first, second)]
 
     assert [first.returncode, second.returncode] == [0, 0], complaints
-    assert migrations.current(engine) == migrations.head()
+    assert migrations.current(engine) == migrations.heads()
 
 
 def test_threads_that_upgrade_databases_of_their_own_do_not_collide(tmp_path: Path) -> None:
@@ -200,14 +203,14 @@ def test_threads_that_upgrade_databases_of_their_own_do_not_collide(tmp_path: Pa
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(migrations.upgrade, urls))
 
-    assert {migrations.current(url) for url in urls} == {migrations.head()}
+    assert {migrations.current(url) for url in urls} == {migrations.heads()}
 
 
 def test_upgrade_gives_up_on_a_lock_that_is_not_released(mysql_url: str, engine_of: EngineOf) -> None:
     with migrations.exclusive(engine_of(mysql_url)):
         with pytest.raises(MigrationError, match="somebody else is migrating this database"):
             migrations.upgrade(mysql_url, lock_timeout=0)
-        assert migrations.current(mysql_url) is None
+        assert migrations.current(mysql_url) == ()
 
 
 def test_lock_is_per_database(mysql_url: str, engine_of: EngineOf) -> None:
@@ -269,12 +272,14 @@ def test_failed_upgrade_on_sqlite_leaves_nothing(tmp_path: Path, engine_of: Engi
 def test_schema_of_a_newer_version_is_refused_with_the_remedy(engine: sa.Engine) -> None:
     migrations.upgrade(engine)
     with engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE person_repo_version SET version_num = 'person_repo_0999'")
+        connection.exec_driver_sql(
+            "UPDATE person_repo_version SET version_num = 'person_repo_0999' WHERE version_num = 'person_repo_0002'"
+        )
 
     for move in (lambda: migrations.upgrade(engine), lambda: migrations.downgrade(engine, "base")):
         with pytest.raises(MigrationError, match=r"'person_repo_0999'.*install the version that wrote it"):
             move()
-    assert migrations.current(engine) == "person_repo_0999"
+    assert migrations.current(engine) == ("person_repo_0999", "person_repo_layer_0001")
     assert "person" in tables(engine)
 
 
@@ -309,7 +314,7 @@ def test_url_that_cannot_be_used_is_a_configuration_error_without_its_password(
 def test_missing_scripts_are_an_error_that_says_where_they_were_looked_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(migrations, "__file__", str(tmp_path / "person_repo" / "migrations.py"))
+    monkeypatch.setattr(commands, "__file__", str(tmp_path / "person_repo" / "migrations" / "commands.py"))
     with pytest.raises(MigrationError, match="install the package again"):
         migrations.script_location()
 
@@ -330,25 +335,25 @@ def alembic(*arguments: str, cwd: Path, **variables: str) -> str:
 
 
 def test_plain_alembic_upgrades_from_the_checkout(database_url: str, engine: sa.Engine) -> None:
-    alembic("upgrade", "head", cwd=CHECKOUT, PERSON_REPO_DATABASE_URL=database_url)
+    alembic("upgrade", "heads", cwd=CHECKOUT, PERSON_REPO_DATABASE_URL=database_url)
 
-    assert migrations.current(engine) == migrations.head()
+    assert migrations.current(engine) == migrations.heads()
     assert "No new upgrade operations detected" in alembic("-x", f"url={database_url}", "check", cwd=CHECKOUT)
 
 
 def test_x_argument_goes_before_the_environment(tmp_path: Path) -> None:
     chosen, other = f"sqlite:///{tmp_path / 'chosen.db'}", f"sqlite:///{tmp_path / 'other.db'}"
 
-    alembic("-x", f"url={chosen}", "upgrade", "head", cwd=CHECKOUT, PERSON_REPO_DATABASE_URL=other)
+    alembic("-x", f"url={chosen}", "upgrade", "heads", cwd=CHECKOUT, PERSON_REPO_DATABASE_URL=other)
 
-    assert migrations.current(chosen) == migrations.head()
+    assert migrations.current(chosen) == migrations.heads()
     assert not (tmp_path / "other.db").exists()
 
 
 def test_ini_file_has_the_default_database(tmp_path: Path) -> None:
-    alembic("-c", str(CHECKOUT / "alembic.ini"), "upgrade", "head", cwd=tmp_path)
+    alembic("-c", str(CHECKOUT / "alembic.ini"), "upgrade", "heads", cwd=tmp_path)
 
-    assert migrations.current(f"sqlite:///{tmp_path / 'people.db'}") == migrations.head()
+    assert migrations.current(f"sqlite:///{tmp_path / 'people.db'}") == migrations.heads()
 
 
 @pytest.mark.parametrize(
@@ -360,7 +365,7 @@ def test_ini_file_has_the_default_database(tmp_path: Path) -> None:
     ],
 )
 def test_sql_can_be_printed_without_a_database(url: str, collation: str | None) -> None:
-    printed = alembic("-x", f"url={url}", "upgrade", "head", "--sql", cwd=CHECKOUT)
+    printed = alembic("-x", f"url={url}", "upgrade", "heads", "--sql", cwd=CHECKOUT)
 
     assert "CREATE TABLE person (" in printed
     assert "INSERT INTO person_repo_version" in printed
@@ -412,12 +417,12 @@ def host(tmp_path: Path, database_url: str) -> Config:
     (folder / "versions").mkdir(parents=True)
     (folder / "env.py").write_text(textwrap.dedent(HOST_ENV))
     (folder / "versions" / "shop_0001.py").write_text(textwrap.dedent(HOST_REVISION))
-    ours = Path(migrations.script_location()) / "versions"
+    ours = Path(migrations.script_location())
 
     config = Config()
     config.set_main_option("script_location", str(folder))
-    config.set_main_option("version_locations", f"{folder / 'versions'}{os.pathsep}{ours}")
-    config.set_main_option("path_separator", "os")
+    config.set_main_option("version_locations", f"{folder / 'versions'}\n{ours / 'versions'}\n{ours / 'layer'}")
+    config.set_main_option("path_separator", "newline")
     config.set_main_option("sqlalchemy.url", database_url.replace("%", "%%"))
     return config
 
@@ -429,6 +434,9 @@ def test_host_runs_our_revisions_among_its_own(host: Config, engine: sa.Engine) 
 
     command.downgrade(host, "shop@base")
     assert tables(engine) == {"alembic_version", "person", "person_repo_fence"}
+
+    command.downgrade(host, "person_repo@base")
+    assert tables(engine) == {"alembic_version", "person_repo_fence"}
 
     command.upgrade(host, "heads")
     command.downgrade(host, "base")
@@ -444,10 +452,10 @@ def test_our_version_table_stays_out_of_the_hosts(host: Config, engine: sa.Engin
     """A host that upgrades us by call, and itself by alembic, keeps two tables of revisions."""
     migrations.upgrade(engine)
     assert tables(engine) == OURS
-    command.stamp(host, "person_repo_0002")
+    command.stamp(host, ["person_repo_0002", "person_repo_layer_0001"])
     command.upgrade(host, "heads")
     assert tables(engine) == {"alembic_version", *OURS, "order"}
-    assert migrations.current(engine) == migrations.head()
+    assert migrations.current(engine) == migrations.heads()
 
 
 def test_upgrade_of_an_upgraded_schema_writes_nothing(
@@ -489,6 +497,6 @@ def test_host_upgrades_us_by_call_while_its_own_command_runs(
     command.upgrade(config, "head")
 
     assert tables(engine) == {"alembic_version", *OURS, "order"}
-    assert migrations.current(engine) == migrations.head()
+    assert migrations.current(engine) == migrations.heads()
     command.downgrade(config, "base")
     assert tables(engine) == {"alembic_version", *OURS}

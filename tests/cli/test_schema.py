@@ -12,15 +12,27 @@ from person_repo import migrations
 
 
 def test_the_schema_is_upgraded_once(database_url: str) -> None:
-    head = migrations.head()
+    heads = migrations.heads()
 
     assert answer(call("--json", "current", "--database-url", database_url)) | {"database": ""} == {
-        "database": "", "revision": None, "head": head, "up_to_date": False,
+        "database": "", "revisions": [], "heads": [*heads], "up_to_date": False,
     }  # fmt: skip
     assert "was upgraded from nothing" in call("upgrade", "--database-url", database_url).stdout
-    assert f"is up to date: {head}" in call("upgrade", "--database-url", database_url).stdout
-    assert answer(call("upgrade", "--database-url", database_url, "--json"))["revision"] == head
-    assert f"{head} (up to date)" in call("current", "--database-url", database_url).stdout
+    assert f"is up to date: {', '.join(heads)}" in call("upgrade", "--database-url", database_url).stdout
+    assert answer(call("upgrade", "--database-url", database_url, "--json"))["revisions"] == [*heads]
+    assert f"{', '.join(heads)} (up to date)" in call("current", "--database-url", database_url).stdout
+
+
+def test_an_application_with_models_of_its_own_upgrades_the_layer_alone(database_url: str) -> None:
+    (layer,) = migrations.heads(person=False)
+
+    assert (
+        "run: person-repo upgrade --no-person" in call("--database-url", database_url, "current", "--no-person").stdout
+    )
+    assert answer(call("--database-url", database_url, "upgrade", "--no-person", "--json"))["revisions"] == [layer]
+    assert "(up to date)" in call("--database-url", database_url, "current", "--no-person").stdout
+    assert not answer(call("--database-url", database_url, "current", "--json"))["up_to_date"]
+    assert "has no table person;" in call("--database-url", database_url, "list").stderr
 
 
 @pytest.mark.parametrize(

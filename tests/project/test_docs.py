@@ -15,8 +15,8 @@ A comment right above a fence, which a reader of the page does not see, says how
 
 A comment of its own, ``<!-- hidden`` to ``-->``, is Python that is executed in its place. Addresses are replaced by
 those of real servers first: the servers of a ``memcached://`` URL by as many memcached processes (the path of a socket
-by another one's), a ``mysql+pymysql://`` URL by that of an empty database, and ``person_repo:_alembic/versions``, which
-only an installed wheel has, by the folder of the checkout.
+by another one's), a ``mysql+pymysql://`` URL by that of an empty database, and a folder in ``person_repo:_alembic/``,
+which only an installed wheel has, by that of the checkout.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Run:
         if part.mark not in ("", *MARKS):
             raise AssertionError(f"{self.page}:{part.line}: <!-- {part.mark}: ... --> is no mark")
         code = re.sub(
-            r"(?P<scheme>memcached|mysql\+pymysql)://(?P<rest>[\w\[/][^\s\"'`?]*)(?P<more>\?(?!timeout))?|person_repo:_alembic/versions",
+            r"(?P<scheme>memcached|mysql\+pymysql)://(?P<rest>[\w\[/][^\s\"'`?]*)(?P<more>\?(?!timeout))?|person_repo:_alembic/(?P<folder>\w+)",
             self._server,
             part.code,
         )
@@ -184,7 +184,7 @@ def server_of(request: pytest.FixtureRequest) -> Iterator[Callable[[re.Match[str
 
         def address(found: re.Match[str]) -> str:
             if found["scheme"] is None:
-                return f"{migrations.script_location()}/versions"
+                return f"{migrations.script_location()}/{found['folder']}"
             if found["scheme"] != "memcached":
                 return str(request.getfixturevalue("mysql_url")).partition("?")[0]
             if not found["rest"].startswith("/"):

@@ -65,6 +65,7 @@ def test_wheel_has_types_people_and_one_copy_of_the_migrations(wheel: Path) -> N
         "person_repo/_alembic/env.py",
         "person_repo/_alembic/script.py.mako",
         "person_repo/_alembic/versions/person_repo_0001_create_person.py",
+        "person_repo/_alembic/layer/person_repo_layer_0001_create_fence.py",
     } <= names
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"person_repo"}
     assert not [name for name in names if "__pycache__" in name]
@@ -84,8 +85,11 @@ def test_command_prints_its_version(scripts: Path, elsewhere: Path) -> None:
 def test_command_upgrades_a_database(scripts: Path, elsewhere: Path) -> None:
     run(scripts / "person-repo", "--database-url", "sqlite:///shop.db", "upgrade", cwd=elsewhere)
 
-    current = "from person_repo import migrations; print(migrations.current('sqlite:///shop.db'))"
-    assert run(scripts / "python", "-c", current, cwd=elsewhere).strip() == "person_repo_0002"
+    current = "from person_repo import migrations; print(*migrations.current('sqlite:///shop.db'))"
+    assert run(scripts / "python", "-c", current, cwd=elsewhere).split() == [
+        "person_repo_0002",
+        "person_repo_layer_0001",
+    ]
 
 
 def test_migrations_come_from_the_package(scripts: Path, elsewhere: Path) -> None:
@@ -93,7 +97,7 @@ def test_migrations_come_from_the_package(scripts: Path, elsewhere: Path) -> Non
         "from person_repo import migrations;"
         "print(migrations.script_location());"
         "migrations.upgrade('sqlite:///people.db');"
-        "print(migrations.current('sqlite:///people.db') == migrations.head())"
+        "print(migrations.current('sqlite:///people.db') == migrations.heads())"
     )
     location, upgraded = run(scripts / "python", "-c", code, cwd=elsewhere).split()
 
@@ -108,7 +112,7 @@ def test_host_names_our_revisions_by_package(scripts: Path, elsewhere: Path) -> 
     ini = elsewhere / "alembic.ini"
     ini.write_text(
         "[alembic]\nscript_location = shop\npath_separator = newline\nsqlalchemy.url = sqlite:///shop.db\n"
-        "version_locations =\n  shop/versions\n  person_repo:_alembic/versions\n"
+        "version_locations =\n  shop/versions\n  person_repo:_alembic/layer\n"
     )
     (elsewhere / "shop" / "env.py").write_text(
         "import sqlalchemy as sa\n"
@@ -118,6 +122,10 @@ def test_host_names_our_revisions_by_package(scripts: Path, elsewhere: Path) -> 
         "    context.configure(connection=connection)\n"
         "    context.run_migrations()\n"
     )
+    run(scripts / "python", "-m", "alembic", "upgrade", "heads", cwd=elsewhere)
+
+    assert "person_repo_layer_0001" in run(scripts / "python", "-m", "alembic", "current", cwd=elsewhere)
+    ini.write_text(f"{ini.read_text()}  person_repo:_alembic/versions\n")
     run(scripts / "python", "-m", "alembic", "upgrade", "heads", cwd=elsewhere)
 
     assert "person_repo_0002" in run(scripts / "python", "-m", "alembic", "current", cwd=elsewhere)

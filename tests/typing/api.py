@@ -239,10 +239,10 @@ def errors(people: PersonService) -> object:
 
 def the_schema(engine: sa.Engine) -> None:
     migrations.upgrade("sqlite:///people.db")
-    migrations.upgrade(engine, "head")
+    migrations.upgrade(engine, "person_repo@head", person=True)
     migrations.downgrade(engine, "base")
-    assert_type(migrations.current(engine), str | None)
-    assert_type(migrations.head(), str)
+    assert_type(migrations.current(engine), tuple[str, ...])
+    assert_type(migrations.heads(person=False), tuple[str, ...])
     assert_type(migrations.script_location(), str)
 
 
@@ -250,5 +250,5 @@ def public_modules_without_an_import_of_their_own(region: CacheRegion) -> None:
     assert_type(person_repo.settings.redact("sqlite://"), str)
     assert_type(person_repo.backends.lease_backend(region), person_repo.backends.LeaseBackend)
     assert_type(person_repo.testing.Proxy("127.0.0.1:11211").address, str)
-    assert_type(person_repo.migrations.head(), str)
+    assert_type(person_repo.migrations.heads(), tuple[str, ...])
     assert_type(person_repo.exceptions.OverloadError(), OverloadError)

@@ -117,7 +117,7 @@ def _opened(people: PersonService) -> Iterator[_Ledger]:
 
 
 def _run_steps(people: PersonService, ledger: _Ledger) -> None:
-    ledger.step("run the migrations", lambda: _upgraded(people), expect=migrations.head())
+    ledger.step("run the migrations", lambda: _upgraded(people), expect=migrations.heads())
     missing = _missing(people)
     ada = Person(id=f"demo-{secrets.token_hex(8)}", first_name="Ada", last_name="Byron")
     try:
@@ -129,7 +129,7 @@ def _run_steps(people: PersonService, ledger: _Ledger) -> None:
         ledger.step("remove what the demo added", lambda: _remove(people, missing, ada.id), expect=len(missing))
 
 
-def _upgraded(people: PersonService) -> str | None:
+def _upgraded(people: PersonService) -> tuple[str, ...]:
     migrations.upgrade(people.engine)
     return migrations.current(people.engine)
 
@@ -225,6 +225,8 @@ def _in_words(answer: object) -> str:
         return f"{answer.first_name} {answer.last_name}"
     if isinstance(answer, Mapping):
         return f"{len(answer)} people"
+    if isinstance(answer, tuple):
+        return ", ".join(answer)
     if isinstance(answer, bool):
         return "done" if answer else "not done"
     return "nobody" if answer is None else str(answer)

@@ -1,10 +1,4 @@
-"""The schema of ``Person``: upgrade, downgrade, and the revision it is at.
-
-A host that runs alembic for tables of its own has two ways. It calls ``upgrade`` with a connection, from its ``env.py``
-or a revision too; ``VERSION_TABLE`` then has our revision. Or it lists ``versions/`` below ``script_location()`` in its
-``version_locations`` (in an ini file, as ``person_repo:_alembic/versions`` with ``path_separator = newline``); its own
-version table then has our revisions, and ``current`` does not know them.
-"""
+"""Upgrade, downgrade, and the revisions that a database has and that this version needs."""
 
 from __future__ import annotations
 
@@ -12,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import sqlalchemy as sa
 from alembic import command, context, op
@@ -25,10 +20,13 @@ from person_repo.database.locks import take_sqlite_lock
 from person_repo.exceptions import MigrationError
 from person_repo.urls import redact
 
-__all__ = ["VERSION_TABLE", "Target", "current", "downgrade", "exclusive", "head", "script_location", "upgrade"]
+__all__ = ["VERSION_TABLE", "Target", "current", "downgrade", "exclusive", "heads", "script_location", "upgrade"]
 
 VERSION_TABLE = "person_repo_version"
-"""The table that holds the revision; not alembic's default, which is the host's."""
+"""The table that holds the revisions; not alembic's default, which is the host's."""
+
+_LAYER: Final = "person_repo_layer"
+"""The label of the branch with the layer's tables."""
 
 Target = str | sa.URL | sa.Engine | sa.Connection
 """The database to migrate: a URL, an engine, or an open connection, which its owner commits."""
@@ -37,47 +35,51 @@ _one_command = threading.Lock()
 """Held during a command: alembic has the running one in variables of modules, which two threads would share."""
 
 
-def upgrade(target: Target, revision: str = "head", *, lock_timeout: float = 30) -> None:
-    """Brings the schema up to a revision. Commits, unless ``target`` is a connection: then the caller does.
+def upgrade(target: Target, revision: str = "heads", *, person: bool = True, lock_timeout: float = 30) -> None:
+    """Brings the schema up: both branches to their heads, or one to a revision of it.
+
+    ``person=False``: the layer's tables alone, for a host with models of its own; ``revision`` is one of theirs.
+    Commits, unless ``target`` is a connection: then the caller does.
 
     A second migration of the same database waits for the first, on MySQL up to ``lock_timeout`` seconds, on SQLite as
     long as the driver's own ``timeout``. On MySQL it waits until this function returns. If you gave a connection,
     commit it at once.
 
-    Raises ``MigrationError`` if this version of the package does not know the revision that the schema is at, if the
+    Raises ``MigrationError`` if this version of the package does not know a revision that the schema is at, if the
     lock cannot be had, and for every refusal of the database; ``ConfigurationError`` for a URL that cannot be used.
     """
-    _run(command.upgrade, target, revision, lock_timeout)
+    _run(command.upgrade, target, _named(revision, person), lock_timeout)
 
 
-def downgrade(target: Target, revision: str, *, lock_timeout: float = 30) -> None:
-    """Takes the schema down to a revision; ``"base"`` drops every table with everyone in it.
+def downgrade(target: Target, revision: str, *, person: bool = True, lock_timeout: float = 30) -> None:
+    """Takes the schema down to a revision. ``"base"`` drops every table with everyone in it, and with
+    ``person=False`` only those of the layer; ``"person_repo@base"`` only that of ``Person``.
 
-    Waits, commits and raises as ``upgrade`` does.
+    The table of the fence stays as long as one of the branches needs it. Waits, commits and raises as ``upgrade`` does.
     """
-    _run(command.downgrade, target, revision, lock_timeout)
+    _run(command.downgrade, target, _named(revision, person), lock_timeout)
 
 
-def current(target: Target) -> str | None:
-    """The revision that a schema is at, whether this version knows it or not; None if ``upgrade`` never ran."""
+def current(target: Target) -> tuple[str, ...]:
+    """The revision of each branch that a database has, sorted, whether this version knows it or not."""
     with _translated(target), _connected(target) as connection:
-        return _context(connection).get_current_revision()
+        return tuple(sorted(_context(connection).get_current_heads()))
 
 
-def head() -> str:
-    """The revision that this version of the package needs."""
-    revision = ScriptDirectory.from_config(_config()).get_current_head()
-    if revision is None:
-        raise MigrationError(f"{script_location()} has no revisions; install the package again")
-    return revision
+def heads(*, person: bool = True) -> tuple[str, ...]:
+    """The revisions that this version of the package needs, sorted; ``person=False``: that of the layer alone."""
+    scripts = ScriptDirectory.from_config(_config())
+    found = scripts.get_heads() if person else [script.revision for script in scripts.get_revisions(f"{_LAYER}@head")]
+    return tuple(sorted(found))
 
 
 def script_location() -> str:
-    """The folder of ``env.py`` and ``versions/``: in the installed package, or in the checkout.
+    """The folder of ``env.py``, ``versions/`` (of ``Person``) and ``layer/``: in the installed package, or in the
+    checkout.
 
     Raises ``MigrationError`` if neither has it.
     """
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parents[1]
     places = (here / "_alembic", here.parent / "alembic")
     for place in places:
         if (place / "env.py").is_file():
@@ -106,6 +108,13 @@ def _run(step: Callable[[Config, str], None], target: Target, revision: str, loc
         _refuse_unknown(connection, config)
         with _one_command, _running_command_restored():
             step(config, revision)
+
+
+def _named(revision: str, person: bool) -> str:
+    """A revision as alembic names it: without ``Person``, one of the layer's branch."""
+    if person or "@" in revision:
+        return revision
+    return f"{_LAYER}@{'head' if revision == 'heads' else revision}"
 
 
 @contextmanager
@@ -174,8 +183,10 @@ def _place(target: Target) -> str:
 
 def _config(connection: sa.Connection | None = None) -> Config:
     config = Config(attributes={"connection": connection})
-    config.set_main_option("script_location", script_location().replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
+    place = script_location()
+    config.set_main_option("script_location", place.replace("%", "%%"))
+    config.set_main_option("version_locations", f"{place}/versions\n{place}/layer".replace("%", "%%"))
+    config.set_main_option("path_separator", "newline")
     return config
 
 
@@ -189,5 +200,5 @@ def _refuse_unknown(connection: sa.Connection, config: Config) -> None:
         if revision not in known:
             raise MigrationError(
                 f"{_place(connection)}: the schema is at revision {revision!r}, which this version of person_repo "
-                f"does not know (its newest is {head()!r}); install the version that wrote it, or a newer one"
+                f"does not know (it has {', '.join(heads())}); install the version that wrote it, or a newer one"
             )
