@@ -24,6 +24,7 @@ help:
 	@echo "make bench    the figures of the README, and the plots (BENCH_ARGS='--quick --only hit', '--against REF')"
 	@echo "make fuzz     hostile bytes against what reads them (FUZZ_RUNS=1000000 for each target)"
 	@echo "make docs     the pages, in docs/_build/html"
+	@echo "make servers  the servers' programs: installed, or unpacked in a cache folder of yours"
 	@echo "make clean    removes what the others made, .venv included"
 	@echo "PYTHON=/path/to/python3 chooses the Python of .venv"
 
@@ -31,10 +32,10 @@ demo: .venv/runtime.stamp
 	@$(BIN)/person-repo demo
 
 test: .venv/dev.stamp servers lint
-	@$(REQUIRE_SERVERS); $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
 
 prove: .venv/dev.stamp servers
-	@$(REQUIRE_SERVERS); $(BIN)/python tests/promise/prove.py --minutes $(PROVE_MINUTES) \
+	@$(BIN)/python tests/promise/prove.py --minutes $(PROVE_MINUTES) \
 	    $(if $(FULL),--full) $(PROVE_ONLY:%=--only %)
 
 lint: .venv/dev.stamp
@@ -106,33 +107,12 @@ clean:
 	@$(PIP) install -q --group fuzz
 	@touch $@
 
-# ---- Servers: the tests start their own, and need the programs ----
-
-HAVE_SERVERS = ( PATH="$$PATH:/usr/sbin:/usr/local/sbin"; \
-	{ [ -n "$$PERSON_REPO_TEST_MYSQL_URL" ] || \
-	  { command -v mariadbd && command -v mariadb-install-db; }; } >/dev/null && \
-	command -v memcached >/dev/null )
-
-# Installed servers are required servers: no test on them is skipped.
-REQUIRE_SERVERS = if $(HAVE_SERVERS); then PERSON_REPO_REQUIRE_SERVERS=1; export PERSON_REPO_REQUIRE_SERVERS; fi
-
 # Sets apt to a command that installs packages without asking, or to nothing.
 FIND_APT = apt=; if command -v apt-get >/dev/null; then \
 	if [ "$$(id -u)" = 0 ]; then apt="env DEBIAN_FRONTEND=noninteractive apt-get"; \
 	elif sudo -n true 2>/dev/null; then apt="sudo -n env DEBIAN_FRONTEND=noninteractive apt-get"; fi; fi
 
-servers:
-	@$(HAVE_SERVERS) && exit 0; \
-	$(FIND_APT); \
-	if [ -n "$$apt" ]; then \
-	    echo "installing MariaDB and memcached: $$apt"; \
-	    { $$apt update -q && $$apt install -qy --no-install-recommends \
-	        mariadb-server-core mariadb-client-core memcached; } >/dev/null || true; \
-	    $(HAVE_SERVERS) && exit 0; \
-	fi; \
-	echo "The tests need mariadbd, mariadb-install-db and memcached. Install them:" >&2; \
-	echo "    Debian, Ubuntu: apt-get install mariadb-server-core mariadb-client-core memcached" >&2; \
-	echo "    macOS:          brew install mariadb memcached" >&2; \
-	echo "or set PERSON_REPO_TEST_MYSQL_URL to a server in which databases may be made." >&2; \
-	[ "$$PERSON_REPO_REQUIRE_SERVERS" != 1 ] || exit 1; \
-	echo "Going on without: the tests that need them are skipped." >&2
+# ---- Servers: the tests start their own, and need the programs ----
+
+servers: .venv/bin/python
+	@$(BIN)/python tests/support/servers/programs.py

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 import hypothesis
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
+from support.databases import Databases, server_of
 from support.folders import work_in_memory
 from support.postgresql import postgresql
 from support.servers import Memcached, mariadb, memcached
+from support.servers.programs import MARIADB, MYSQL, NEWER_MARIADB, POSTGRESQL
 from support.urls import MEMORY, patient_url
 
 from person_repo.model import FENCE, Base
@@ -37,58 +37,81 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 @pytest.fixture(scope="session")
 def mysql_server() -> Iterator[sa.URL]:
     """A MySQL or MariaDB in which databases can be made: that of ``PERSON_REPO_TEST_MYSQL_URL``, or our own."""
-    if given := os.environ.get("PERSON_REPO_TEST_MYSQL_URL"):
-        yield sa.make_url(given)
-        return
-    with mariadb() as server:
-        yield server.url
+    with server_of(MYSQL, mariadb) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
-def _mysql_administration(mysql_server: sa.URL) -> Iterator[sa.Engine]:
-    engine = sa.create_engine(mysql_server, isolation_level="AUTOCOMMIT")
-    yield engine
-    engine.dispose()
+def mariadb_server() -> Iterator[sa.URL]:
+    """A MariaDB, the oldest supported: that of ``PERSON_REPO_TEST_MARIADB_URL``, or our own."""
+    with server_of(MARIADB, mariadb) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def newer_mariadb_server() -> Iterator[sa.URL]:
+    """A MariaDB, the newest tested: that of ``PERSON_REPO_TEST_NEWER_MARIADB_URL``, or our own."""
+    with server_of(NEWER_MARIADB, lambda: mariadb(version=NEWER_MARIADB)) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def _mysql_databases(mysql_server: sa.URL) -> Iterator[Databases]:
+    with closing(Databases(mysql_server)) as databases:
+        yield databases
+
+
+@pytest.fixture(scope="session")
+def _mariadb_databases(mariadb_server: sa.URL) -> Iterator[Databases]:
+    with closing(Databases(mariadb_server)) as databases:
+        yield databases
+
+
+@pytest.fixture(scope="session")
+def _newer_mariadb_databases(newer_mariadb_server: sa.URL) -> Iterator[Databases]:
+    with closing(Databases(newer_mariadb_server)) as databases:
+        yield databases
 
 
 @pytest.fixture
-def mysql_url(mysql_server: sa.URL, _mysql_administration: sa.Engine) -> Iterator[str]:
+def mysql_url(_mysql_databases: Databases) -> Iterator[str]:
     """The URL of an empty database on MySQL, which is dropped after the test."""
-    name = f"person_repo_{uuid.uuid4().hex}"
-    with _mysql_administration.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
-    yield mysql_server.set(database=name).render_as_string(hide_password=False)
-    with _mysql_administration.connect() as connection:
-        connection.exec_driver_sql(f"DROP DATABASE {name}")
+    with _mysql_databases.new() as url:
+        yield url
+
+
+@pytest.fixture
+def mariadb_url(_mariadb_databases: Databases) -> Iterator[str]:
+    """The URL of an empty database on the oldest MariaDB, which is dropped after the test."""
+    with _mariadb_databases.new() as url:
+        yield url
+
+
+@pytest.fixture
+def newer_mariadb_url(_newer_mariadb_databases: Databases) -> Iterator[str]:
+    """The URL of an empty database on the newest MariaDB, which is dropped after the test."""
+    with _newer_mariadb_databases.new() as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
 def postgresql_server() -> Iterator[sa.URL]:
     """A PostgreSQL in which databases can be made: that of ``PERSON_REPO_TEST_POSTGRESQL_URL``, or our own."""
-    if given := os.environ.get("PERSON_REPO_TEST_POSTGRESQL_URL"):
-        yield sa.make_url(given)
-        return
-    with postgresql() as server:
-        yield server.url
+    with server_of(POSTGRESQL, postgresql) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
-def _postgresql_administration(postgresql_server: sa.URL) -> Iterator[sa.Engine]:
-    engine = sa.create_engine(postgresql_server, isolation_level="AUTOCOMMIT")
-    yield engine
-    engine.dispose()
+def _postgresql_databases(postgresql_server: sa.URL) -> Iterator[Databases]:
+    with closing(Databases(postgresql_server)) as databases:
+        yield databases
 
 
 @pytest.fixture
-def postgresql_url(postgresql_server: sa.URL, _postgresql_administration: sa.Engine) -> Iterator[str]:
+def postgresql_url(_postgresql_databases: Databases) -> Iterator[str]:
     """The URL of an empty database on PostgreSQL, which is dropped after the test."""
-    name = f"person_repo_{uuid.uuid4().hex}"
-    with _postgresql_administration.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
-    yield postgresql_server.set(database=name).render_as_string(hide_password=False)
-    with _postgresql_administration.connect() as connection:
-        # FORCE: an engine that was not disposed keeps its connections.
-        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    with _postgresql_databases.new() as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

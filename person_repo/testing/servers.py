@@ -170,7 +170,8 @@ class Memcached(Server):
     """A memcached with one worker thread, on ``port`` of the loopback interface or on a unix ``socket_path``.
 
     ``url`` is what follows ``memcached://``: ``host:port``, or the path of the socket. ``tls``: it talks TLS only, and
-    with ``clients`` only to clients that show a certificate.
+    with ``clients`` only to clients that show a certificate. ``program``: the path of another memcached than the
+    installed one.
 
     Raises ``ConfigurationError`` if memcached is not installed.
     """
@@ -182,9 +183,10 @@ class Memcached(Server):
         socket_path: Path | None = None,
         tls: Tls | None = None,
         clients: bool = False,
+        program: str | None = None,
     ) -> None:
         super().__init__()
-        program = path_of("memcached")
+        program = program or path_of("memcached")
         if program is None:
             raise ConfigurationError("memcached is not installed here, or not on the PATH; install it, or give a URL")
         self._program = program

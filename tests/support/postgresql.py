@@ -17,6 +17,7 @@ from typing import Self
 
 import sqlalchemy as sa
 from support.servers import unavailable
+from support.servers.programs import POSTGRESQL
 
 from person_repo.testing.servers import (
     HOST,
@@ -28,9 +29,6 @@ from person_repo.testing.servers import (
 )
 
 __all__ = ["PostgreSQL", "postgresql"]
-
-_FOLDERS = ("/usr/lib/postgresql", "/usr/local/lib/postgresql", "/opt/postgresql")
-"""Folders with one of each installed version, whose programs are on nobody's PATH (Debian)."""
 
 _ACCOUNTS = ("postgres", "nobody")
 """The users that run it for root, as whom it refuses to run: the first that exists."""
@@ -182,13 +180,12 @@ def postgresql() -> Iterator[PostgreSQL]:
 def _programs() -> Path:
     """The folder of the newest installed version's programs; ``unavailable`` if there is none, or no driver."""
     if importlib.util.find_spec("psycopg") is None:
-        unavailable("psycopg, the driver of PostgreSQL,", demanded=False)
-    found = [Path(program).resolve().parent for program in [path_of("postgres")] if program is not None]
-    found += [program.parent for folder in _FOLDERS for program in Path(folder).glob("*/bin/postgres")]
+        unavailable("psycopg, the driver of PostgreSQL,")
+    found = [Path(program).resolve().parent for program in [POSTGRESQL.find()] if program is not None]
     if pg_config := path_of("pg_config"):
         found.append(Path(_said_by(pg_config, "--bindir")))
     complete = [folder for folder in found if (folder / "postgres").exists() and (folder / "initdb").exists()]
-    return max(complete, key=_version) if complete else unavailable("PostgreSQL", demanded=False)
+    return max(complete, key=_version) if complete else unavailable(POSTGRESQL.name)
 
 
 def _version(programs: Path) -> int:
@@ -205,4 +202,4 @@ def _account() -> tuple[int, int] | None:
         return None
     known = {entry.pw_name: (entry.pw_uid, entry.pw_gid) for entry in pwd.getpwall()}
     found = [known[name] for name in _ACCOUNTS if name in known]
-    return found[0] if found else unavailable(f"a user {' or '.join(_ACCOUNTS)}, to run PostgreSQL,", demanded=False)
+    return found[0] if found else unavailable(f"a user {' or '.join(_ACCOUNTS)}, to run PostgreSQL,")

@@ -1,0 +1,55 @@
+"""A database of its own for each test, on a server that all tests of a process share."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+import sqlalchemy as sa
+from support.servers.programs import Program
+
+__all__ = ["Databases", "server_of"]
+
+
+class _HasUrl(Protocol):
+    @property
+    def url(self) -> sa.URL: ...
+
+
+@contextmanager
+def server_of(program: Program, start: Callable[[], AbstractContextManager[_HasUrl]]) -> Iterator[sa.URL]:
+    """The URL of the server that the environment names for this program, or of one that is started for the block."""
+    if given := os.environ.get(program.variable):
+        yield sa.make_url(given)
+        return
+    with start() as server:
+        yield server.url
+
+
+class Databases:
+    """Databases on a ``server``, whose URL names none of them."""
+
+    def __init__(self, server: sa.URL) -> None:
+        self._server = server
+        self._engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
+
+    @contextmanager
+    def new(self) -> Iterator[str]:
+        """The URL of an empty database, which is dropped after the block."""
+        name = f"person_repo_{uuid.uuid4().hex}"
+        is_postgresql = self._engine.dialect.name == "postgresql"
+        self._run(f"CREATE DATABASE {name}" + ("" if is_postgresql else " CHARACTER SET utf8mb4"))
+        yield self._server.set(database=name).render_as_string(hide_password=False)
+        # An engine that was not disposed keeps its connections, which is in PostgreSQL's way alone.
+        self._run(f"DROP DATABASE {name}" + (" WITH (FORCE)" if is_postgresql else ""))
+
+    def close(self) -> None:
+        """Ends the connections."""
+        self._engine.dispose()
+
+    def _run(self, statement: str) -> None:
+        with self._engine.connect() as connection:
+            connection.exec_driver_sql(statement)
