@@ -32,7 +32,8 @@ demo: .venv/runtime.stamp
 	@$(BIN)/person-repo demo
 
 test: .venv/dev.stamp servers lint
-	@$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --maxprocesses 4 --dist worksteal \
+	    --report .runs $(PYTEST_ARGS)
 
 prove: .venv/dev.stamp servers
 	@$(BIN)/python tests/promise/prove.py --minutes $(PROVE_MINUTES) \
@@ -62,7 +63,7 @@ docs: .venv/dev.stamp
 	$(BIN)/sphinx-build -W -q -b html docs docs/_build/html
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .fuzz .prove docs/_build dist build
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .fuzz .prove .runs docs/_build dist build
 
 # ---- Python ----
 

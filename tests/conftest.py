@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
@@ -15,12 +16,13 @@ from support.databases import Databases, server_of
 from support.folders import work_in_memory
 from support.postgresql import postgresql
 from support.servers import Memcached, mariadb, memcached
-from support.servers.programs import MARIADB, MYSQL, NEWER_MARIADB, POSTGRESQL
+from support.servers.programs import MARIADB, MYSQL, NEWER_MARIADB, NEWER_MEMCACHED, POSTGRESQL
+from support.servers.use import uses
 from support.urls import MEMORY, patient_url
 
 from person_repo.model import FENCE, Base
 
-pytest_plugins = ["support.proofs"]
+pytest_plugins = ["support.proofs", "support.runs"]
 
 work_in_memory()
 
@@ -74,22 +76,25 @@ def _newer_mariadb_databases(newer_mariadb_server: sa.URL) -> Iterator[Databases
 
 
 @pytest.fixture
-def mysql_url(_mysql_databases: Databases) -> Iterator[str]:
+def mysql_url(_mysql_databases: Databases, request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of an empty database on MySQL, which is dropped after the test."""
+    uses(request, _mysql_databases.version)
     with _mysql_databases.new() as url:
         yield url
 
 
 @pytest.fixture
-def mariadb_url(_mariadb_databases: Databases) -> Iterator[str]:
+def mariadb_url(_mariadb_databases: Databases, request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of an empty database on the oldest MariaDB, which is dropped after the test."""
+    uses(request, _mariadb_databases.version)
     with _mariadb_databases.new() as url:
         yield url
 
 
 @pytest.fixture
-def newer_mariadb_url(_newer_mariadb_databases: Databases) -> Iterator[str]:
+def newer_mariadb_url(_newer_mariadb_databases: Databases, request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of an empty database on the newest MariaDB, which is dropped after the test."""
+    uses(request, _newer_mariadb_databases.version)
     with _newer_mariadb_databases.new() as url:
         yield url
 
@@ -108,8 +113,9 @@ def _postgresql_databases(postgresql_server: sa.URL) -> Iterator[Databases]:
 
 
 @pytest.fixture
-def postgresql_url(_postgresql_databases: Databases) -> Iterator[str]:
+def postgresql_url(_postgresql_databases: Databases, request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of an empty database on PostgreSQL, which is dropped after the test."""
+    uses(request, _postgresql_databases.version)
     with _postgresql_databases.new() as url:
         yield url
 
@@ -121,22 +127,51 @@ def _memcached_processes() -> Iterator[list[Memcached]]:
 
 
 @pytest.fixture
-def memcached_servers(_memcached_processes: list[Memcached]) -> list[Memcached]:
+def memcached_servers(_memcached_processes: list[Memcached], request: pytest.FixtureRequest) -> list[Memcached]:
     """Three memcached servers, running and empty; those that the test before stopped are started again."""
-    for server in _memcached_processes:
+    return _as_new(_memcached_processes, request)
+
+
+@pytest.fixture(scope="session")
+def _newer_memcached_processes() -> Iterator[list[Memcached]]:
+    with memcached(3, version=NEWER_MEMCACHED) as processes:
+        yield processes
+
+
+@pytest.fixture
+def newer_memcached_servers(
+    _newer_memcached_processes: list[Memcached], request: pytest.FixtureRequest
+) -> list[Memcached]:
+    """The same of the newest memcached tested."""
+    return _as_new(_newer_memcached_processes, request)
+
+
+def _as_new(servers: list[Memcached], request: pytest.FixtureRequest) -> list[Memcached]:
+    for server in servers:
         if server.running:
             server.resume()
         server.start()
         server.flush()
-    return _memcached_processes
+    uses(request, f"memcached {servers[0].version}")
+    return servers
+
+
+DATABASES = {
+    "mysql": "mysql_url",
+    "mariadb-10.11": "mariadb_url",
+    "mariadb-11.8": "newer_mariadb_url",
+    "postgresql": "postgresql_url",
+}
+"""The fixtures of the databases that ``database_url`` can be, beside a file of SQLite."""
 
 
 @pytest.fixture(params=["sqlite", "mysql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database: a file of SQLite, then one on MySQL."""
+    """The URL of an empty database: a file of SQLite, then one on MySQL. Tests of what differs name others, too."""
     if request.param == "sqlite":
+        uses(request, f"SQLite {sqlite3.sqlite_version}")
         return f"sqlite:///{tmp_path / 'people.db'}"
-    url: str = request.getfixturevalue("mysql_url")
+    url: str = request.getfixturevalue(DATABASES[request.param])
     return url
 
 

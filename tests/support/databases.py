@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import Final, Protocol
 
 import sqlalchemy as sa
 from support.servers.programs import Program
 
 __all__ = ["Databases", "server_of"]
+
+
+_VERSION: Final = {"mysql": "SELECT VERSION()", "mariadb": "SELECT VERSION()", "postgresql": "SHOW server_version"}
 
 
 class _HasUrl(Protocol):
@@ -35,6 +39,15 @@ class Databases:
     def __init__(self, server: sa.URL) -> None:
         self._server = server
         self._engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
+
+    @functools.cached_property
+    def version(self) -> str:
+        """The server's name and version, as in ``MySQL 9.7.4``."""
+        with self._engine.connect() as connection:
+            words = str(connection.exec_driver_sql(_VERSION[self._engine.dialect.name]).scalar_one())
+        number = words.split()[0].split("-")[0]
+        name = "PostgreSQL" if self._engine.dialect.name == "postgresql" else "MySQL"
+        return f"{'MariaDB' if 'MariaDB' in words else name} {number}"
 
     @contextmanager
     def new(self) -> Iterator[str]:

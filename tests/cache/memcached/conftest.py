@@ -31,6 +31,13 @@ def connect() -> Iterator[Connect]:
         backend.close()
 
 
+@pytest.fixture(params=["memcached_servers", "newer_memcached_servers"], ids=["memcached", "newer-memcached"])
+def memcached_servers(request: pytest.FixtureRequest) -> list[Memcached]:
+    """Three memcached servers of the version that all tests use, then of the newest tested."""
+    servers: list[Memcached] = request.getfixturevalue(request.param)
+    return servers
+
+
 @pytest.fixture
 def server(memcached_servers: list[Memcached]) -> Memcached:
     """One running, empty memcached."""

@@ -22,6 +22,11 @@ class Memcached(servers.Memcached):
     def __init__(self, *, version: Program = MEMCACHED, **options: Any) -> None:
         super().__init__(program=program_of(version), **options)
 
+    @property
+    def version(self) -> str:
+        """The version that the running server says it has, as in ``1.6.18``."""
+        return self.ask("version").split()[1]
+
 
 @contextmanager
 def memcached(
