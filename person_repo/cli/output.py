@@ -99,10 +99,15 @@ def _print(text: str) -> None:
 
 
 def _write(text: str | bytes, *, err: bool = False) -> None:
-    """Writes a line; if nobody reads it any more (``| head``), the call goes on to its usual exit code."""
+    """Writes a line; if nobody reads it any more (``| head``), the call goes on to its usual exit code.
+
+    So it does if a message cannot be written at all. An answer that cannot is an error.
+    """
     try:
         click.echo(text, err=err)
-    except BrokenPipeError:
+    except OSError as exc:
+        if not err and not isinstance(exc, BrokenPipeError):
+            raise
         _discard(sys.stderr if err else sys.stdout)
 
 

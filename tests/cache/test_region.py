@@ -327,6 +327,7 @@ def test_services_over_one_foreign_region_share_its_counters_and_not_their_items
     assert two.get("ada") == ADA
     assert two.stats().hits == 1
     assert one.stats().round_trips == two.stats().round_trips
+    one.close()
 
 
 def test_a_foreign_item_that_is_nothing_of_ours_is_a_miss() -> None:

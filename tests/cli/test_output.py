@@ -68,3 +68,23 @@ def test_a_closed_stream_is_read_and_written_as_nothing(
     assert done.returncode == code
     assert b"Error" not in done.stderr
     assert run("get", KNUTH["id"]).exit_code == 0
+
+
+@sqlite_only
+def test_messages_that_cannot_be_written_do_not_change_the_exit_code(database_url: str) -> None:
+    with open(os.devnull, "rb") as read_only:
+        done = program(database_url, "list --nonsense", stdout=subprocess.PIPE, stderr=read_only)
+
+    assert done.returncode == 2
+
+
+@sqlite_only
+def test_an_answer_that_cannot_be_written_is_an_error(run: Run, database_url: str) -> None:
+    run("add", *KNUTH.values())
+
+    with open(os.devnull, "rb") as read_only:
+        done = program(database_url, "list", stdout=read_only, stderr=subprocess.PIPE)
+
+    assert done.returncode == 2
+    assert b"Bad file descriptor" in done.stderr
+    assert b"Traceback" not in done.stderr
