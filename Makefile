@@ -68,7 +68,7 @@ clean:
 # ---- Python ----
 
 .venv/bin/python:
-	@for python in $(PYTHON) python3.13 python3.12 python3.11 python3; do \
+	@for python in $(PYTHON) python3.14 python3.13 python3.12 python3.11 python3; do \
 	    "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
 	    if ! "$$python" -c 'import ensurepip' 2>/dev/null; then \
 	        package=$$("$$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \

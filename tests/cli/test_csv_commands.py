@@ -129,8 +129,9 @@ Interrupt = Callable[..., None]
 
 
 @pytest.fixture
-def interrupted_at() -> Iterator[Interrupt]:
+def interrupted_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Interrupt]:
     """Sends this process SIGINT at the ``nth`` event of any engine whose statement has this beginning."""
+    monkeypatch.setattr(sa.Engine, "_has_events", False)  # to have it restored: SQLAlchemy never takes the mark back
     armed: list[tuple[str, Any]] = []
 
     def arm(event: str, beginning: str = "", nth: int = 1) -> None:
