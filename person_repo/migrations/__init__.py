@@ -10,6 +10,7 @@ them, and ``current`` does not know them.
 from __future__ import annotations
 
 from person_repo.migrations import operations
+from person_repo.migrations.autogenerate import include_object, render_item
 from person_repo.migrations.commands import (
     VERSION_TABLE,
     Target,
@@ -28,6 +29,8 @@ __all__ = [
     "downgrade",
     "exclusive",
     "heads",
+    "include_object",
+    "render_item",
     "script_location",
     "upgrade",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Literal, assert_type
 
 import sqlalchemy as sa
+from alembic import context
 from dogpile.cache import CacheRegion
 from sqlalchemy import orm
 
@@ -244,6 +245,7 @@ def the_schema(engine: sa.Engine) -> None:
     assert_type(migrations.current(engine), tuple[str, ...])
     assert_type(migrations.heads(person=False), tuple[str, ...])
     assert_type(migrations.script_location(), str)
+    context.configure(include_object=migrations.include_object, render_item=migrations.render_item)
 
 
 def public_modules_without_an_import_of_their_own(region: CacheRegion) -> None:
