@@ -31,14 +31,13 @@ _WARM_UP = 2
 
 _WHICH = """
 import json, platform, sys, sysconfig
-options = sysconfig.get_config_var("CONFIG_ARGS") or ""
-print(json.dumps([platform.python_version(), platform.python_compiler(), options]))
+print(json.dumps([platform.python_version(), platform.python_compiler(), sysconfig.get_config_var("prefix")]))
 """
 
 
 @dataclass(frozen=True)
 class Interpreter:
-    """A Python that can import the package: its path, version, and how it was built."""
+    """A Python that can import the package: its path, its version, and its build: compiler and prefix."""
 
     path: str
     version: str
@@ -64,9 +63,8 @@ def interpreters(paths: Sequence[str]) -> list[Interpreter]:
             done = subprocess.run([path, "-c", _WHICH], capture_output=True, text=True, check=True)
         except (OSError, subprocess.CalledProcessError) as exc:
             raise SystemExit(f"benchmarks: {path} does not run: {exc}") from None
-        version, compiler, arguments = json.loads(done.stdout)
-        optimised = "optimised" if "--enable-optimizations" in arguments else "not optimised"
-        found.append(Interpreter(path, version, f"{compiler}, {optimised}"))
+        version, compiler, prefix = json.loads(done.stdout)
+        found.append(Interpreter(path, version, f"{compiler}, {prefix}"))
     return found
 
 

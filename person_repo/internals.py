@@ -13,6 +13,7 @@ from operator import attrgetter
 from typing import Any, Final, NoReturn
 
 import sqlalchemy as sa
+from sqlalchemy import orm
 from sqlalchemy.engine.base import OptionEngine
 from sqlalchemy.sql import dml
 
@@ -22,6 +23,7 @@ __all__ = [
     "connect_now",
     "criteria",
     "expanded_parameters",
+    "forget",
     "has_bind_expression",
     "has_listeners",
     "is_disconnect",
@@ -99,6 +101,15 @@ def raise_driver_error(
 def raise_connect_error(engine: sa.Engine, error: BaseException) -> NoReturn:
     """The same for a connection that could not be made: ``_handle_dbapi_exception_noconnection``."""
     sa.Connection._handle_dbapi_exception_noconnection(error, engine.dialect, engine)
+
+
+# SQLAlchemy: objects
+
+forget: Callable[[Any, Any], None] = orm.InstanceState._cleanup
+"""The end of a state whose object has gone: ``InstanceState._cleanup``.
+
+Without it, an object that a host has given to a session and dropped would stay in the session's identity map.
+"""
 
 
 # SQLAlchemy: compiled statements and their execution

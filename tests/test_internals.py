@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 from alembic.operations import ops
 from pymemcache.client.base import Client
+from sqlalchemy import orm
 from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.dialects.sqlite.base import SQLiteExecutionContext
 
@@ -21,6 +22,15 @@ import person_repo
 from person_repo import internals
 
 TABLE = sa.Table("thing", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("name", sa.String))
+
+
+@orm.registry().mapped
+class Thing:
+    """A mapped class."""
+
+    __table__ = TABLE
+
+
 PACKAGE = Path(person_repo.__file__).parent
 
 
@@ -89,6 +99,16 @@ def pymysql_result() -> Any:
     return {"has_next", "server_status"} <= result.keys()
 
 
+def sessions_forget_the_dead() -> bool:
+    """True if the weak reference of each object calls it, so that an object without other references leaves."""
+    calls: list[object] = []
+    original = orm.InstanceState._cleanup
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(orm.InstanceState, "_cleanup", lambda state, ref: calls.append(original(state, ref)))
+        Thing()
+    return len(calls) == 1 and internals.forget is original
+
+
 ASKED: dict[str, Callable[[sa.Engine], bool]] = {
     "MAKE_RESULT": lambda _: callable(getattr(SQLiteExecutionContext, internals.MAKE_RESULT)),
     "bind_processors": lambda _: (
@@ -102,6 +122,7 @@ ASKED: dict[str, Callable[[sa.Engine], bool]] = {
         internals.expanded_parameters(context_of(engine, sa.select(TABLE).where(TABLE.c.id.in_([1, 2]))))
         == {"id_1": ["id_1_1", "id_1_2"]}
     ),
+    "forget": lambda _: sessions_forget_the_dead(),
     "has_bind_expression": lambda _: (
         internals.has_bind_expression(Upper()) and not internals.has_bind_expression(sa.String())
     ),

@@ -6,6 +6,7 @@ and calls would take half as long again, on every hit.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from textwrap import indent
 from typing import Any, Self
@@ -14,6 +15,7 @@ from sqlalchemy import orm
 from sqlalchemy.orm import attributes
 
 from person_repo.mapped.fields import Field, Row, mapped_columns
+from person_repo.mapped.states import HydratedState, is_usual
 
 __all__ = ["Hydrator"]
 
@@ -46,13 +48,15 @@ class Hydrator:
         manager = self._mapper.class_manager
         # SQL expressions that a session would load with the row. Without a mark they would read as None in silence.
         unloaded = frozenset(prop.key for prop in self._mapper.column_attrs).difference(self._row_indexes)
-        steps = self._steps(_has_usual_state(manager), bool(unloaded))
+        steps = self._steps(is_usual(manager), bool(unloaded))
         names: dict[str, Any] = {
             "new": self._mapper.class_.__new__,
             "class_": manager.class_,
             "manager": manager,
             "attribute": manager.STATE_ATTR,
-            "state_class": type(attributes.instance_state(manager.new_instance())),
+            "new_state": HydratedState.__new__,
+            "state_class": HydratedState,
+            "ref": weakref.ref,
             "state_of": attributes.instance_state,
             "identity_class": self._mapper.base_mapper.class_,
             "unloaded": unloaded,
@@ -109,7 +113,10 @@ def make_all(pairs):
 _BEGIN = """
 instance = new(class_)
 values = instance.__dict__
-state = values[attribute] = state_class(instance, manager)
+state = values[attribute] = new_state(state_class)
+state.class_ = class_
+state.manager = manager
+state.obj = ref(instance, state.on_end)
 """
 
 _BEGIN_ELSEWHERE = """
@@ -117,13 +124,6 @@ instance = manager.new_instance()
 values = instance.__dict__
 state = state_of(instance)
 """
-
-
-def _has_usual_state(manager: orm.ClassManager[Any]) -> bool:
-    """False if a host instruments its classes in its own way: by another manager, or with the state kept elsewhere."""
-    instance = manager.new_instance()
-    state = attributes.instance_state(instance)
-    return type(manager) is orm.ClassManager and instance.__dict__.get(manager.STATE_ATTR) is state
 
 
 def _items(indexes: Iterable[int]) -> str:
