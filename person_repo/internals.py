@@ -13,7 +13,6 @@ from operator import attrgetter
 from typing import Any, Final, NoReturn
 
 import sqlalchemy as sa
-from sqlalchemy import orm
 from sqlalchemy.engine.base import OptionEngine
 from sqlalchemy.sql import dml
 
@@ -105,11 +104,15 @@ def raise_connect_error(engine: sa.Engine, error: BaseException) -> NoReturn:
 
 # SQLAlchemy: objects
 
-forget: Callable[[Any, Any], None] = orm.InstanceState._cleanup
-"""The end of a state whose object has gone: ``InstanceState._cleanup``.
 
-Without it, an object that a host has given to a session and dropped would stay in the session's identity map.
-"""
+def forget(state: Any, reference: Any) -> None:
+    """The end of a state whose object has gone: ``InstanceState._cleanup``, ``_instance_dict``.
+
+    Without it, an object that a host has given to a session and dropped would stay in the session's identity map. An
+    object that is in no session is in no map, and most die like that: it is asked first, at each object's end.
+    """
+    if state.session_id is not None or state._instance_dict() is not None:
+        state._cleanup(reference)
 
 
 # SQLAlchemy: compiled statements and their execution

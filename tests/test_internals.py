@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -99,14 +100,27 @@ def pymysql_result() -> Any:
     return {"has_next", "server_status"} <= result.keys()
 
 
-def sessions_forget_the_dead() -> bool:
-    """True if the weak reference of each object calls it, so that an object without other references leaves."""
+def sessions_forget_the_dead(engine: sa.Engine) -> bool:
+    """True if it is called with a weak reference, and takes an object that is in a session out of its identity map."""
     calls: list[object] = []
-    original = orm.InstanceState._cleanup
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(orm.InstanceState, "_cleanup", lambda state, ref: calls.append(original(state, ref)))
-        Thing()
-    return len(calls) == 1 and internals.forget is original
+
+    def forgotten(state: Any, reference: Any) -> None:
+        calls.append(type(reference))
+        internals.forget(state, reference)
+
+    cleanup, has_map = orm.InstanceState._cleanup, []
+    with pytest.MonkeyPatch.context() as patch, orm.Session(engine) as session:
+        patch.setattr(orm.InstanceState, "_cleanup", forgotten)
+        thing = Thing()
+        thing.id = 1
+        orm.make_transient_to_detached(thing)
+        patch.setattr(orm.InstanceState, "_cleanup", cleanup)
+        has_map.append(sa.inspect(thing)._instance_dict() is not None)
+        session.add(thing)
+        has_map.append(sa.inspect(thing)._instance_dict() is not None)
+        del thing
+        left = len(session.identity_map)
+    return calls == [weakref.ref] and has_map == [False, True] and left == 0
 
 
 ASKED: dict[str, Callable[[sa.Engine], bool]] = {
@@ -122,7 +136,7 @@ ASKED: dict[str, Callable[[sa.Engine], bool]] = {
         internals.expanded_parameters(context_of(engine, sa.select(TABLE).where(TABLE.c.id.in_([1, 2]))))
         == {"id_1": ["id_1_1", "id_1_2"]}
     ),
-    "forget": lambda _: sessions_forget_the_dead(),
+    "forget": sessions_forget_the_dead,
     "has_bind_expression": lambda _: (
         internals.has_bind_expression(Upper()) and not internals.has_bind_expression(sa.String())
     ),
