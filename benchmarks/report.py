@@ -3,7 +3,7 @@
 The JSON::
 
     {"date": "2026-11-25T10:00:00+00:00", "quick": false,
-     "versions": {"python": "3.11.7", "sqlalchemy": "2.1.9", ...},
+     "versions": {"python": "3.13.5", "build": "GCC 14.2.0, /usr", "sqlalchemy": "2.1.9", ...},
      "machine": {"cores": 2, "processor": "...", "system": "Linux", "load": 0.1},
      "benchmarks": {"hit": {
          "what": "service.get, hit", "rounds": 300,
@@ -20,6 +20,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import sysconfig
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -47,7 +48,12 @@ def as_json(results: Sequence[Result], versions: Mapping[str, str], *, quick: bo
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "quick": quick,
-        "versions": {"python": platform.python_version(), **_installed(), **versions},
+        "versions": {
+            "python": platform.python_version(),
+            "build": f"{platform.python_compiler()}, {sysconfig.get_config_var('prefix')}",
+            **_installed(),
+            **versions,
+        },
         "machine": {
             "cores": os.cpu_count(),
             "processor": _processor(),

@@ -252,7 +252,7 @@ def test_the_json_of_a_run_has_the_documented_shape(run: Run) -> None:
 
     assert set(found) == {"date", "quick", "versions", "machine", "benchmarks"}
     assert found["quick"] is True
-    assert {"python", "sqlalchemy", "dogpile.cache", "pymemcache"} <= found["versions"].keys()
+    assert {"python", "build", "sqlalchemy", "dogpile.cache", "pymemcache"} <= found["versions"].keys()
     assert found["machine"]["cores"] == os.cpu_count()
     assert set(found["benchmarks"]) == {"memory", "use-db-sqlite"}
     memory = found["benchmarks"]["memory"]
