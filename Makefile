@@ -90,17 +90,17 @@ clean:
 
 .venv/runtime.stamp: pyproject.toml .venv/pip.stamp
 	@echo "installing person_repo in .venv"
-	@$(PIP) install -q -e .
+	@$(PIP) install -q -e '.[cli]'
 	@touch $@
 
 .venv/dev.stamp: pyproject.toml .venv/pip.stamp
 	@echo "installing person_repo and its tools in .venv"
-	@$(PIP) install -q -e . --group dev
+	@$(PIP) install -q -e '.[cli]' --group dev
 	@touch $@ .venv/runtime.stamp
 
 .venv/bench.stamp: pyproject.toml .venv/pip.stamp
 	@echo "installing person_repo and its peers in .venv"
-	@$(PIP) install -q -e . --group bench
+	@$(PIP) install -q -e '.[cli]' --group bench
 	@touch $@ .venv/runtime.stamp
 
 .venv/fuzz.stamp: .venv/dev.stamp

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
 import sysconfig
 import venv
 import zipfile
+from collections.abc import Callable, Iterator
+from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -35,17 +39,50 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
+def needed(of: Distribution, extra: str) -> Iterator[Distribution]:
+    """What pip installs for a distribution and one of its extras (``""``: none), as it is in our environment."""
+    for requirement in map(Requirement, of.requires or ()):
+        if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+            yield (found := distribution(requirement.name))
+            for each in requirement.extras or {""}:
+                yield from needed(found, each)
+
+
+def lend(found: Distribution, purelib: Path) -> None:
+    """Put links to the packages and modules of a distribution into another environment."""
+    for top in {file.parts[0] for file in found.files or () if file.parts[0] not in ("..", "__pycache__")}:
+        link = purelib / top
+        if not link.is_symlink():
+            link.symlink_to(Path(str(found.locate_file(top))))
+
+
 @pytest.fixture(scope="module")
-def scripts(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The programs of an environment that has the wheel and, from ours, its dependencies."""
-    folder = tmp_path_factory.mktemp("installed")
-    venv.create(folder, with_pip=False)
-    paths = {name: Path(sysconfig.get_path(name, "venv", {"base": str(folder)})) for name in ("scripts", "purelib")}
-    python = paths["scripts"] / "python"
-    pip = [sys.executable, "-m", "pip", f"--python={python}", "--disable-pip-version-check"]
-    run(*pip, "install", "--quiet", "--no-deps", "--no-index", wheel, cwd=folder)
-    (paths["purelib"] / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
-    return paths["scripts"]
+def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Makes an environment with the wheel, what it needs with an extra (``""``: without), and nothing else; returns the
+    folder of its programs.
+
+    What it needs comes from our environment: a registry is asked for nothing.
+    """
+
+    @functools.cache
+    def make(extra: str) -> Path:
+        folder = tmp_path_factory.mktemp("installed")
+        venv.create(folder, with_pip=False)
+        paths = {name: Path(sysconfig.get_path(name, "venv", {"base": str(folder)})) for name in ("scripts", "purelib")}
+        pip = [sys.executable, "-m", "pip", f"--python={paths['scripts'] / 'python'}", "--disable-pip-version-check"]
+        run(*pip, "install", "--quiet", "--no-deps", "--no-index", wheel, cwd=folder)
+        (ours,) = Distribution.discover(name="person-repo", path=[str(paths["purelib"])])
+        for found in needed(ours, extra):
+            lend(found, paths["purelib"])
+        return paths["scripts"]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def scripts(environment: Callable[[str], Path]) -> Path:
+    """The programs of an environment with the command line."""
+    return environment("cli")
 
 
 @pytest.fixture
@@ -73,7 +110,7 @@ def test_wheel_has_types_people_and_one_copy_of_the_migrations(wheel: Path) -> N
 
 
 def test_package_under_test_is_the_installed_one(scripts: Path, elsewhere: Path) -> None:
-    """Our own environment lends its dependencies, not its editable install."""
+    """Our own environment lends what the wheel needs, not its editable install."""
     found = run(scripts / "python", "-c", "import person_repo; print(person_repo.__file__)", cwd=elsewhere)
     assert Path(found.strip()).is_relative_to(scripts.parent)
 
@@ -139,3 +176,55 @@ def test_backends_are_known_to_plain_dogpile_by_name(scripts: Path, elsewhere: P
         "print(type(region.actual_backend).__name__)"
     )
     assert run(scripts / "python", "-c", code, cwd=elsewhere).strip() == "MemoryBackend"
+
+
+WITHOUT_EXTRAS = """
+import person_repo
+from person_repo import Person, migrations
+from person_repo.testing.torture.plan import Plan
+from person_repo.testing.torture.run import run
+
+migrations.upgrade("sqlite:///people.db")
+with person_repo.connect("sqlite:///people.db", "memory://") as people:
+    people.add(Person(id="ada", first_name="Ada", last_name="Byron"))
+    assert people.get("ada") == people.get_many(["ada"])["ada"]
+report = run(Plan(database_url="sqlite:///people.db", cache_url="memory://", seconds=0.2))
+assert report.reads and not report.stale, report
+"""
+
+USES = {
+    "mysql-auth": "import cryptography, pymysql",
+    "cryptography": "import person_repo; person_repo.make_region('memory://', secret='s' * 32)",
+    "postgresql": "import psycopg; import person_repo; person_repo.connect('postgresql+psycopg://nobody@localhost/x').close()",
+}
+"""A program that needs the extra; the command line has tests of its own above."""
+
+
+def test_without_extras_there_is_everything_but_the_command_line(
+    environment: Callable[[str], Path], elsewhere: Path
+) -> None:
+    scripts = environment("")
+    run(scripts / "python", "-c", WITHOUT_EXTRAS, cwd=elsewhere)
+
+    for program in ([scripts / "person-repo"], [scripts / "python", "-m", "person_repo"]):
+        done = subprocess.run([*program, "--help"], cwd=elsewhere, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == (
+            "person-repo: the command line needs click and rich; run: pip install 'person-repo[cli]'\n"
+        )
+
+
+@pytest.mark.parametrize("extra", USES)
+def test_an_extra_brings_what_it_is_for(environment: Callable[[str], Path], elsewhere: Path, extra: str) -> None:
+    """And without it there would be an error."""
+    run(environment(extra) / "python", "-c", USES[extra], cwd=elsewhere)
+
+    bare = subprocess.run([environment("") / "python", "-c", USES[extra]], cwd=elsewhere, stderr=-1, check=False)
+    assert bare.returncode == 1
+    assert b"Error: " in bare.stderr
+
+
+def test_every_extra_has_a_program_that_needs_it(environment: Callable[[str], Path], elsewhere: Path) -> None:
+    code = "from importlib.metadata import metadata; print(*metadata('person-repo').get_all('Provides-Extra'))"
+    extras = run(environment("") / "python", "-c", code, cwd=elsewhere).split()
+    assert sorted(extras) == sorted([*USES, "cli"])
