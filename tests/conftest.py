@@ -12,7 +12,7 @@ import hypothesis
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
-from support.databases import Databases, server_of
+from support.databases import FIXTURES, OTHERS, Databases, server_of
 from support.folders import work_in_memory
 from support.postgresql import postgresql
 from support.servers import Memcached, mariadb, memcached
@@ -29,6 +29,24 @@ work_in_memory()
 # A deadline for each example is a timing assertion.
 hypothesis.settings.register_profile("person_repo", deadline=None)
 hypothesis.settings.load_profile("person_repo")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """pytest: the marks of this file."""
+    config.addinivalue_line(
+        "markers", f"every_database: what a database may do its own way; also on {', '.join(OTHERS)}"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """pytest: the databases of a test that is marked so."""
+    if metafunc.definition.get_closest_marker("every_database") and "database_url" in metafunc.fixturenames:
+        named = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+        if not any("database_url" in names for names in named):
+            databases = pytest.mark.parametrize("database_url", ["sqlite", "mysql", *OTHERS], indirect=True)
+            metafunc.definition.add_marker(databases)
+
 
 # A shell has processes in the background ignore Ctrl-C, and their children inherit that: the tests of Ctrl-C would wait
 # in vain.
@@ -156,22 +174,13 @@ def _as_new(servers: list[Memcached], request: pytest.FixtureRequest) -> list[Me
     return servers
 
 
-DATABASES = {
-    "mysql": "mysql_url",
-    "mariadb-10.11": "mariadb_url",
-    "mariadb-11.8": "newer_mariadb_url",
-    "postgresql": "postgresql_url",
-}
-"""The fixtures of the databases that ``database_url`` can be, beside a file of SQLite."""
-
-
 @pytest.fixture(params=["sqlite", "mysql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database: a file of SQLite, then one on MySQL. Tests of what differs name others, too."""
+    """The URL of an empty database: a file of SQLite, one on MySQL, and with ``every_database`` on others, too."""
     if request.param == "sqlite":
         uses(request, f"SQLite {sqlite3.sqlite_version}")
         return f"sqlite:///{tmp_path / 'people.db'}"
-    url: str = request.getfixturevalue(DATABASES[request.param])
+    url: str = request.getfixturevalue(FIXTURES[request.param])
     return url
 
 

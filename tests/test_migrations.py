@@ -26,6 +26,8 @@ from person_repo.exceptions import ConfigurationError, MigrationError
 from person_repo.migrations import commands
 from person_repo.model import Base, Person
 
+pytestmark = pytest.mark.every_database
+
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 EngineOf = Callable[..., sa.Engine]
@@ -333,6 +335,7 @@ def alembic(*arguments: str, cwd: Path, **variables: str) -> str:
     return done.stdout
 
 
+@pytest.mark.parametrize("database_url", ["sqlite", "mysql"], indirect=True)  # it costs seconds
 def test_plain_alembic_upgrades_from_the_checkout(database_url: str, engine: sa.Engine) -> None:
     alembic("upgrade", "heads", cwd=CHECKOUT, PERSON_REPO_DATABASE_URL=database_url)
 

@@ -13,6 +13,8 @@ from sqlalchemy.schema import CreateTable
 
 from person_repo.model import Base, ExactString, Person
 
+pytestmark = pytest.mark.every_database
+
 ADA = ("ada", "Ada", "Lovelace")
 
 

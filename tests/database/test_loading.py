@@ -21,6 +21,8 @@ from person_repo.database.loading import Loader, Queries
 from person_repo.mapped.mapping import EntityMapping
 from person_repo.model import Base, Person
 
+pytestmark = pytest.mark.every_database
+
 PEOPLE = EntityMapping(Person)
 PARCELS = EntityMapping(Parcel)
 ADA = ("ada", "Ada", "Lovelace", 1)

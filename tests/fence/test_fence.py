@@ -25,6 +25,8 @@ from person_repo.fence.view import Fence, fence_of
 from person_repo.model import FENCE, Base, Person
 from person_repo.service import PersonService, connect
 
+pytestmark = pytest.mark.every_database
+
 GROUP = "pr:person_repo:person"
 INTERVAL = 1.0
 

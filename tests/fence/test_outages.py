@@ -213,6 +213,7 @@ def test_a_server_that_fails_is_dialled_only_for_one_probe_at_a_time(site: Site,
             assert site.proxy.visitors == visitors + probe
 
 
+@pytest.mark.every_database
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_change_during_an_outage_is_seen_during_it_and_after_it(site: Site, name: str) -> None:
     """Old entries of the server are never seen again, whether it has forgotten them or not."""
@@ -367,6 +368,7 @@ def test_a_server_without_room_is_logged_once_and_used_again_when_it_has_some(
     server.kill()
 
 
+@pytest.mark.every_database
 def test_a_change_is_seen_though_the_server_has_no_room_for_its_tombstone(
     sessions: orm.sessionmaker[orm.Session],
 ) -> None:

@@ -209,6 +209,7 @@ def assert_unharmed(people: PersonService) -> None:
     assert people.stats().errors == people.stats().rejected == 0
 
 
+@pytest.mark.every_database
 def test_ids_that_can_be_stored_are_absent_in_every_method_and_then_found_by_no_other(
     people: PersonService, statements: Statements
 ) -> None:

@@ -12,7 +12,18 @@ from typing import Final, Protocol
 import sqlalchemy as sa
 from support.servers.programs import Program
 
-__all__ = ["Databases", "server_of"]
+__all__ = ["FIXTURES", "OTHERS", "Databases", "server_of"]
+
+FIXTURES: Final = {
+    "mysql": "mysql_url",
+    "mariadb-10.11": "mariadb_url",
+    "mariadb-11.8": "newer_mariadb_url",
+    "postgresql": "postgresql_url",
+}
+"""The fixtures of the databases that ``database_url`` can be, beside a file of SQLite."""
+
+OTHERS: Final = ("mariadb-10.11", "mariadb-11.8")
+"""The databases on which the tests of what differs run, and no others."""
 
 
 _VERSION: Final = {"mysql": "SELECT VERSION()", "mariadb": "SELECT VERSION()", "postgresql": "SHOW server_version"}

@@ -24,6 +24,7 @@ __all__ = [
     "is_unsure",
     "isolated",
     "on_mysql",
+    "on_mysql_and_mariadb",
     "on_sqlite",
     "rename",
 ]
@@ -33,6 +34,11 @@ everywhere = pytest.mark.parametrize("cache_url", ["memory", "memcached"], indir
 
 on_sqlite = pytest.mark.parametrize(("database_url", "cache_url"), [("sqlite", "memory")], indirect=True)
 on_mysql = pytest.mark.parametrize(("database_url", "cache_url"), [("mysql", "memcached")], indirect=True)
+on_mysql_and_mariadb = pytest.mark.parametrize(
+    ("database_url", "cache_url"),
+    [("mysql", "memcached"), ("mariadb-10.11", "memcached"), ("mariadb-11.8", "memcached")],
+    indirect=True,
+)
 
 
 class HostBase(orm.DeclarativeBase):

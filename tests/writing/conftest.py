@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
+from support.databases import OTHERS
 from support.hosts import NOTES, HostBase
 from support.ways import PEOPLE, Witness, person
 
@@ -18,6 +19,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     named = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
     if "cache_url" in metafunc.fixturenames and not any("cache_url" in names for names in named):
         pairs = [("sqlite", "memory"), ("mysql", "memcached")]
+        if metafunc.definition.get_closest_marker("every_database"):
+            pairs += [(database, "memcached") for database in OTHERS]
         metafunc.definition.add_marker(pytest.mark.parametrize(("database_url", "cache_url"), pairs, indirect=True))
 
 

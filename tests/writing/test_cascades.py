@@ -16,6 +16,8 @@ from support.ways import (
 
 from person_repo.model import ExactString
 
+pytestmark = pytest.mark.every_database
+
 
 class Author(HostBase):
     __tablename__ = "author"

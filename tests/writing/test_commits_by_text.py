@@ -18,6 +18,8 @@ from support.ways import (
 
 from person_repo.model import Person
 
+pytestmark = pytest.mark.every_database
+
 
 @pytest.mark.parametrize(
     ("begin", "end"), [("BEGIN", "COMMIT"), ("begin;", "commit ;"), ("/* now */ Begin", "-- now\nCommit")]

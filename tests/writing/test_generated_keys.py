@@ -16,6 +16,8 @@ from support.ways import (
 
 from person_repo.model import ExactString
 
+pytestmark = pytest.mark.every_database
+
 GENERATED: dict[str, Callable[[orm.Session], Any]] = {
     "unit of work": lambda session: session.add(Ticket(title="new")),
     "several objects": lambda session: session.add_all([Ticket(title="new"), Ticket(title="newer")]),

@@ -16,6 +16,8 @@ from support.ways import (
 
 from person_repo.model import Person
 
+pytestmark = pytest.mark.every_database
+
 
 def test_a_session_that_is_closed_without_a_commit_leaves_the_cache_as_it_was(people: Witness) -> None:
     with people.invalidates():

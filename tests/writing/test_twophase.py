@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
-from support.hosts import Note, is_unsure, on_mysql, rename
+from support.hosts import Note, is_unsure, on_mysql_and_mariadb, rename
 from support.ways import (
     Witness,
 )
@@ -13,7 +13,7 @@ from support.ways import (
 from person_repo.model import Person
 
 
-@on_mysql
+@on_mysql_and_mariadb
 @pytest.mark.parametrize("end", ["commit", "rollback", "close"])
 @pytest.mark.parametrize("prepared", [True, False])
 def test_a_transaction_in_two_phases(people: Witness, end: str, prepared: bool) -> None:
@@ -27,14 +27,14 @@ def test_a_transaction_in_two_phases(people: Witness, end: str, prepared: bool) 
         getattr(transaction, end)()
 
 
-@on_mysql
+@on_mysql_and_mariadb
 def test_a_session_in_two_phases_drops_what_it_changed(people: Witness) -> None:
     with people.invalidates("ada"), orm.Session(people.engine, twophase=True) as session:
         session.get_one(Person, "ada").first_name = "changed"
         session.commit()
 
 
-@on_mysql
+@on_mysql_and_mariadb
 def test_two_phases_that_change_nothing_covered_cost_nothing(people: Witness) -> None:
     people.warm()
     with people.costs(0), orm.Session(people.engine, twophase=True) as session:
@@ -42,7 +42,7 @@ def test_two_phases_that_change_nothing_covered_cost_nothing(people: Witness) ->
         session.commit()
 
 
-@on_mysql
+@on_mysql_and_mariadb
 @pytest.mark.parametrize("recover", [True, False])
 @pytest.mark.parametrize("end", ["commit_prepared", "rollback_prepared", "text"])
 def test_a_prepared_transaction_that_another_process_ends(
@@ -66,7 +66,7 @@ def test_a_prepared_transaction_that_another_process_ends(
     assert people.committed()["ada"][1] == ("first" if end == "rollback_prepared" else "changed")
 
 
-@on_mysql
+@on_mysql_and_mariadb
 def test_a_prepared_transaction_that_this_process_recovers_drops_what_it_changed(
     people: Witness, automatic: sa.Connection
 ) -> None:
@@ -82,7 +82,7 @@ def test_a_prepared_transaction_that_this_process_recovers_drops_what_it_changed
     assert people.committed()["ada"][1] == "changed"
 
 
-@on_mysql
+@on_mysql_and_mariadb
 @pytest.mark.parametrize("end", ["XA COMMIT", "XA ROLLBACK"])
 def test_two_phases_made_of_text(people: Witness, automatic: sa.Connection, end: str) -> None:
     with people.right():

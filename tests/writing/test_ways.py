@@ -48,6 +48,7 @@ def known_ways(people: Witness, *names: str) -> list[tuple[str, Way, tuple[str, 
     ]  # fmt: skip
 
 
+@pytest.mark.every_database
 @pytest.mark.proof(name="ways")
 def test_a_commit_drops_exactly_what_it_changed_whatever_the_way(people: Witness, subtests: pytest.Subtests) -> None:
     for name, way, ids in known_ways(people):
@@ -112,6 +113,7 @@ def test_a_transaction_that_drops_a_model_examines_no_more_of_its_keys(
     assert most < len(looked) <= most + 400
 
 
+@pytest.mark.every_database
 @pytest.mark.proof(name="ways")
 def test_each_statement_that_commits_itself_is_announced_whatever_the_way(
     people: Witness, subtests: pytest.Subtests
@@ -124,6 +126,7 @@ def test_each_statement_that_commits_itself_is_announced_whatever_the_way(
             session.flush()
 
 
+@pytest.mark.every_database
 @pytest.mark.proof(name="ways")
 def test_a_rollback_leaves_the_cache_as_it_was_by_each_kind_of_way(people: Witness, subtests: pytest.Subtests) -> None:
     for name, way, ids in known_ways(people, *SAMPLE):
