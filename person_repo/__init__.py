@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from person_repo import settings as settings
     from person_repo import testing as testing
     from person_repo.cache.region import make_region
+    from person_repo.checks import Finding
     from person_repo.database.bound import BoundRepository
     from person_repo.database.repository import Repository, SQLAlchemyRepository
     from person_repo.model import Base, ExactString, Person
@@ -46,6 +47,7 @@ __all__ = [
     "EntityExistsError",
     "EntityNotFoundError",
     "ExactString",
+    "Finding",
     "InvalidEntityError",
     "InvalidIdError",
     "MigrationError",
@@ -75,6 +77,7 @@ _LAZY_MODULES = (
     "database.bound",
     "database.repository",
     "reading.cached",
+    "checks",
     "service",
 )
 

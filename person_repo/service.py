@@ -15,6 +15,7 @@ from sqlalchemy import orm
 
 from person_repo.cache.contract import Coherence
 from person_repo.cache.region import make_region, region_of
+from person_repo.checks import Finding, findings_of_cache, findings_of_databases
 from person_repo.database.bound import BoundRepository
 from person_repo.database.engines import engine_of, fork_safely
 from person_repo.database.repository import Repository, Sessions, SQLAlchemyRepository, bind_of
@@ -167,6 +168,17 @@ class Service(Repository[E]):
         Readers do so by themselves; this is for a process that only writes.
         """
         return 0 if self.cached.fence is None else self.cached.fence.deliver()
+
+    def check(self) -> tuple[Finding, ...]:
+        """Findings, none if all is well: the database cannot be reached, the layer's tables are missing or older than
+        this version needs, a cache server does not answer.
+
+        For a deploy or a health page. It asks the database and each server once, and changes nothing.
+        """
+        fence = self.cached.fence
+        engines = (self.engine, self.read_engine)
+        of_databases = findings_of_databases(engines, fenced=fence is not None and fence.has_table)
+        return (*of_databases, *findings_of_cache(self.cached.backend))
 
     @property
     def coherence(self) -> Coherence:

@@ -207,6 +207,10 @@ class LeaseBackend(DogpileFace):
         """
         raise NotImplementedError(f"{type(self).__name__} is not fenced")
 
+    def unreachable(self) -> frozenset[str]:
+        """The servers that do not answer now, each of which is asked once; none for a cache without servers."""
+        return frozenset()
+
     def value_ttl(self) -> int:
         """Seconds that the next value lives: the ttl, less a random part of it, so that values which were filled
         together do not end together.

@@ -107,6 +107,11 @@ class ForeignBackend(LeaseBackend):
         names = [*keys, *map(marker_of, groups)]
         return self._attempt(self._region.delete_multi, names) is not UNREACHABLE
 
+    def unreachable(self) -> frozenset[str]:
+        """See ``LeaseBackend``. A region is one server, whatever is behind it."""
+        name = marker_of("person_repo:unreachable")
+        return frozenset(_THE_REGION[:1] if self._attempt(self._region.get, name) is UNREACHABLE else ())
+
     def _attempt(self, ask: Callable[..., Any], *arguments: Any) -> Any:
         """The region's answer, or ``UNREACHABLE``. It is no proof that the region stores anything."""
         self.counters.round_trips += 1

@@ -18,7 +18,7 @@ from person_repo.cli.csv.problems import ImportFailedError
 from person_repo.cli.demo.command import demo
 from person_repo.cli.output import counted, discard_stdout, open_closed_streams, print_json, say
 from person_repo.cli.people import add, delete, find, get, list_, update
-from person_repo.cli.schema import current, upgrade
+from person_repo.cli.schema import check, current, upgrade
 from person_repo.cli.torture import torture
 from person_repo.exceptions import (
     ConfigurationError,
@@ -38,7 +38,8 @@ __all__ = ["main"]
 _EPILOG = """\b
 Exit codes:
   0    done
-  1    somebody was not found; the file has problems; the demo or the torture read a wrong answer
+  1    somebody was not found; the file has problems; something is not ready; the demo or the torture read a wrong
+       answer
   2    a wrong argument, option, value, file or setting
   3    the database cannot be used, or its schema is missing
   4    a conflict: the id is taken, or the person was changed meanwhile
@@ -191,5 +192,5 @@ def main() -> None:
     """
 
 
-for _command in (upgrade, current, import_, export, add, get, list_, find, update, delete, demo, torture):
+for _command in (upgrade, current, check, import_, export, add, get, list_, find, update, delete, demo, torture):
     main.add_command(_command)

@@ -1,14 +1,21 @@
-"""``upgrade`` and ``current``: the schema of the database."""
+"""``upgrade``, ``current`` and ``check``: the schema of the database, and if all that a service needs is ready."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
 import click
 
-from person_repo.cli.call import Call, is_absent, pass_call, shared_options
+from person_repo.cli.call import Call, Failure, database_errors, is_absent, pass_call, shared_options
 from person_repo.cli.output import print_json, print_line
 from person_repo.urls import redact
 
-__all__ = ["current", "upgrade"]
+if TYPE_CHECKING:
+    from person_repo.checks import Finding
+
+__all__ = ["check", "current", "upgrade"]
 
 
 _no_person = click.option(
@@ -56,9 +63,53 @@ def current(call: Call, person: bool) -> None:
         state = {"revisions": revisions, "heads": heads, "up_to_date": up_to_date}
         print_json({"database": redact(engine.url), **state})
     else:
-        run = f"person-repo upgrade{'' if person else ' --no-person'}"
-        rest = "up to date" if up_to_date else f"this version needs {_listed(heads)}; run: {run}"
+        rest = "up to date" if up_to_date else f"this version needs {_listed(heads)}; {_remedy(person)}"
         print_line(f"{redact(engine.url)}: {_listed(revisions, 'no revision')} ({rest})")
+
+
+@click.command(short_help="See if database, schema and cache are ready.")
+@_no_person
+@shared_options
+@pass_call
+def check(call: Call, person: bool) -> None:
+    """See if the database can be reached, its schema is that of this version, and every cache server answers.
+
+    Changes nothing. The exit code is 1 if something is not ready.
+    """
+    settings = call.settings()
+    place = {"database": redact(settings.database_url), "cache": redact(settings.cache_url)}
+    findings = list(_findings(call, person))
+    if call.json:
+        print_json({**place, "ready": not findings, "findings": [asdict(finding) for finding in findings]})
+    elif not findings:
+        print_line("{database} and {cache} are ready".format(**place))
+    if findings:
+        raise Failure("findings", 1, "\n".join(["not ready:", *map(str, findings)]))
+
+
+def _findings(call: Call, person: bool) -> Iterator[Finding]:
+    import sqlalchemy as sa
+
+    from person_repo import Finding, Person, connect
+    from person_repo.checks import findings_of_cache
+
+    settings = call.settings()
+    with database_errors(), connect(settings.database_url, settings.cache_url) as people:
+        url = redact(people.engine.url)
+        if is_absent(people.engine):
+            yield Finding("database", f"{url}: there is no such file", _remedy(person))
+            yield from findings_of_cache(people.cached.backend)
+            return
+        findings = people.check()
+        yield from findings
+        if any(finding.about == "database" for finding in findings):
+            return
+        if person and not sa.inspect(people.engine).has_table(Person.__tablename__):
+            yield Finding("schema", f"{url}: there is no table {Person.__tablename__}", _remedy(person))
+
+
+def _remedy(person: bool) -> str:
+    return f"run: person-repo upgrade{'' if person else ' --no-person'}"
 
 
 def _listed(revisions: tuple[str, ...], none: str = "") -> str:

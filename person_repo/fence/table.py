@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 
 from person_repo.cache.contract import Place
+from person_repo.database.schema import REMEDY, has_fence, outdated
 from person_repo.exceptions import CacheUnavailableError
 from person_repo.model import FENCE
 from person_repo.settings import CacheSettings
@@ -22,10 +23,6 @@ logger = logging.getLogger("person_repo.fence")
 _MAX_ROWS: Final = 1000  # in one poll; an outage with many writes has more, and whole servers are blocked then
 _ROWS_PER_INSERT: Final = 150  # SQLite before 3.32 takes 999 parameters in a statement, and a row has five
 _CLOCK_SKEW: Final = 60  # seconds by which the clocks of several machines may differ
-
-_REMEDY: Final = (
-    "run person_repo.migrations.upgrade(engine) (or `person-repo upgrade`, or add our versions to your own alembic)"
-)
 
 
 class TableState(enum.Enum):
@@ -67,6 +64,7 @@ class FenceTable:
         self.state = TableState.UNKNOWN
         self._settings = settings
         self._wall = wall
+        self._is_revision_known = False
 
     @property
     def is_missing(self) -> bool:
@@ -95,11 +93,12 @@ class FenceTable:
             try:
                 rows = [Row(*row) for row in connection.execute(query.order_by(FENCE.c.id).limit(_MAX_ROWS + 1))]
             except sa.exc.DBAPIError as exc:
-                if exc.connection_invalidated or _has_table(connection):
+                if exc.connection_invalidated or has_fence(connection):
                     raise
                 self._change_state(TableState.MISSING)
                 return [], frozenset()
             self._change_state(TableState.READABLE)
+            self._say_if_outdated(connection)
             if len(rows) <= _MAX_ROWS:
                 return rows, frozenset()
             servers = connection.execute(sa.select(FENCE.c.server).where(self._in_namespace).distinct()).scalars()
@@ -132,7 +131,7 @@ class FenceTable:
         Raises ``CacheUnavailableError`` if that cannot be done.
         """
         if not self._exists():
-            raise CacheUnavailableError(f"{self._name} has no table {FENCE.name}: {_REMEDY}")
+            raise CacheUnavailableError(f"{self._name} has no table {FENCE.name}: {REMEDY}")
         rows = [self._values(place, held_for) for place in places]
         try:
             with _connected(self.writer) as connection:
@@ -177,7 +176,7 @@ class FenceTable:
             return True
         try:
             with _connected(self.reader) as connection:
-                exists = _has_table(connection)
+                exists = has_fence(connection)
         except sa.exc.SQLAlchemyError as exc:
             self._change_state(TableState.UNREADABLE, exc)
             return False
@@ -197,10 +196,23 @@ class FenceTable:
                 "may be old until the ttl; %s",
                 self._name,
                 FENCE.name,
-                _REMEDY,
+                REMEDY,
             )
         elif before is not TableState.UNKNOWN:
             logger.info("the fence can be read again")
+
+    def _say_if_outdated(self, connection: sa.Connection) -> None:
+        """Logs an older revision, at the first poll that finds the table."""
+        if self._is_revision_known:
+            return
+        self._is_revision_known = True
+        try:
+            problem = outdated(connection)
+        except sa.exc.SQLAlchemyError as exc:
+            logger.debug("the revision of the schema cannot be read: %s", exc)
+            return
+        if problem is not None:
+            logger.warning("%s: %s; %s", self._name, problem, REMEDY)
 
     @property
     def _name(self) -> str:
@@ -224,10 +236,6 @@ def _connected(engine: sa.Engine, *, waits_for_lock: bool = True) -> Iterator[sa
             yield connection
         finally:
             connection.exec_driver_sql(f"PRAGMA busy_timeout = {before}")
-
-
-def _has_table(connection: sa.Connection) -> bool:
-    return sa.inspect(connection).has_table(FENCE.name)
 
 
 def _as_sent(dialect: sa.Dialect, rows: Sequence[dict[str, Any]]) -> tuple[str, list[Any]]:

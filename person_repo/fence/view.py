@@ -204,6 +204,11 @@ class Fence:
             self._set_view({*view.places, *self._local}, view.servers)
 
     @property
+    def has_table(self) -> bool:
+        """True if its rows are in the database, whose table must be there then."""
+        return self._table is not None
+
+    @property
     def publishes(self) -> bool:
         """True if ``insert`` works while another transaction is open. SQLite has one writer at a time."""
         return self._table is None or self._table.reader.dialect.name != "sqlite"

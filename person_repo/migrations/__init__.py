@@ -9,10 +9,10 @@ them, and ``current`` does not know them.
 
 from __future__ import annotations
 
+from person_repo.database.schema import VERSION_TABLE
 from person_repo.migrations import operations
 from person_repo.migrations.autogenerate import include_object, render_item
 from person_repo.migrations.commands import (
-    VERSION_TABLE,
     Target,
     current,
     downgrade,

@@ -17,13 +17,11 @@ from alembic.util import CommandError
 
 from person_repo.database.engines import engine_of
 from person_repo.database.locks import take_sqlite_lock
+from person_repo.database.schema import VERSION_TABLE
 from person_repo.exceptions import MigrationError
 from person_repo.urls import redact
 
-__all__ = ["VERSION_TABLE", "Target", "current", "downgrade", "exclusive", "heads", "script_location", "upgrade"]
-
-VERSION_TABLE = "person_repo_version"
-"""The table that holds the revisions; not alembic's default, which is the host's."""
+__all__ = ["Target", "current", "downgrade", "exclusive", "heads", "script_location", "upgrade"]
 
 _LAYER: Final = "person_repo_layer"
 """The label of the branch with the layer's tables."""

@@ -25,8 +25,8 @@ from alembic.operations import Operations, ops
 from alembic.runtime.migration import MigrationContext
 from alembic.util import CommandError
 
+from person_repo.database.schema import VERSION_TABLE, VERSION_TABLE_OF_ALEMBIC
 from person_repo.internals import operation_of
-from person_repo.migrations.commands import VERSION_TABLE
 from person_repo.model import FENCE, Person
 
 __all__ = ["install"]
@@ -35,8 +35,8 @@ logger = logging.getLogger("person_repo.migrations")
 
 _OF_PERSON: Final = "person_repo_0002"
 _OF_LAYER: Final = "person_repo_layer_0001"
-_VERSION_TABLES: Final = (VERSION_TABLE, "alembic_version")
-"""Ours, and alembic's default. A host may run one branch by call, and the other one among its own revisions."""
+_VERSION_TABLES: Final = (VERSION_TABLE, VERSION_TABLE_OF_ALEMBIC)
+"""A host may run one branch by call, and the other one among its own revisions."""
 
 _printed: weakref.WeakSet[MigrationContext] = weakref.WeakSet()
 """Runs with ``--sql`` that have printed the fence."""

@@ -158,6 +158,10 @@ class LeaseContract:
         assert isinstance(lease, Lease), f"{lease!r} is no lease"
         assert lease.key == KEY
 
+    def test_a_cache_that_answers_has_no_server_that_does_not(self) -> None:
+        backend = self._backend()
+        assert backend.unreachable() == frozenset()
+
     def test_a_lease_is_given_to_one_reader_only(self) -> None:
         reader, another = self._both()
         take(reader)

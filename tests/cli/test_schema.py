@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -35,6 +36,39 @@ def test_an_application_with_models_of_its_own_upgrades_the_layer_alone(database
     assert "has no table person;" in call("--database-url", database_url, "list").stderr
 
 
+def test_check_says_what_is_not_ready_before_and_after(database_url: str) -> None:
+    at = ["--database-url", database_url]
+
+    assert call(*at, "check").exit_code == 1
+    call(*at, "upgrade", "--no-person")
+    result = call(*at, "check")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "there is no table person; run: person-repo upgrade" in result.stderr
+    assert "are ready" in call(*at, "check", "--no-person").stdout
+    call(*at, "upgrade")
+    assert call(*at, "check").exit_code == 0
+
+
+def test_check_names_a_cache_server_that_does_not_answer(database_url: str) -> None:
+    call("--database-url", database_url, "upgrade")
+    result = call("--database-url", database_url, "--cache-url", "memcached://127.0.0.1:1", "check", "--json")
+
+    assert result.exit_code == 1
+    said = json.loads(result.stdout)
+    assert said["ready"] is False
+    assert [(finding["about"], finding["problem"]) for finding in said["findings"]] == [
+        ("cache", "127.0.0.1:1 does not answer")
+    ]
+
+
+def test_check_of_a_database_that_is_down_shows_no_password() -> None:
+    result = call("--database-url", "mysql+pymysql://shop:hunter2@127.0.0.1:1/shop", "check")
+
+    assert result.exit_code == 1
+    assert "cannot be used" in result.stderr
+    assert "hunter2" not in result.stderr
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -59,6 +93,7 @@ def test_every_command_says_how_to_make_a_schema_that_is_missing(database_url: s
 def test_a_sqlite_file_that_does_not_exist_is_not_made_by_a_read(tmp_path: Path) -> None:
     assert call("list").exit_code == 3
     assert call("current").exit_code == 0
+    assert "there is no such file; run: person-repo upgrade" in call("check").stderr
     assert os.listdir(tmp_path) == []
 
 

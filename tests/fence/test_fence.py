@@ -598,6 +598,34 @@ def test_a_missing_table_is_logged_once_with_its_remedy_and_polled_every_ten_sec
     assert fence.blocks(GROUP, key(1))
 
 
+def test_an_older_revision_is_logged_once_with_its_remedy(
+    process: Process, people_engine: sa.Engine, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    with people_engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE person_repo_version (version_num VARCHAR(32))")
+        connection.exec_driver_sql("INSERT INTO person_repo_version VALUES ('person_repo_layer_0000')")
+    fence = process()
+    for _ in range(3):
+        assert not fence.is_raised()
+        clock.now += INTERVAL
+
+    (logged,) = [record for record in caplog.records if record.name == "person_repo.fence"]
+    assert logged.levelno == logging.WARNING
+    assert "is at person_repo_layer_0000, and this version needs person_repo_layer_0001" in logged.getMessage()
+    assert "migrations.upgrade(engine)" in logged.getMessage()
+
+
+def test_an_account_that_may_not_read_the_revision_polls_all_the_same(
+    process: Process, people_engine: sa.Engine, backend: MemcachedBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    with people_engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE person_repo_version (no_version INTEGER)")
+    fence = process()
+    record(fence, people_engine, [place(backend, key(1))])
+    assert fence.blocks(GROUP, key(1))
+    assert [record for record in caplog.records if record.levelno > logging.INFO] == []
+
+
 def test_nothing_can_be_inserted_without_the_table(
     process: Process, without_table: sa.Engine, backend: MemcachedBackend
 ) -> None:

@@ -19,6 +19,7 @@ from alembic.util import CommandError
 from support.migrations import alembic_of_a_host
 
 from person_repo import migrations
+from person_repo.database.schema import LAYER_REVISION
 from person_repo.exceptions import MigrationError
 from person_repo.model import FENCE
 
@@ -147,6 +148,10 @@ def test_the_other_branch_is_seen_in_the_other_version_table(tmp_path: Path, eng
     command.upgrade(host, "heads")
     migrations.downgrade(engine, "base")
     assert ours(engine) == {"person", FENCE.name}
+
+
+def test_the_revision_that_is_known_without_alembic_is_the_newest() -> None:
+    assert migrations.heads(person=False) == (LAYER_REVISION,)
 
 
 # downgrade -1

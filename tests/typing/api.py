@@ -21,6 +21,7 @@ from person_repo import (
     EntityExistsError,
     EntityNotFoundError,
     ExactString,
+    Finding,
     InvalidEntityError,
     InvalidIdError,
     MigrationError,
@@ -236,6 +237,12 @@ def errors(people: PersonService) -> object:
     except (MigrationError, OverloadError, CacheUnavailableError, CacheError):
         return None
     return None
+
+
+def checks(people: PersonService) -> None:
+    for finding in assert_type(people.check(), tuple[Finding, ...]):
+        assert_type(finding.about, Literal["database", "schema", "cache"])
+        assert_type((finding.problem, finding.remedy), tuple[str, str])
 
 
 def the_schema(engine: sa.Engine) -> None:

@@ -384,6 +384,11 @@ class MemcachedBackend(LeaseBackend):
         server = self._server_of(key)
         return (server, key), (server, marker_of(group))
 
+    def unreachable(self) -> frozenset[str]:
+        """See ``LeaseBackend``. Nothing stands under the name that is asked for."""
+        probe = marker_of(f"{self.settings.namespace}:unreachable")
+        return frozenset(server for server in self.servers if not self.retire([(server, probe)]))
+
     def _server_of(self, key: str) -> str:
         return self._only or self._placed_at(key)
 
