@@ -82,6 +82,7 @@ def test_both_branches_are_there_in_the_end_whichever_comes_first(
     assert rows(engine) == expected
 
 
+@pytest.mark.every_database
 def test_a_branch_that_goes_leaves_the_tables_of_the_other(engine: sa.Engine, move: Move) -> None:
     move("upgrade", "heads")
     add_row(engine)
@@ -123,6 +124,7 @@ def test_the_layer_alone_knows_nothing_of_person(engine: sa.Engine) -> None:
     assert migrations.current(engine) == (PERSON, LAYER)
 
 
+@pytest.mark.every_database
 def test_an_index_that_an_earlier_run_did_not_get_to_is_made(engine: sa.Engine) -> None:
     """MySQL commits each statement: a run may end between the table and its index."""
     migrations.upgrade(engine, "person_repo_0001")

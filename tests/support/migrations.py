@@ -22,13 +22,12 @@ _ENV = """
         context.configure(url=url, literal_binds=True)
         context.run_migrations()
     else:
-        engine = sa.create_engine(url)
+        engine = sa.create_engine(url, poolclass=sa.NullPool)
         with engine.connect() as connection:
             context.configure(connection=connection)
             with context.begin_transaction():
                 context.run_migrations()
             connection.commit()
-        engine.dispose()
 """
 
 _REVISION = """
