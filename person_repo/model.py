@@ -32,11 +32,16 @@ class ExactString(sa.TypeDecorator[str]):
         return str
 
     def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
-        """A binary collation without padding on MySQL and MariaDB, the database's own string elsewhere.
+        """A binary collation without padding on MySQL and MariaDB, ``C`` on PostgreSQL, the database's own elsewhere.
+
+        A PostgreSQL database's own collation compares exactly, too, but ``C`` also sorts by code point, as the other
+        databases do, and no update of the system's libraries makes its indexes invalid.
 
         MySQL 8 and MariaDB each have such a collation, under a name that the other does not know. Without a connection
         (``--sql``) MariaDB is known by a ``mariadb://`` URL only.
         """
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(sa.String(self.length, collation="C"))
         if dialect.name not in ("mysql", "mariadb"):
             return dialect.type_descriptor(sa.String(self.length))
         collation = "utf8mb4_nopad_bin" if getattr(dialect, "is_mariadb", False) else "utf8mb4_0900_bin"

@@ -208,11 +208,27 @@ def test_threads_that_upgrade_databases_of_their_own_do_not_collide(tmp_path: Pa
     assert {migrations.current(url) for url in urls} == {migrations.heads()}
 
 
-def test_upgrade_gives_up_on_a_lock_that_is_not_released(mysql_url: str, engine_of: EngineOf) -> None:
-    with migrations.exclusive(engine_of(mysql_url)):
-        with pytest.raises(MigrationError, match="somebody else is migrating this database"):
-            migrations.upgrade(mysql_url, lock_timeout=0)
-        assert migrations.current(mysql_url) == ()
+@pytest.mark.parametrize("database_url", ["mysql", "postgresql"], indirect=True)
+@pytest.mark.parametrize("isolation_level", ["READ COMMITTED", "AUTOCOMMIT"])
+def test_upgrade_gives_up_on_a_lock_that_is_not_released(
+    database_url: str, isolation_level: str, engine_of: EngineOf
+) -> None:
+    with migrations.exclusive(engine_of(database_url, isolation_level=isolation_level)):
+        with pytest.raises(MigrationError, match="somebody else is migrating this"):
+            migrations.upgrade(database_url, lock_timeout=0)
+        assert migrations.current(database_url) == ()
+    migrations.upgrade(database_url, lock_timeout=0)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_postgresqls_lock_goes_with_the_hosts_transaction(database_url: str, engine_of: EngineOf) -> None:
+    with engine_of(database_url).connect() as connection:
+        migrations.upgrade(connection)
+        with pytest.raises(MigrationError, match="somebody else is migrating this schema"):
+            migrations.upgrade(database_url, lock_timeout=0)
+        connection.rollback()
+    assert migrations.current(database_url) == ()
+    migrations.upgrade(database_url, lock_timeout=0)
 
 
 def test_lock_is_per_database(mysql_url: str, engine_of: EngineOf) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import sqlalchemy as sa
 from sqlalchemy import orm
@@ -60,11 +60,19 @@ class BoundRepository(Generic[E]):
         take_sqlite_lock(self._connection(), self.mapping.table)
         with errors_translated(self.mapping):
             self.session.flush()
-        query = sa.select(self.mapping.entity).where(self._queries.by_key).with_for_update()
+        query = sa.select(self.mapping.entity).where(self._queries.by_key).with_for_update(of=self._locked_tables())
         entities = self.session.scalars(
             query, self._queries.parameters(identity), execution_options={"populate_existing": True}
         )
         return entities.unique().one_or_none()
+
+    def _locked_tables(self) -> Sequence[sa.Table] | None:
+        """The tables whose rows are locked; None for all of the query. PostgreSQL locks no side of an outer join that
+        may be missing, such as a relationship's that is loaded with the entity.
+        """
+        if self._connection().dialect.name != "postgresql":
+            return None
+        return [*cast("Sequence[sa.Table]", self.mapping.mapper.tables)]
 
     def _connection(self) -> sa.Connection:
         return self.session.connection(bind_arguments={"mapper": self.mapping.mapper})

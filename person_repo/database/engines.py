@@ -64,7 +64,7 @@ def engine_of(url: str | sa.URL) -> sa.Engine:
     except ImportError as exc:
         raise ConfigurationError(
             f"database URL {redact(url)!r} needs the driver {exc.name}, which is not installed; for MySQL and MariaDB "
-            "write mysql+pymysql://"
+            "write mysql+pymysql://, for PostgreSQL postgresql+psycopg:// (pip install person-repo[postgresql])"
         ) from None
 
 
@@ -102,6 +102,8 @@ def _reader_with_own_pool(engine: sa.Engine) -> sa.Engine:
         **_settings_of(engine),
     )
     event.listen(reader, "connect", lambda connection, _: _read_committed(reader.dialect, connection))
+    if engine.dialect.driver == "psycopg":
+        event.listen(reader, "connect", lambda connection, _: _prepare_nothing(connection))
     fork_safely(reader)
     return reader
 
@@ -129,6 +131,16 @@ def _read_committed(dialect: sa.Dialect, connection: DBAPIConnection) -> None:
     known = weakest in dialect.get_isolation_level_values(connection)
     dialect.set_isolation_level(connection, weakest if known else "SERIALIZABLE")
     dialect.set_isolation_level(connection, "AUTOCOMMIT")
+
+
+def _prepare_nothing(connection: Any) -> None:
+    """Has psycopg send each statement whole.
+
+    It would have the server prepare what is sent for the sixth time. A migration that changes a column's type makes
+    every later read by a prepared statement fail ("cached plan must not change result type"), and behind a pooler that
+    changes servers between transactions (pgbouncer) not every server has it.
+    """
+    connection.prepare_threshold = None
 
 
 def _reader_on_hosts_connection(engine: sa.Engine) -> sa.Engine:

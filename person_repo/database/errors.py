@@ -26,8 +26,14 @@ _CHECKS = frozenset({3819, 4025})  # ER_CHECK_CONSTRAINT_VIOLATED; ER_CONSTRAINT
 _PASSING = frozenset({1020, 1205, 1213})
 _SQLITE_PASSING = frozenset({5, 6})  # SQLITE_BUSY, SQLITE_LOCKED ("Result and Error Codes"), in the lowest byte
 
+# PostgreSQL's ("PostgreSQL Error Codes"): unique_violation; and serialization_failure, deadlock_detected,
+# lock_not_available (under lock_timeout).
+_POSTGRESQL_DUPLICATE = "23505"
+_POSTGRESQL_PASSING = frozenset({"40001", "40P01", "55P03"})
+
 _SQLITE_DUPLICATE = "UNIQUE constraint failed: "
 _MYSQL_PRIMARY_KEY = re.compile(r"for key '(?:[^']*\.)?PRIMARY'")
+_POSTGRESQL_COLUMNS = re.compile(r"\((.*?)\)=\(")  # Key (depot, number)=(Köln, 7) already exists, in any language
 _INSERTED_TABLE = re.compile(r"""INSERT INTO (?:\S+\.)?[`"]?(.+?)[`"]? \(""")
 
 
@@ -74,6 +80,8 @@ def is_passing(error: Exception) -> bool:
     code = getattr(error.orig, "sqlite_errorcode", None)
     if isinstance(code, int):
         return code & 0xFF in _SQLITE_PASSING
+    if (state := _state_of(error)) is not None:
+        return state in _POSTGRESQL_PASSING
     return _number_of(error) in _PASSING
 
 
@@ -96,6 +104,10 @@ def _is_about_key(mapping: EntityMapping[Any], error: exc.IntegrityError) -> boo
     _, is_sqlite, columns = str(error.orig).partition(_SQLITE_DUPLICATE)
     if is_sqlite:
         return {*columns.split(", ")} == {f"{table.name}.{column.name}" for column in mapping.key_columns[table]}
+    if _state_of(error) is not None:
+        detail = _POSTGRESQL_COLUMNS.search(getattr(getattr(error.orig, "diag", None), "message_detail", None) or "")
+        named = {name.strip('"') for name in detail[1].split(", ")} if detail else set()
+        return named == {column.name for column in mapping.key_columns[table]}
     return _MYSQL_PRIMARY_KEY.search(str(error.orig)) is not None
 
 
@@ -106,7 +118,17 @@ def _id_in(mapping: EntityMapping[Any], entity: object) -> Any:
 
 
 def _is_duplicate(error: exc.IntegrityError) -> bool:
+    if (state := _state_of(error)) is not None:
+        return state == _POSTGRESQL_DUPLICATE
     return _number_of(error) in _DUPLICATES or _SQLITE_DUPLICATE in str(error.orig)
+
+
+def _state_of(error: exc.DBAPIError) -> str | None:
+    """The SQLSTATE of an error of PostgreSQL; None on other databases, whose drivers may have one, too."""
+    state = getattr(error.orig, "pgcode", None)
+    if hasattr(error.orig, "diag"):  # psycopg
+        state = getattr(error.orig, "sqlstate", state)
+    return state if isinstance(state, str) else None
 
 
 def _number_of(error: exc.DBAPIError) -> object:

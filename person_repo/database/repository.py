@@ -106,6 +106,8 @@ class SQLAlchemyRepository(Generic[E]):
         with self._open() as session:
             self.bind_of_sessions: sa.Engine | sa.Connection = bind_of(session, self.mapping, engine)
         self.engine: sa.Engine = engine or self.bind_of_sessions.engine
+        if self.engine.dialect.name == "postgresql":
+            self.mapping = EntityMapping(entity, on_postgresql=True)
         self.read_engine: sa.Engine = read_engine or read_engine_of(self.engine)
         if read_engine is not None and has_one_connection(read_engine):
             self.read_engine = read_engine_of(read_engine)

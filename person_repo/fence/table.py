@@ -5,12 +5,13 @@ from __future__ import annotations
 import enum
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
 from person_repo.cache.contract import Place
+from person_repo.database.savepoints import savepoint
 from person_repo.database.schema import REMEDY, has_fence, outdated
 from person_repo.exceptions import CacheUnavailableError
 from person_repo.model import FENCE
@@ -114,16 +115,14 @@ class FenceTable:
     def record(self, dbapi_connection: Any, dialect: sa.Dialect, places: Collection[Place]) -> None:
         """Writes rows in the transaction that is open on a DBAPI connection; its commit publishes them.
 
-        Does nothing if the table is missing. Raises what the driver raises: the transaction may be gone.
+        Does nothing if the table is missing. Raises what the driver raises: the transaction may be gone, except on
+        PostgreSQL.
         """
         if not self._exists():
             return
         sql, rows = _as_sent(dialect, [self._values(place, held_for=0) for place in places])
-        cursor = dbapi_connection.cursor()
-        try:
+        with savepoint(dbapi_connection, dialect), closing(dbapi_connection.cursor()) as cursor:
             cursor.executemany(sql, rows)
-        finally:
-            cursor.close()
 
     def insert(self, places: Collection[Place], *, held_for: float) -> None:
         """Publishes rows at once, in transactions of its own; nobody delivers them for ``held_for`` seconds.

@@ -1,6 +1,8 @@
 """One mapped column: how its values travel to the cache and back, and which values it refuses. Pure.
 
-The limits are those of all supported databases at once, so that a value is refused alike on each of them.
+The limits are those of all supported databases at once, so that a value is refused alike on each of them. The exception
+is PostgreSQL, which refuses a statement with a NUL in a string, or with an integer beyond its column's type, and fills
+a CHAR with blanks.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import enum
 import math
 import sys
 import uuid
+import zoneinfo
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
@@ -32,6 +35,8 @@ _PLAIN_TYPES = (
     str, int, bool, float, bytes, decimal.Decimal, uuid.UUID,
     datetime.datetime, datetime.date, datetime.time, datetime.timedelta,
 )  # fmt: skip
+
+_NUL = "\0"
 
 # Of a longer integer no digits are counted: MySQL's NUMERIC ends at 65, and Python needs long to write a million.
 _MAX_DECIMAL_BITS = 1024
@@ -63,17 +68,19 @@ class Field:
     ``name``: the attribute. ``python_type``: the type of loaded values, ``object`` if they can have any. ``wire``: the
     type that msgpack carries; ``encode`` and ``decode`` convert to it and from it, None included, and are None for
     values that travel unchanged. ``length``: the most characters, or bytes, that the column takes; None for no limit.
+    ``on_postgresql``: the limits of PostgreSQL apply.
     """
 
     __slots__ = (
-        "_accepted_types", "_max_accepted", "_max_unchanged", "_words", "column", "decode", "encode", "length", "name",
-        "python_type", "wire",
+        "_accepted_types", "_max_accepted", "_max_ascii", "_max_unchanged", "_on_postgresql", "_words", "column",
+        "decode", "encode", "length", "name", "python_type", "wire",
     )  # fmt: skip
 
-    def __init__(self, name: str, column: sa.Column[Any]) -> None:
+    def __init__(self, name: str, column: sa.Column[Any], *, on_postgresql: bool = False) -> None:
         self.name = name
+        self._on_postgresql = on_postgresql
         self.column = column
-        self.python_type, self.wire, self.encode, self.decode = _travel(column.type, column)
+        self.python_type, self.wire, self.encode, self.decode = _travel(column.type, column, on_postgresql)
         self._accepted_types = _accepted_types(column.type, self.python_type)
         self._words = frozenset(column.type.enums) if isinstance(column.type, sa.Enum) else None
         plain = self.encode is None and self.python_type in (str, bytes)
@@ -81,8 +88,9 @@ class Field:
         # For the fast paths of ``refusal`` and ``as_stored``: an ASCII string up to these lengths is neither refused
         # nor changed. -1 is no string.
         longest = sys.maxsize if self.length is None else self.length
-        self._max_accepted = longest if plain and self.python_type is str and self._words is None else -1
-        self._max_unchanged = self._max_accepted if _keeps_strings(column.type) else -1
+        self._max_ascii = longest if plain and self.python_type is str and self._words is None else -1
+        self._max_unchanged = self._max_ascii if _keeps_strings(column.type) else -1
+        self._max_accepted = -1 if on_postgresql else self._max_ascii  # NUL is ASCII
 
     def refusal(self, value: Any) -> str | None:
         """The reason why the column cannot hold a value that is not None, as the end of a sentence; None if it can.
@@ -98,9 +106,10 @@ class Field:
 
     def accepts_all(self, values: Sequence[Any]) -> bool:
         """Fast path for ``refusal`` of each: True if all are ASCII strings that fit. False says nothing of any."""
-        if self._max_accepted < 0 or {*map(type, values)} != {str}:
+        if self._max_ascii < 0 or {*map(type, values)} != {str} or max(map(len, values)) > self._max_ascii:
             return False
-        return max(map(len, values)) <= self._max_accepted and "".join(values).isascii()
+        text = "".join(values)
+        return text.isascii() and not (self._on_postgresql and _NUL in text)
 
     def mismatch(self, value: Any) -> str | None:
         """The reason why a value is of the wrong kind: databases would convert it, each in its own way."""
@@ -118,11 +127,15 @@ class Field:
             return f"has {len(value)} {units}; the limit is {self.length}"
         if isinstance(value, str) and not value.isascii() and not _encodable(value):
             return "has a lone surrogate, which no database stores; remove it"
+        if self._on_postgresql and isinstance(value, str) and _NUL in value:
+            return "has a NUL character, which PostgreSQL does not store; remove it"
         if isinstance(value, int) and self.python_type in _ACCEPTED_TYPES:
             if self.python_type is decimal.Decimal and value.bit_length() <= _MAX_DECIMAL_BITS:
                 return self._decimal_excess(decimal.Decimal(value))
             if value not in INTEGERS:
                 return "is beyond 64 bits; the column takes -2**63 to 2**63 - 1"
+            if self._on_postgresql and (bits := _bits_of(self.column.type)) and value not in range(-(2**bits), 2**bits):
+                return f"is beyond the column's type; it takes -2**{bits} to 2**{bits} - 1"
         if isinstance(value, float) and not math.isfinite(value):
             return "is not finite; no number of MySQL's is"
         if isinstance(value, decimal.Decimal):
@@ -150,21 +163,21 @@ class Field:
             value = _plain(value, self.python_type)
         if value is None or self.refusal(value) is not None or _rounds(self.column.type, value):
             return None
-        return value
+        return None if self._on_postgresql and _is_padded(self.column.type, value) else value
 
 
-def fields_of(mapper: orm.Mapper[Any]) -> tuple[Field, ...]:
-    """The columns of a class and of those that inherit from it, each once.
+def fields_of(mapper: orm.Mapper[Any], *, on_postgresql: bool = False) -> tuple[Field, ...]:
+    """The columns of a class and of those that inherit from it, each once. ``on_postgresql``: as in ``Field``.
 
     Raises ``ConfigurationError`` for a column type whose values cannot be cached.
     """
     fields: dict[sa.Column[Any], Field] = {}
     for variant in mapper.self_and_descendants:
         for prop, column in mapped_columns(variant):
-            fields.setdefault(column, Field(prop.key, column))
+            fields.setdefault(column, Field(prop.key, column, on_postgresql=on_postgresql))
     discriminator = mapper.polymorphic_on
     if isinstance(discriminator, sa.Column):
-        fields.setdefault(discriminator, Field(discriminator.key, discriminator))
+        fields.setdefault(discriminator, Field(discriminator.key, discriminator, on_postgresql=on_postgresql))
     return tuple(fields.values())
 
 
@@ -187,9 +200,9 @@ def binds(type_: sa.types.TypeEngine[Any]) -> TypeGuard[sa.TypeDecorator[Any]]:
     return isinstance(type_, sa.TypeDecorator) and type(type_).process_bind_param is not bind
 
 
-def _travel(type_: sa.types.TypeEngine[Any], column: sa.Column[Any]) -> _Travel:
+def _travel(type_: sa.types.TypeEngine[Any], column: sa.Column[Any], on_postgresql: bool) -> _Travel:
     """Cases: enumerations, by name, as SQLAlchemy stores them; JSON; a ``TypeDecorator``, by its own two conversions;
-    the types that msgpack carries unchanged.
+    times with a zone of PostgreSQL's; the types that msgpack carries unchanged.
     """
     if isinstance(type_, sa.Enum) and type_.enum_class is not None:
         return _enumerated(type_.enum_class)
@@ -200,12 +213,14 @@ def _travel(type_: sa.types.TypeEngine[Any], column: sa.Column[Any]) -> _Travel:
             f"column {column} is a PickleType; what is cached is never unpickled: use JSON or a typed column"
         )
     if isinstance(type_, sa.TypeDecorator) and _loads(type_):
-        return _decorated(type_, column)
+        return _decorated(type_, column, on_postgresql)
+    if on_postgresql and isinstance(type_, sa.DateTime) and type_.timezone:
+        return _Travel(datetime.datetime, tuple[datetime.datetime, str], _zoned, _in_zone)
     python_type = _python_type(type_)
     if python_type in _PLAIN_TYPES:
         return _Travel(python_type, python_type)
     if isinstance(type_, sa.TypeDecorator):
-        return _travel(type_.impl_instance, column)
+        return _travel(type_.impl_instance, column, on_postgresql)
     raise ConfigurationError(
         f"column {column} has the type {type_!r}, whose values cannot be cached; wrap it in a TypeDecorator "
         f"that binds to one of {', '.join(t.__name__ for t in _PLAIN_TYPES)}"
@@ -217,8 +232,21 @@ def _enumerated(enum_class: type[enum.Enum]) -> _Travel:
     return _Travel(enum_class, str, lambda member: None if member is None else member.name, members.__getitem__)
 
 
-def _decorated(type_: sa.TypeDecorator[Any], column: sa.Column[Any]) -> _Travel:
-    inner = _travel(type_.impl_instance, column)
+def _zoned(value: datetime.datetime | None) -> Any:
+    """A time with the name of its zone. psycopg returns times in the zone of its session; msgpack carries UTC."""
+    return None if value is None else (value, getattr(value.tzinfo, "key", ""))
+
+
+def _in_zone(value: Any) -> datetime.datetime | None:
+    if value is None:
+        return None
+    time, name = value
+    moved: datetime.datetime = time.astimezone(zoneinfo.ZoneInfo(name)) if name else time
+    return moved
+
+
+def _decorated(type_: sa.TypeDecorator[Any], column: sa.Column[Any], on_postgresql: bool) -> _Travel:
+    inner = _travel(type_.impl_instance, column, on_postgresql)
 
     def encode(value: Any) -> Any:
         bound = type_.process_bind_param(value, _DIALECT)
@@ -282,6 +310,22 @@ def _rounds(type_: sa.types.TypeEngine[Any], value: Any) -> bool:
         exponent = value.normalize(_EXACT).as_tuple().exponent
         return not isinstance(exponent, int) or -exponent > (getattr(type_, "scale", None) or 0)
     return False
+
+
+def _bits_of(type_: sa.types.TypeEngine[Any]) -> int:
+    """The bits of an integer type, without the sign; 0 for another type."""
+    if isinstance(type_, sa.TypeDecorator):
+        return _bits_of(type_.impl_instance)
+    if not isinstance(type_, sa.Integer):
+        return 0
+    return 63 if isinstance(type_, sa.BigInteger) else 15 if isinstance(type_, sa.SmallInteger) else 31
+
+
+def _is_padded(type_: sa.types.TypeEngine[Any], value: Any) -> bool:
+    """True if PostgreSQL fills a string with blanks, to the length of a CHAR, and returns them."""
+    if isinstance(type_, sa.TypeDecorator):
+        return _is_padded(type_.impl_instance, value)
+    return isinstance(type_, sa.CHAR) and isinstance(value, str) and len(value) != (type_.length or 1)
 
 
 def _encodable(value: str) -> bool:

@@ -32,17 +32,19 @@ _KEY_TYPES = (str, int, bytes, decimal.Decimal, uuid.UUID, datetime.datetime, da
 class EntityMapping(Generic[E]):
     """All that loading, caching and invalidating need to know of a mapped class.
 
+    ``on_postgresql``: the class is kept in PostgreSQL, whose limits apply.
+
     Raises ``ConfigurationError`` for a class that is not mapped, or not mapped in a way that can be cached.
     """
 
-    def __init__(self, entity: type[E]) -> None:
+    def __init__(self, entity: type[E], *, on_postgresql: bool = False) -> None:
         mapper = _mapper_of(entity)
         self.entity = entity
         self.mapper: orm.Mapper[E] = mapper
         self.name = entity.__name__
         self.table = cast("sa.Table", mapper.base_mapper.local_table)
         """The table that has the primary key."""
-        self.fields = fields_of(mapper)
+        self.fields = fields_of(mapper, on_postgresql=on_postgresql)
         self.columns = tuple(field.column for field in self.fields)
         # Siblings may have attributes of one name for different columns; the first is taken.
         self.names = tuple(dict.fromkeys(field.name for field in self.fields))
@@ -62,7 +64,9 @@ class EntityMapping(Generic[E]):
         self._hydrators = _hydrators(mapper, self.fields, key_indexes)
         self._discriminator = _discriminator(mapper, self.columns)
         self.longest_plain_id = _longest_plain_id(self.key_fields)
-        """The length up to which an ASCII string needs no further check as an id; -1 if every id does."""
+        """The length up to which an ASCII string needs no further check as an id but for NUL; -1 if every id does."""
+        self._on_postgresql = on_postgresql
+        self._max_unchecked = -1 if on_postgresql else self.longest_plain_id
 
     @property
     def cache_name(self) -> str:
@@ -84,12 +88,12 @@ class EntityMapping(Generic[E]):
         """The key's values for an id that a caller passed; None if no row can have it.
 
         A key of several columns is a tuple in the order of the mapped columns. A string longer than its column, a lone
-        surrogate or an integer beyond 64 bits cannot be stored, and so has no row.
+        surrogate or an integer beyond 64 bits cannot be stored, and so has no row; nor has, on PostgreSQL, a NUL.
 
         Raises ``InvalidIdError`` for a value of another type, a subclass included: ``1`` is not ``"1"``, nor ``True``.
         """
         # Fast path for most ids; the checks below would return the same.
-        if type(id) is str and len(id) <= self.longest_plain_id and id.isascii():
+        if type(id) is str and len(id) <= self._max_unchecked and id.isascii():
             return (id,)
         fields = self.key_fields
         values = _parts(id) if len(fields) > 1 and issubclass(type(id), tuple) else (id,)
@@ -184,10 +188,22 @@ class EntityMapping(Generic[E]):
             return sa.false()
         if isinstance(value, int) and value not in INTEGERS and field.python_type is object:
             return sa.false()  # no driver writes such an integer, and inside JSON no cache carries it
+        if self._on_postgresql and (own := self._criterion_on_postgresql(field, value)) is not None:
+            return own
         attribute = self.mapper.column_attrs.get(field.name)
         compares = attribute is not None and attribute.comparator_factory is not orm.ColumnProperty.Comparator
         side: Any = getattr(self.entity, field.name) if compares else field.column
         return cast("sa.ColumnElement[bool]", side == value)
+
+    def _criterion_on_postgresql(self, field: Field, value: Any) -> sa.ColumnElement[bool] | None:
+        """The criterion for a value that PostgreSQL does not compare with the column as it is; None for all others."""
+        if field.python_type is bool and isinstance(value, int) and not isinstance(value, bool):
+            return field.column.is_(bool(value)) if value in (0, 1) else sa.false()
+        if value is not None and type(field.column.type) is sa.JSON:
+            from sqlalchemy.dialects.postgresql import JSONB  # not at the top: other databases need not wait for it
+
+            return sa.type_coerce(sa.cast(field.column, JSONB), JSONB) == sa.cast(value, JSONB)
+        return None
 
     def field(self, name: str) -> Field:
         """The column of this name. Raises ``UnknownFieldError``."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 from alembic import command, context, op
@@ -26,6 +27,9 @@ __all__ = ["Target", "current", "downgrade", "exclusive", "heads", "script_locat
 _LAYER: Final = "person_repo_layer"
 """The label of the branch with the layer's tables."""
 
+_PAUSE: Final = 0.05
+"""Seconds between two attempts at PostgreSQL's lock."""
+
 Target = str | sa.URL | sa.Engine | sa.Connection
 """The database to migrate: a URL, an engine, or an open connection, which its owner commits."""
 
@@ -39,9 +43,9 @@ def upgrade(target: Target, revision: str = "heads", *, person: bool = True, loc
     ``person=False``: the layer's tables alone, for a host with models of its own; ``revision`` is one of theirs.
     Commits, unless ``target`` is a connection: then the caller does.
 
-    A second migration of the same database waits for the first, on MySQL up to ``lock_timeout`` seconds, on SQLite as
-    long as the driver's own ``timeout``. On MySQL it waits until this function returns. If you gave a connection,
-    commit it at once.
+    A second migration of the same database waits for the first, on MySQL and PostgreSQL up to ``lock_timeout`` seconds,
+    on SQLite as long as the driver's own ``timeout``. On MySQL it waits until this function returns. If you gave a
+    connection, commit it at once.
 
     Raises ``MigrationError`` if this version of the package does not know a revision that the schema is at, if the
     lock cannot be had, and for every refusal of the database; ``ConfigurationError`` for a URL that cannot be used.
@@ -89,12 +93,13 @@ def script_location() -> str:
 def exclusive(target: Target, *, lock_timeout: float = 30) -> Iterator[sa.Connection]:
     """A connection in a transaction, while no other such block runs on that database.
 
-    Committed at the end of the block, unless ``target`` is a connection. On databases other than SQLite, MySQL and
-    MariaDB other blocks do run.
+    Committed at the end of the block, unless ``target`` is a connection. On databases other than SQLite, MySQL, MariaDB
+    and PostgreSQL other blocks do run.
     """
     with _connected(target) as connection:
         take_sqlite_lock(connection)
-        with _named_lock(connection, lock_timeout):
+        lock = _advisory_lock if connection.dialect.name == "postgresql" else _named_lock
+        with lock(connection, lock_timeout):
             yield connection
             if connection is not target:
                 connection.commit()
@@ -149,6 +154,32 @@ def _named_lock(connection: sa.Connection, timeout: float) -> Iterator[None]:
     finally:
         if not connection.invalidated:  # An invalidated connection has lost its lock.
             connection.scalar(sa.select(sa.func.release_lock(name)))
+
+
+@contextmanager
+def _advisory_lock(connection: sa.Connection, timeout: float) -> Iterator[None]:
+    """PostgreSQL's advisory lock for the schema in which tables are made; until the transaction ends, with all its DDL.
+
+    On a connection by AUTOCOMMIT it ends with the block. It is tried again and again: an error by PostgreSQL's own
+    ``lock_timeout`` would end a host's transaction.
+    """
+    pooled: Any = connection.connection
+    is_automatic = connection.dialect.detect_autocommit_setting(pooled.dbapi_connection)
+    key = sa.func.hashtextextended(sa.func.concat("person_repo.", sa.func.current_schema()), 0)
+    take = sa.func.pg_try_advisory_lock if is_automatic else sa.func.pg_try_advisory_xact_lock
+    deadline = time.monotonic() + timeout
+    while not connection.scalar(sa.select(take(key))):
+        if time.monotonic() >= deadline:
+            raise MigrationError(
+                f"{_place(connection)}: somebody else is migrating this schema and was not done after {timeout} s; "
+                "look at pg_stat_activity, then try again"
+            )
+        time.sleep(_PAUSE)
+    try:
+        yield
+    finally:
+        if is_automatic and not connection.invalidated:
+            connection.scalar(sa.select(sa.func.pg_advisory_unlock(key)))
 
 
 @contextmanager

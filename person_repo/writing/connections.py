@@ -8,10 +8,15 @@ import sqlalchemy as sa
 
 from person_repo.internals import result_in_progress
 
-__all__ = ["commits_itself", "driver_of", "has_more_results", "info_of", "is_open"]
+__all__ = ["commits_itself", "driver_of", "has_failed", "has_more_results", "info_of", "is_open"]
 
 _IN_TRANSACTION = 1
 """The flag of MySQL's protocol: SERVER_STATUS_IN_TRANS."""
+
+# PostgreSQL's, in libpq's numbers: PQTRANS_IDLE, PQTRANS_INTRANS, PQTRANS_INERROR. Others say that a statement is being
+# executed, or that the connection is lost.
+_OPEN_BY_STATUS: dict[Any, bool] = {0: False, 2: True, 3: True}
+_FAILED = 3
 
 
 def info_of(dbapi_connection: Any) -> dict[Any, Any] | None:
@@ -35,10 +40,22 @@ def is_open(driver: Any) -> bool | None:
     if isinstance(in_transaction, bool):
         return in_transaction
     status = getattr(driver, "server_status", None)
+    if status is None:
+        return _OPEN_BY_STATUS.get(_status_of(driver))
     last = result_in_progress(driver)
     # PyMySQL takes the status from replies without rows only, and not from the last of several.
     is_current = last is None or (getattr(last, "server_status", None) is not None and not last.has_next)
     return bool(status & _IN_TRANSACTION) if is_current and isinstance(status, int) else None
+
+
+def has_failed(driver: Any) -> bool:
+    """True if a statement of the open transaction was refused, so that its COMMIT will be a ROLLBACK (PostgreSQL)."""
+    return bool(_status_of(driver) == _FAILED)
+
+
+def _status_of(driver: Any) -> Any:
+    """psycopg's ``info.transaction_status``, and psycopg2's; None on other drivers."""
+    return getattr(getattr(driver, "info", None), "transaction_status", None)
 
 
 def has_more_results(driver: Any) -> bool:

@@ -17,7 +17,7 @@ from sqlalchemy.engine.interfaces import ExecutionContext
 from person_repo.database.marks import DECLARED, OWN
 from person_repo.exceptions import InvalidIdError
 from person_repo.internals import MAKE_RESULT, has_listeners, is_disconnect
-from person_repo.writing.connections import commits_itself, driver_of, has_more_results, info_of, is_open
+from person_repo.writing.connections import commits_itself, driver_of, has_failed, has_more_results, info_of, is_open
 from person_repo.writing.covered import SINCE, Covered, CoveredModel
 from person_repo.writing.examination import (
     Changes,
@@ -144,6 +144,8 @@ def _put_in_flight(
     if info is None:
         return
     driver = driver_of(connection)
+    if kind == TextKind.COMMIT and has_failed(driver):
+        kind = TextKind.ROLLBACK
     open_now = is_open(driver)
     if kind == TextKind.BEGIN and open_now is False:
         info[SINCE] = len(covered.models)  # A host's listener begins transactions itself, before ``do_begin``.

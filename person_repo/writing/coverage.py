@@ -66,7 +66,7 @@ def cover(engine: sa.Engine, mapping: EntityMapping[Any], keys: Keyspace, backen
             f"cover() takes an Engine, not {engine!r:.120}; of an AsyncEngine give the sync_engine"
         )
     for table in mapping.key_columns:
-        _covered_by(engine).add(CoveredModel(mapping, table, keys, backend))
+        _covered_by(engine).add(CoveredModel(mapping, table, keys, backend, engine))
 
 
 _covered: weakref.WeakKeyDictionary[sa.Dialect, Covered] = weakref.WeakKeyDictionary()

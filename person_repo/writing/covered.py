@@ -14,6 +14,7 @@ from person_repo.internals import root_engine
 from person_repo.mapped.keys import Keyspace
 from person_repo.mapped.mapping import EntityMapping, Identity
 from person_repo.writing.cascades import Cascades
+from person_repo.writing.catalog import UNKNOWN, KeyColumns, key_columns_of
 from person_repo.writing.outage import OpenTransaction
 from person_repo.writing.pending import Pending
 from person_repo.writing.tables import WatchedTable
@@ -31,12 +32,17 @@ COMMITTING = "person_repo_committing"
 
 
 class CoveredModel(WatchedTable):
-    """A watched table of a model, with the cache that holds its entities."""
+    """A watched table of a model, with the cache that holds its entities. ``engine``: the covered one."""
 
-    def __init__(self, mapping: EntityMapping[Any], table: sa.Table, keys: Keyspace, backend: LeaseBackend) -> None:
+    def __init__(
+        self, mapping: EntityMapping[Any], table: sa.Table, keys: Keyspace, backend: LeaseBackend, engine: sa.Engine
+    ) -> None:
         super().__init__(mapping, table)
         self.keys = keys
         self.backend = backend
+        self._engine = weakref.ref(root_engine(engine))
+        self._is_on_postgresql = engine.dialect.name == "postgresql"
+        self._key_columns = UNKNOWN
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -48,6 +54,22 @@ class CoveredModel(WatchedTable):
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+    def compares_exactly(self, dialect: sa.Dialect) -> bool:
+        """As for any watched table; on PostgreSQL the catalog must agree with the metadata, too."""
+        exact = super().compares_exactly(dialect)
+        return exact and (not self._is_on_postgresql or self._in_catalog().compares_exactly)
+
+    def rewrites_keys(self) -> bool:
+        """As for any watched table; on PostgreSQL the catalog must agree with the metadata, too."""
+        return super().rewrites_keys() or (self._is_on_postgresql and not self._in_catalog().keeps_values)
+
+    def _in_catalog(self) -> KeyColumns:
+        """The catalog's facts of the key, asked for until the table is there."""
+        engine = self._engine()
+        if self._key_columns == UNKNOWN and engine is not None:
+            self._key_columns = key_columns_of(engine, self.table, self.key_names)
+        return self._key_columns
 
     def record(self, pending: Pending, identities: Iterable[Identity] | None) -> None:
         """Add changed rows to a transaction's changes; None is any rows. Raises ``InvalidIdError`` for a row whose key
@@ -74,6 +96,7 @@ class Covered:
         self.cascades: Cascades[CoveredModel] = Cascades([])
         # Weak: the engine's dialect holds this, and nothing would free either.
         self._engine = weakref.ref(root_engine(engine))
+        self.is_on_postgresql = engine.dialect.name == "postgresql"
 
     def add(self, model: CoveredModel) -> None:
         """Cover one more table. May be called again."""

@@ -19,6 +19,7 @@ from sqlalchemy.sql import dml, elements, operators, visitors
 
 from person_repo.database.locks import take_sqlite_lock
 from person_repo.database.marks import OWN
+from person_repo.database.savepoints import savepoint
 from person_repo.mapped.mapping import Identity
 from person_repo.writing.clauses import Missing, Parameters, column_of, criteria_of, fixed_values, plain
 from person_repo.writing.tables import Change, W
@@ -128,7 +129,7 @@ class CriteriaWrite(Generic[W]):
 
     def _ask(self, connection: sa.Connection, most: int) -> list[Identity] | None:
         """The keys of the rows that meet the criteria, at most ``most`` and one more, locked until the transaction
-        ends; None if the target has no such columns.
+        ends; None if the target has no such columns, or PostgreSQL refuses the question.
 
         A row that comes to meet them between this and the statement is no matter: the statement then matches more rows
         than were found here, and the caller compares.
@@ -142,9 +143,17 @@ class CriteriaWrite(Generic[W]):
             sa.select(*[sa.type_coerce(column, type_) for column, type_ in zip(columns, types, strict=True)])
             .where(*criteria_of(self.statement))
             .limit(most + 1)
-            .with_for_update()
+            # Of other tables in the criteria no row need be locked, and PostgreSQL can lock none of a grouped query.
+            .with_for_update(of=self.target if connection.dialect.name == "postgresql" else None)
         )
-        rows = connection.execute(query, self._parameters_of_criteria(), execution_options={OWN: True}).all()
+        try:
+            with savepoint(connection.connection, connection.dialect):
+                rows = connection.execute(query, self._parameters_of_criteria(), execution_options={OWN: True}).all()
+        except sa.exc.DBAPIError as error:
+            # A user may delete rows and not be allowed to lock them.
+            if connection.dialect.name != "postgresql" or error.connection_invalidated:
+                raise
+            return None
         return [tuple(row) for row in rows]
 
     def _parameters_of_criteria(self) -> dict[str, Any]:

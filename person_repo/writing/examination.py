@@ -22,10 +22,10 @@ from person_repo.database.marks import DeclaredInsert
 from person_repo.internals import expanded_parameters, resolved_statement
 from person_repo.writing.cascades import Cascades
 from person_repo.writing.clauses import Parameters, targets_of
-from person_repo.writing.connections import commits_itself, driver_of, is_open
+from person_repo.writing.connections import commits_itself, driver_of, has_failed, is_open
 from person_repo.writing.covered import COMMITTING, PENDING, Covered, CoveredModel
 from person_repo.writing.pending import Pending
-from person_repo.writing.sqltext import TextKind
+from person_repo.writing.sqltext import TextKind, reaches_any_table
 from person_repo.writing.statements import KeyParameters, changes_of, key_parameters
 from person_repo.writing.tables import Change
 
@@ -136,6 +136,8 @@ def _of_clauses(
 ) -> Changes:
     def is_in_transaction() -> bool:
         driver, pending = driver_of(connection), _pending_on(connection)
+        if has_failed(driver):
+            return False
         begun_by_text = pending is not None and pending.begun_by_text
         return not commits_itself(connection, driver, open_now=is_open(driver), begun_by_text=begun_by_text)
 
@@ -181,6 +183,8 @@ def of_text(covered: Covered, connection: sa.Connection, statement: str, kind: s
         return [] if COMMITTING in connection.connection.info else whole_models(covered.models)
     if kind != TextKind.WRITE:
         return []
+    if reaches_any_table(statement):
+        return whole_models(covered.models)
     named = [model for model in covered.models if model.is_named_in(statement)]
     named += [model for model in covered.cascades.of_text(statement) if model not in named]
     return whole_models(named) if named else []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["TextKind", "chains", "kind_of_text", "sqlite_begins_before"]
+__all__ = ["TextKind", "chains", "kind_of_text", "reaches_any_table", "sqlite_begins_before"]
 
 
 class TextKind:
@@ -27,7 +27,7 @@ class TextKind:
 _READS = frozenset(
     {
         "SELECT", "SHOW", "PRAGMA", "USE", "SAVEPOINT", "RELEASE", "VALUES", "TABLE", "HANDLER", "ATTACH", "DETACH",
-        "VACUUM", "HELP", "KILL",
+        "VACUUM", "HELP", "KILL", "LISTEN", "UNLISTEN", "NOTIFY",
     }
 )  # fmt: skip
 _EXPLAINS = frozenset({"EXPLAIN", "DESCRIBE", "DESC"})
@@ -44,10 +44,13 @@ _IMPLICIT_COMMITS = frozenset(
 _WRITES = re.compile(r"\b(INSERT|UPDATE|DELETE|REPLACE|MERGE|TRUNCATE|CALL)\b", re.IGNORECASE)
 _RUNS = re.compile(rf"\b({'|'.join(sorted(_RUNS_ANYTHING))}|XA)\b", re.IGNORECASE)
 _TO = re.compile(r"\bTO\b", re.IGNORECASE)
+_TRUNCATE_CASCADE = re.compile(r"\bTRUNCATE\b.*\bCASCADE\b", re.IGNORECASE | re.DOTALL)
 _ANALYZE = re.compile(r"\bANALYZE\b", re.IGNORECASE)
 _CHAIN = re.compile(r"(?<!NO)\s+CHAIN\b", re.IGNORECASE)
 # MySQL and MariaDB execute the text inside /*! and /*M!, so those are no comments.
 _GAP = r"(?>\s+|--[^\n]*(?:\n|$)|#[^\n]*(?:\n|$)|/\*(?!M?!).*?\*/|\()*+(?:/\*M?!\d*\s*)?"
+# PostgreSQL's comments nest, so the words after the first */ need not be the statement's; U&"\0070erson" is person.
+_UNREADABLE = re.compile(r"/\*(?:(?!\*/).)*?/\*|\bU&\"", re.DOTALL | re.IGNORECASE)
 _WORDS = re.compile(rf"{_GAP}(\w+)(?:{_GAP}(\w+))?", re.DOTALL)
 # SET STATEMENT ... FOR runs the statement after FOR (MariaDB). Of the others only these commit, or set autocommit.
 _SETS = re.compile(r"\b(STATEMENT|AUTOCOMMIT|PASSWORD|ROLE)\b", re.IGNORECASE)
@@ -61,6 +64,8 @@ def kind_of_text(text: str, dialect_name: str) -> tuple[str, bool]:
     if ";" in text.rstrip("; \t\r\n"):
         # Several statements, or a literal with a semicolon: only the first statement's words are looked at below.
         return (TextKind.ANY if _RUNS.search(text) else TextKind.WRITE), True
+    if dialect_name == "postgresql" and _UNREADABLE.search(text):
+        return TextKind.ANY, True
     words = _WORDS.match(text)
     first, second = words.groups("") if words else ("", "")
     first = first.upper()
@@ -102,6 +107,8 @@ def _kind_of_boundary(first: str, second: str, text: str, *, is_sqlite: bool) ->
             return TextKind.BEGIN
         case "COMMIT" | "END":
             return TextKind.ANY if second == "PREPARED" else TextKind.COMMIT
+        case "ABORT":
+            return TextKind.ROLLBACK
         case "ROLLBACK":
             # ROLLBACK TO a savepoint changes nothing here, and a prepared transaction's changes were never visible.
             return TextKind.READ if second == "PREPARED" or _TO.search(text) else TextKind.ROLLBACK
@@ -117,6 +124,13 @@ def _kind_of_boundary(first: str, second: str, text: str, *, is_sqlite: bool) ->
 def chains(text: str) -> bool:
     """True if a COMMIT or ROLLBACK also begins the next transaction (``AND CHAIN``)."""
     return _CHAIN.search(text) is not None
+
+
+def reaches_any_table(text: str) -> bool:
+    """True if text empties the tables that refer to the named ones, too, whatever the foreign keys' actions
+    (PostgreSQL's ``TRUNCATE ... CASCADE``).
+    """
+    return _TRUNCATE_CASCADE.search(text) is not None
 
 
 def sqlite_begins_before(text: str) -> bool:

@@ -17,6 +17,14 @@ __all__ = ["Change", "W", "WatchedTable", "sends_unchanged", "sends_value_unchan
 
 _DIALECT = DefaultDialect()
 
+_EXACT = (
+    sa.Integer, sa.Numeric, sa.Boolean, sa.Date, sa.DateTime, sa.Uuid, sa.Enum, sa.LargeBinary, sa.BINARY, sa.VARBINARY,
+)  # fmt: skip
+"""The types, strings apart, whose values any database compares as Python does."""
+
+# CITEXT folds case, CHAR is padded, and of another type nobody here knows.
+_EXACT_STRINGS_OF_POSTGRESQL = ("string", "text", "unicode", "unicode_text", "VARCHAR", "TEXT")
+
 
 @dataclass(eq=False)
 class WatchedTable:
@@ -105,7 +113,9 @@ def _is_exact(type_: sa.types.TypeEngine[Any], dialect: sa.Dialect) -> bool:
     if isinstance(type_, sa.TypeDecorator):
         loaded = type_.load_dialect_impl(dialect)
     if not isinstance(loaded, sa.String) or isinstance(loaded, sa.Enum):
-        return True
+        return isinstance(loaded, _EXACT)
+    if dialect.name == "postgresql" and loaded.__visit_name__ not in _EXACT_STRINGS_OF_POSTGRESQL:
+        return False
     collation = (getattr(loaded, "collation", None) or "").lower()
     if dialect.name in ("mysql", "mariadb"):
         return collation in ("utf8mb4_0900_bin", "binary") or collation.endswith("_nopad_bin")

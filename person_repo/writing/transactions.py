@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from person_repo.writing.connections import info_of
+from person_repo.writing.connections import has_failed, info_of
 from person_repo.writing.covered import COMMITTING, PENDING, SINCE, Covered
 from person_repo.writing.outage import OpenTransaction
 from person_repo.writing.pending import Pending
@@ -31,11 +31,14 @@ class Transactions:
         begin(dbapi_connection)
 
     def do_commit(self, commit: Callable[[Any], None], dbapi_connection: Any) -> None:
-        """COMMIT, with tombstones placed before it and released after it."""
+        """COMMIT, with tombstones placed before it and released after it; a ROLLBACK if the transaction has failed."""
         info = info_of(dbapi_connection)
         pending = None if info is None else self._covered.pending_in(info)
         if info is None or pending is None:
             commit(dbapi_connection)
+            return
+        if self._covered.is_on_postgresql and has_failed(dbapi_connection.driver_connection):
+            self.do_rollback(commit, dbapi_connection)
             return
         # The row locks are held and the outcome is open: no load that starts from here on can fill an old row.
         pending.place(self._covered.transaction_on(dbapi_connection))

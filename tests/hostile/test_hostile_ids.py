@@ -209,25 +209,31 @@ def assert_unharmed(people: PersonService) -> None:
     assert people.stats().errors == people.stats().rejected == 0
 
 
+def stores_no_nul(people: PersonService) -> bool:
+    """True on PostgreSQL: tests/database/test_postgresql.py has what becomes of such ids there."""
+    return people.engine.dialect.name == "postgresql"
+
+
 @pytest.mark.every_database
 def test_ids_that_can_be_stored_are_absent_in_every_method_and_then_found_by_no_other(
     people: PersonService, statements: Statements
 ) -> None:
+    storable = {name: id for name, id in STORABLE.items() if not (stores_no_nul(people) and "\0" in id)}
     with statements(people.engine, people.read_engine) as seen:
-        for name, id in STORABLE.items():
+        for name, id in storable.items():
             assert not faults_of(outcomes_of(people, id), "absent"), name
-        people.add_many(Person(id=id, first_name=name, last_name="") for name, id in STORABLE.items())
+        people.add_many(Person(id=id, first_name=name, last_name="") for name, id in storable.items())
         for _ in range(2):
-            for name, id in STORABLE.items():
+            for name, id in storable.items():
                 assert people.get_one(id).first_name == name
-            found = people.get_many([*STORABLE.values(), *IMPOSSIBLE.values()])
-            assert {id: each.first_name for id, each in found.items()} == {id: name for name, id in STORABLE.items()}
-        for name, id in STORABLE.items():
+            found = people.get_many([*storable.values(), *IMPOSSIBLE.values()])
+            assert {id: each.first_name for id, each in found.items()} == {id: name for name, id in storable.items()}
+        for name, id in storable.items():
             assert people.update(id, last_name="changed").first_name == name
             assert [each.id for each in people.find(first_name=name)] == [id]
             assert people.list(after=id, limit=1) == [] or people.list(after=id, limit=1)[0].id > id
             assert people.get_one(id).last_name == "changed"
-        for name, id in STORABLE.items():
+        for name, id in storable.items():
             outcomes = {
                 call: each
                 for call, each in outcomes_of(people, id).items()

@@ -22,7 +22,7 @@ FIXTURES: Final = {
 }
 """The fixtures of the databases that ``database_url`` can be, beside a file of SQLite."""
 
-OTHERS: Final = ("mariadb-10.11", "mariadb-11.8")
+OTHERS: Final = ("mariadb-10.11", "mariadb-11.8", "postgresql")
 """The databases on which the tests of what differs run, and no others."""
 
 

@@ -11,7 +11,19 @@ from sqlalchemy.dialects import mysql
 
 from person_repo.model import Person
 
-__all__ = ["Badge", "Loose", "OwnBase", "Step", "Ticket", "once", "person", "store", "stored"]
+__all__ = [
+    "FOLDING",
+    "Badge",
+    "Loose",
+    "OwnBase",
+    "Step",
+    "Ticket",
+    "make_folding",
+    "once",
+    "person",
+    "store",
+    "stored",
+]
 
 
 class OwnBase(orm.DeclarativeBase):
@@ -25,14 +37,29 @@ class Loose(OwnBase):
     __mapper_args__ = {"eager_defaults": False}  # as where the database cannot return what it made up
 
     code: orm.Mapped[str] = orm.mapped_column(
-        sa.String(40, collation="NOCASE").with_variant(
-            mysql.VARCHAR(40, charset="utf8mb4", collation="utf8mb4_general_ci"), "mysql", "mariadb"
-        ),
+        sa.String(40, collation="NOCASE")
+        .with_variant(mysql.VARCHAR(40, charset="utf8mb4", collation="utf8mb4_general_ci"), "mysql", "mariadb")
+        .with_variant(sa.String(40, collation="person_repo_folding"), "postgresql"),
         primary_key=True,
     )
     name: orm.Mapped[str | None] = orm.mapped_column(sa.String(40), default=None)
     made: orm.Mapped[int] = orm.mapped_column(server_default="42")
     late: orm.Mapped[str | None] = orm.mapped_column(sa.String(40), deferred=True, default=None)
+
+
+FOLDING = "person_repo_folding"
+"""The collation of these columns on PostgreSQL, which has none that folds case by itself."""
+
+
+def make_folding(table: Any) -> None:
+    """Has the collation made with the table."""
+    made = sa.DDL(
+        f"CREATE COLLATION IF NOT EXISTS {FOLDING} (provider = icu, locale = 'und-u-ks-level2', deterministic = false)"
+    )
+    sa.event.listen(table, "before_create", made.execute_if(dialect="postgresql"))
+
+
+make_folding(Loose.__table__)
 
 
 class Ticket(OwnBase):

@@ -23,8 +23,10 @@ __all__ = [
     "everywhere",
     "is_unsure",
     "isolated",
+    "number_on_from",
     "on_mysql",
     "on_mysql_and_mariadb",
+    "on_postgresql",
     "on_sqlite",
     "rename",
 ]
@@ -33,6 +35,7 @@ everywhere = pytest.mark.parametrize("cache_url", ["memory", "memcached"], indir
 """The test runs with each cache, on each database."""
 
 on_sqlite = pytest.mark.parametrize(("database_url", "cache_url"), [("sqlite", "memory")], indirect=True)
+on_postgresql = pytest.mark.parametrize(("database_url", "cache_url"), [("postgresql", "memcached")], indirect=True)
 on_mysql = pytest.mark.parametrize(("database_url", "cache_url"), [("mysql", "memcached")], indirect=True)
 on_mysql_and_mariadb = pytest.mark.parametrize(
     ("database_url", "cache_url"),
@@ -88,6 +91,14 @@ def begin_again(people: Witness) -> None:
     with people.engine.begin() as connection:
         connection.execute(sa.delete(TABLE))
         connection.execute(sa.insert(TABLE), rows(PEOPLE, "first"))
+
+
+def number_on_from(connection: sa.Connection, table: str, number: int) -> None:
+    """Has the database give this number to the next row: keys that were given to it do not count on PostgreSQL."""
+    if connection.dialect.name == "mysql":
+        connection.exec_driver_sql(f"ALTER TABLE {table} AUTO_INCREMENT = {number}")
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), {number}, false)")
 
 
 def rename(session: orm.Session | sa.Connection, id: str, name: str = "changed") -> Any:

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -137,8 +137,7 @@ class PostgreSQL(Server):
     def pause(self) -> None:
         """Stops the process and its children, each of which serves a connection."""
         super().pause()
-        for child in self._children():
-            os.kill(child, signal.SIGSTOP)
+        self._tell_children(signal.SIGSTOP)
         deadline = time.monotonic() + self.patience
         while any(not self._state_of(child).startswith("T") for child in self._children()):
             if time.monotonic() > deadline:
@@ -147,14 +146,18 @@ class PostgreSQL(Server):
 
     def resume(self) -> None:
         """Lets a paused process and its children go on."""
-        for child in self._children():
-            os.kill(child, signal.SIGCONT)
+        self._tell_children(signal.SIGCONT)
         super().resume()
 
     def _end(self, how: signal.Signals) -> None:
         if self.running:
             self.resume()
         super()._end(how)
+
+    def _tell_children(self, how: signal.Signals) -> None:
+        for child in self._children():
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                os.kill(child, how)
 
     def _children(self) -> list[int]:
         return [int(pid) for pid in _said_by("ps", "-o", "pid=", "--ppid", self.pid).split()]

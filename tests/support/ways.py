@@ -10,12 +10,24 @@ from typing import Any
 import sqlalchemy as sa
 from dogpile.cache import CacheRegion
 from sqlalchemy import orm
-from sqlalchemy.dialects import mysql, sqlite
+from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from person_repo.model import ExactString, Person
 from person_repo.service import Service
 
-__all__ = ["ADDITIONS", "CHANGES", "MOVES", "PEOPLE", "REMOVALS", "STRANGERS", "Way", "Witness", "person", "ways_for"]
+__all__ = [
+    "ADDITIONS",
+    "CHANGES",
+    "MOVES",
+    "PEOPLE",
+    "REMOVALS",
+    "STRANGERS",
+    "Way",
+    "Witness",
+    "conflicting",
+    "person",
+    "ways_for",
+]
 
 PEOPLE = ("ada", "barbara", "Grace", "grace", "grace ")
 """The ids of the people that are there at the start: to a collation that folds and pads, fewer than five."""
@@ -198,18 +210,18 @@ class Witness:
 @dataclass(frozen=True)
 class Way:
     """A way to write: ``write(session, ids, name)``. ``exact``: whether the keys can be told from it, None where that
-    is up to the database.
+    is up to the database. ``dialects``: the databases that know it, None for all.
     """
 
     name: str
     write: Callable[[orm.Session, Sequence[str], str], Any]
     exact: bool | None = True
-    dialect: str | None = None
+    dialects: tuple[str, ...] | None = None
 
 
 def ways_for(ways: Iterable[Way], dialect: str) -> list[Way]:
     """Those that a database knows."""
-    return [way for way in ways if way.dialect in (None, dialect)]
+    return [way for way in ways if way.dialects is None or dialect in way.dialects]
 
 
 CHANGES: list[Way] = []
@@ -239,9 +251,11 @@ HOSTS_OWN = sa.Table(
 Write = Callable[[orm.Session, Sequence[str], str], Any]
 
 
-def way(into: list[Way], *, exact: bool | None = True, dialect: str | None = None) -> Callable[[Write], Write]:
+def way(into: list[Way], *dialects: str, exact: bool | None = True) -> Callable[[Write], Write]:
+    """Registers a function as a way of writing; ``dialects``: the databases that know it, where not all do."""
+
     def register(write: Write) -> Write:
-        into.append(Way(write.__name__, write, exact, dialect))
+        into.append(Way(write.__name__, write, exact, dialects or None))
         return write
 
     return register
@@ -266,6 +280,17 @@ def driver(session: orm.Session, statement: str, parameters: tuple[str, ...]) ->
     connection = session.connection()
     marker = "?" if connection.dialect.paramstyle == "qmark" else "%s"
     connection.exec_driver_sql(statement.replace("?", marker), parameters)
+
+
+def quoted(session: orm.Session, statement: str) -> str:
+    """The statement with its names in backticks quoted as the database does."""
+    return statement.replace("`", '"') if session.get_bind().dialect.name == "postgresql" else statement
+
+
+def conflicting(session: orm.Session, table: Any = TABLE) -> Any:
+    """The INSERT of a database that knows ON CONFLICT."""
+    dialects: Any = {"sqlite": sqlite, "postgresql": postgresql}
+    return dialects[session.get_bind().dialect.name].insert(table)
 
 
 # Changes: the unit of work
@@ -458,20 +483,20 @@ def core_update_of_an_alias(session: orm.Session, ids: Sequence[str], name: str)
     session.execute(sa.update(other).where(other.c.id.in_(ids)).values(first_name=name))
 
 
-@way(CHANGES, dialect="sqlite")
+@way(CHANGES, "sqlite", "postgresql")
 def core_update_returning(session: orm.Session, ids: Sequence[str], name: str) -> None:
     statement = sa.update(TABLE).where(TABLE.c.id.in_(ids)).values(first_name=name).returning(TABLE.c.id)
     session.execute(statement).all()
 
 
-@way(CHANGES, dialect="sqlite")
+@way(CHANGES, "sqlite", "postgresql")
 def orm_update_returning_objects(session: orm.Session, ids: Sequence[str], name: str) -> None:
     statement = sa.update(Person).where(Person.id.in_(ids)).values(first_name=name).returning(Person)
     options = {"synchronize_session": False}
     session.scalars(sa.select(Person).from_statement(statement), execution_options=options).all()
 
 
-@way(CHANGES, exact=False, dialect="mysql")
+@way(CHANGES, "mysql", exact=False)
 def core_update_with_a_limit(session: orm.Session, ids: Sequence[str], name: str) -> None:
     for last in last_names(ids):
         criterion = TABLE.c.last_name.in_([last, "of nobody"])
@@ -481,20 +506,22 @@ def core_update_with_a_limit(session: orm.Session, ids: Sequence[str], name: str
     session.execute(unlucky.values(version=TABLE.c.version))
 
 
-@way(CHANGES, dialect="mysql")
+@way(CHANGES, "mysql")
 def on_duplicate_key_update(session: orm.Session, ids: Sequence[str], name: str) -> None:
     statement = mysql.insert(TABLE).values(rows(ids, "never seen"))
     session.execute(statement.on_duplicate_key_update(first_name=name))
 
 
-@way(CHANGES, dialect="sqlite")
+@way(CHANGES, "sqlite", "postgresql")
 def on_conflict_do_update(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    statement = sqlite.insert(TABLE).values(rows(ids, name))
-    conflict = statement.on_conflict_do_update(["id"], set_={"first_name": statement.excluded.first_name})
+    statement = conflicting(session).values(rows(ids, name))
+    conflict = statement.on_conflict_do_update(
+        index_elements=["id"], set_={"first_name": statement.excluded.first_name}
+    )
     session.execute(conflict)
 
 
-@way(CHANGES, dialect="sqlite")
+@way(CHANGES, "sqlite")
 def insert_or_replace(session: orm.Session, ids: Sequence[str], name: str) -> None:
     session.flush()
     session.connection().execute(sa.insert(TABLE).prefix_with("OR REPLACE"), rows(ids, name))
@@ -512,10 +539,8 @@ def text_update(session: orm.Session, ids: Sequence[str], name: str) -> None:
 @way(CHANGES, exact=False)
 def text_update_in_odd_shape(session: orm.Session, ids: Sequence[str], name: str) -> None:
     for id in ids:
-        statement = sa.text(
-            "\n\t/* select */ -- select\n update\n`person`\tset first_name=:name\nwhere\n`person`.`id`=:id ;"
-        )
-        session.execute(statement, {"name": name, "id": id})
+        statement = "\n\t/* select */ -- select\n update\n`person`\tset first_name=:name\nwhere\n`person`.`id`=:id ;"
+        session.execute(sa.text(quoted(session, statement)), {"name": name, "id": id})
 
 
 @way(CHANGES, exact=False)
@@ -530,7 +555,7 @@ def driver_update(session: orm.Session, ids: Sequence[str], name: str) -> None:
         driver(session, "UPDATE person SET first_name = ? WHERE id = ?", (name, id))
 
 
-@way(CHANGES, exact=False)
+@way(CHANGES, "sqlite", "mysql", exact=False)
 def replace_into(session: orm.Session, ids: Sequence[str], name: str) -> None:
     session.flush()
     for id in ids:
@@ -540,7 +565,7 @@ def replace_into(session: orm.Session, ids: Sequence[str], name: str) -> None:
         )
 
 
-@way(CHANGES, exact=False, dialect="sqlite")
+@way(CHANGES, "sqlite", "postgresql", exact=False)
 def text_update_with_a_query_in_front(session: orm.Session, ids: Sequence[str], name: str) -> None:
     """For which Python's sqlite3 begins no transaction."""
     for id in ids:
@@ -550,19 +575,19 @@ def text_update_with_a_query_in_front(session: orm.Session, ids: Sequence[str], 
         session.execute(statement, {"name": name, "id": id})
 
 
-@way(CHANGES, exact=False, dialect="sqlite")
+@way(CHANGES, "sqlite", "postgresql", exact=None)
 def core_update_with_a_query_in_front(session: orm.Session, ids: Sequence[str], name: str) -> None:
     wanted = sa.select(literals(ids).subquery().c.id).cte("wanted")
     session.execute(sa.update(TABLE).where(TABLE.c.id.in_(sa.select(wanted.c.id))).values(first_name=name))
 
 
-@way(CHANGES, exact=False, dialect="mysql")
+@way(CHANGES, "mysql", exact=False)
 def executable_comment(session: orm.Session, ids: Sequence[str], name: str) -> None:
     for id in ids:
         driver(session, "/*!50000 UPDATE person */ SET first_name = ? WHERE id = ?", (name, id))
 
 
-@way(CHANGES, exact=False, dialect="mysql")
+@way(CHANGES, "mysql", exact=False)
 def prepared_statement(session: orm.Session, ids: Sequence[str], name: str) -> None:
     connection = session.connection()
     for id in ids:
@@ -571,6 +596,63 @@ def prepared_statement(session: orm.Session, ids: Sequence[str], name: str) -> N
             "PREPARE hidden FROM 'UPDATE person SET first_name = @name WHERE id = CONVERT(@id USING utf8mb4)'"
         )
         connection.exec_driver_sql("EXECUTE hidden")
+
+
+@way(CHANGES, "postgresql", exact=False)
+def core_update_within_a_query(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    """A CTE that changes rows: WITH x AS (UPDATE ... RETURNING) SELECT."""
+    changed = sa.update(TABLE).where(TABLE.c.id.in_(ids)).values(first_name=name).returning(TABLE.c.id).cte("changed")
+    session.execute(sa.select(changed.c.id)).all()
+
+
+@way(CHANGES, "postgresql", exact=False)
+def text_update_within_a_query(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    for id in ids:
+        statement = sa.text(
+            "WITH changed AS (UPDATE person SET first_name = :name WHERE id = :id RETURNING id) SELECT id FROM changed"
+        )
+        session.execute(statement, {"name": name, "id": id})
+
+
+@way(CHANGES, "postgresql")
+def core_update_from_another_table(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    wanted = literals(ids).subquery("wanted")
+    session.execute(sa.update(TABLE).where(TABLE.c.id == wanted.c.id).values(first_name=name))
+
+
+@way(CHANGES, "postgresql", exact=False)
+def text_update_from_another_table(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    for id in ids:
+        statement = sa.text(
+            "UPDATE ONLY public.person AS p SET first_name = w.name FROM (SELECT CAST(:name AS text) AS name) AS w "
+            "WHERE p.id = :id"
+        )
+        session.execute(statement, {"name": name, "id": id})
+
+
+@way(CHANGES, "postgresql", exact=False)
+def text_merge(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    for id in ids:
+        statement = sa.text(
+            "MERGE INTO person USING (SELECT CAST(:id AS text) AS id) AS given ON person.id = given.id "
+            "WHEN MATCHED THEN UPDATE SET first_name = :name WHEN NOT MATCHED THEN DO NOTHING"
+        )
+        session.execute(statement, {"name": name, "id": id})
+
+
+@way(CHANGES, "postgresql", exact=False)
+def anonymous_block(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    for id in ids:
+        session.execute(sa.text(f"DO $$ BEGIN UPDATE person SET first_name = '{name}' WHERE id = '{id}'; END $$"))
+
+
+@way(CHANGES, "postgresql", exact=False)
+def prepared_statement_of_the_server(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    connection = session.connection()
+    connection.exec_driver_sql("PREPARE hidden (text, text) AS UPDATE person SET first_name = $1 WHERE id = $2")
+    for id in ids:
+        connection.exec_driver_sql(f"EXECUTE hidden ('{name}', '{id}')")
+    connection.exec_driver_sql("DEALLOCATE hidden")
 
 
 # Additions
@@ -663,23 +745,23 @@ def core_insert_from_select(session: orm.Session, ids: Sequence[str], name: str)
         session.execute(sa.insert(TABLE).from_select(list(row), query))
 
 
-@way(ADDITIONS)
+@way(ADDITIONS, "sqlite", "mysql")
 def insert_ignoring_conflicts(session: orm.Session, ids: Sequence[str], name: str) -> None:
     prefix = "IGNORE" if session.get_bind().dialect.name == "mysql" else "OR IGNORE"
     session.execute(sa.insert(TABLE).prefix_with(prefix), rows(ids, name))
 
 
-@way(ADDITIONS, dialect="mysql")
+@way(ADDITIONS, "mysql")
 def on_duplicate_key_update_of_nobody(session: orm.Session, ids: Sequence[str], name: str) -> None:
     session.execute(mysql.insert(TABLE).values(rows(ids, name)).on_duplicate_key_update(first_name=name))
 
 
-@way(ADDITIONS, dialect="sqlite")
+@way(ADDITIONS, "sqlite", "postgresql")
 def on_conflict_do_nothing(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    session.execute(sqlite.insert(TABLE).on_conflict_do_nothing(), rows(ids, name))
+    session.execute(conflicting(session).on_conflict_do_nothing(), rows(ids, name))
 
 
-@way(ADDITIONS, dialect="sqlite")
+@way(ADDITIONS, "sqlite", "postgresql")
 def core_insert_returning(session: orm.Session, ids: Sequence[str], name: str) -> None:
     session.execute(sa.insert(TABLE).returning(TABLE.c.id), rows(ids, name)).all()
 
@@ -752,13 +834,13 @@ def core_delete_by_subquery(session: orm.Session, ids: Sequence[str], name: str)
     session.execute(sa.delete(TABLE).where(TABLE.c.id.in_(literals(ids))))
 
 
-@way(REMOVALS, exact=False, dialect="sqlite")
+@way(REMOVALS, "sqlite", "postgresql", exact=False)
 def core_delete_of_an_alias(session: orm.Session, ids: Sequence[str], name: str) -> None:
     other = TABLE.alias()
     session.execute(sa.delete(other).where(other.c.id.in_(ids)))
 
 
-@way(REMOVALS, dialect="sqlite")
+@way(REMOVALS, "sqlite", "postgresql")
 def core_delete_returning(session: orm.Session, ids: Sequence[str], name: str) -> None:
     session.execute(sa.delete(TABLE).where(TABLE.c.id.in_(ids)).returning(TABLE.c.id)).all()
 
@@ -771,7 +853,23 @@ def text_delete(session: orm.Session, ids: Sequence[str], name: str) -> None:
 @way(REMOVALS, exact=False)
 def driver_delete(session: orm.Session, ids: Sequence[str], name: str) -> None:
     for id in ids:
-        driver(session, "Delete From `person` Where id = ?", (id,))
+        driver(session, quoted(session, "Delete From `person` Where id = ?"), (id,))
+
+
+@way(REMOVALS, "postgresql")
+def core_delete_using_another_table(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    wanted = literals(ids).subquery("wanted")
+    session.execute(sa.delete(TABLE).where(TABLE.c.id == wanted.c.id))
+
+
+@way(REMOVALS, "postgresql", exact=False)
+def text_delete_within_an_insert(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    """Rows that move to another table by one statement."""
+    session.execute(sa.text("CREATE TEMPORARY TABLE gone (id text)"))
+    for id in ids:
+        statement = "WITH gone_now AS (DELETE FROM person WHERE id = :id RETURNING id) INSERT INTO gone TABLE gone_now"
+        session.execute(sa.text(statement), {"id": id})
+    session.execute(sa.text("DROP TABLE gone"))
 
 
 # Moves
@@ -828,14 +926,14 @@ def text_update_of_the_key(session: orm.Session, ids: Sequence[str], name: str) 
     session.execute(statement, {"new": new, "last": f"of {new}", "old": old})
 
 
-@way(MOVES, exact=False, dialect="sqlite")
+@way(MOVES, "sqlite", "postgresql", exact=False)
 def on_conflict_update_of_the_key(session: orm.Session, ids: Sequence[str], name: str) -> None:
     old, new = ids
-    statement = sqlite.insert(TABLE).values(rows([old], name)[0])
-    session.execute(statement.on_conflict_do_update(["id"], set_={"id": new, "last_name": f"of {new}"}))
+    statement = conflicting(session).values(rows([old], name)[0])
+    session.execute(statement.on_conflict_do_update(index_elements=["id"], set_={"id": new, "last_name": f"of {new}"}))
 
 
-@way(MOVES, exact=False, dialect="mysql")
+@way(MOVES, "mysql", exact=False)
 def on_duplicate_key_update_of_the_key(session: orm.Session, ids: Sequence[str], name: str) -> None:
     old, new = ids
     statement = mysql.insert(TABLE).values(rows([old], name)[0])

@@ -12,15 +12,20 @@ from support.databases import OTHERS
 from support.hosts import NOTES, HostBase
 from support.ways import PEOPLE, Witness, person
 
+_ON_POSTGRESQL = {"test_failures", "test_names", "test_twophase", "test_ways"}
+"""The modules whose tests run on PostgreSQL, too, marked with ``every_database`` or not."""
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """The write side does the same for each cache, so two of the four pairs are enough where a test names none."""
+    """The write side does the same for each cache, so one of them is enough for a database where a test names none."""
     named = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
     if "cache_url" in metafunc.fixturenames and not any("cache_url" in names for names in named):
         pairs = [("sqlite", "memory"), ("mysql", "memcached")]
         if metafunc.definition.get_closest_marker("every_database"):
             pairs += [(database, "memcached") for database in OTHERS]
+        elif metafunc.module.__name__.rpartition(".")[2] in _ON_POSTGRESQL:
+            pairs.append(("postgresql", "memcached"))
         metafunc.definition.add_marker(pytest.mark.parametrize(("database_url", "cache_url"), pairs, indirect=True))
 
 

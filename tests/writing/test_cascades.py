@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
-from sqlalchemy.dialects import mysql, sqlite
+from sqlalchemy.dialects import mysql
 from support.hosts import FOLDERS, Folder, HostBase, on_sqlite
 from support.ways import (
     Witness,
+    conflicting,
 )
 
 from person_repo.model import ExactString
@@ -76,6 +77,8 @@ DELETIONS: dict[str, Callable[[orm.Session], Any]] = {
     "of the book": lambda session: session.execute(sa.delete(BOOKS).where(BOOKS.c.id == 10)),
     "replaced": lambda session: session.execute(
         sa.text("REPLACE INTO author (id, pen_name, note) VALUES (1, 'x', '')")
+        if session.get_bind().dialect.name != "postgresql"
+        else sa.text("DELETE FROM author USING book WHERE author.id = book.author_id AND book.id = 10")
     ),
 }
 
@@ -110,9 +113,9 @@ RENAMINGS: dict[str, Callable[[orm.Session], Any]] = {
     "upsert": lambda session: session.execute(
         mysql.insert(AUTHORS).values(id=1, pen_name="x", note="").on_duplicate_key_update(pen_name="uno")
         if session.get_bind().dialect.name == "mysql"
-        else sqlite.insert(AUTHORS)
+        else conflicting(session, AUTHORS)
         .values(id=1, pen_name="x", note="")
-        .on_conflict_do_update(["id"], set_={"pen_name": "uno"})
+        .on_conflict_do_update(index_elements=["id"], set_={"pen_name": "uno"})
     ),
 }
 

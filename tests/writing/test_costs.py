@@ -96,4 +96,4 @@ def test_keys_that_a_statement_does_not_name_are_asked_for_once_under_a_lock(peo
 
     sqlite = people.engine.dialect.name == "sqlite"
     assert [statement.split()[0] for statement in done] == ["DELETE"] * sqlite + ["SELECT", "UPDATE"]
-    assert sqlite or done[0].endswith("FOR UPDATE")
+    assert sqlite or done[0].endswith(("FOR UPDATE", "FOR UPDATE OF person"))

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import exc, orm
 from sqlalchemy.dialects import mysql, sqlite
-from support.hosts import TICKETS, HostBase, Ticket, isolated, on_mysql, on_sqlite
+from support.hosts import TICKETS, HostBase, Ticket, isolated, number_on_from, on_mysql, on_sqlite
 from support.ways import (
     Witness,
 )
@@ -47,8 +47,7 @@ def test_keys_that_the_database_makes(
     for name, write in GENERATED.items():
         with engine.begin() as connection:
             connection.execute(sa.delete(TICKETS).where(TICKETS.c.id > 2))
-            if connection.dialect.name == "mysql":
-                connection.exec_driver_sql("ALTER TABLE ticket AUTO_INCREMENT = 3")
+            number_on_from(connection, "ticket", 3)
         with subtests.test(name), tickets.right(), orm.Session(engine) as session:
             write(session)
             session.commit()
@@ -57,6 +56,8 @@ def test_keys_that_the_database_makes(
 
 def test_a_key_that_the_database_made_is_dropped_alone(witness_of: Callable[..., Witness]) -> None:
     tickets = witness_of(Ticket, [Ticket(id=1, title="first")], ids=range(1, 5))
+    with tickets.engine.begin() as connection:
+        number_on_from(connection, "ticket", 2)
     with tickets.invalidates(2), tickets.sessions() as session, session.begin():
         session.add(Ticket(title="second"))
 

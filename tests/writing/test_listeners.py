@@ -9,7 +9,18 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
-from support.hosts import NOTES, TICKETS, HostBase, Ticket, begin_again, is_unsure, isolated, on_sqlite, rename
+from support.hosts import (
+    NOTES,
+    TICKETS,
+    HostBase,
+    Ticket,
+    begin_again,
+    is_unsure,
+    isolated,
+    number_on_from,
+    on_sqlite,
+    rename,
+)
 from support.ways import (
     TABLE,
     Witness,
@@ -66,6 +77,8 @@ def test_a_hosts_listener_that_fails_after_a_good_statement(
         if statement.startswith("INSERT"):
             raise ZeroDivisionError
 
+    with engine.begin() as connection:
+        number_on_from(connection, "ticket", 2)
     sa.event.listen(tickets.engine, "after_cursor_execute", fail)
     with tickets.right():
         with engine.connect() as connection:

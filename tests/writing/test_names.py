@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
-from sqlalchemy.dialects import mysql, sqlite
+from sqlalchemy.dialects import mysql
 from support.hosts import HostBase
 from support.ways import (
     TABLE,
     Witness,
+    conflicting,
 )
 
 from person_repo.model import ExactString
@@ -98,7 +99,9 @@ FOLDED: dict[str, Callable[[orm.Session], Any]] = {
     "upsert": lambda session: session.execute(
         mysql.insert(TAGS).values(name="RED", note="").on_duplicate_key_update(note="changed")
         if session.get_bind().dialect.name == "mysql"
-        else sqlite.insert(TAGS).values(name="RED", note="").on_conflict_do_update(["name"], set_={"note": "changed"})
+        else conflicting(session, TAGS)
+        .values(name="RED", note="")
+        .on_conflict_do_update(index_elements=["name"], set_={"note": "changed"})
     ),
 }
 
@@ -200,7 +203,7 @@ class Placed(HostBase):
 
 
 def test_a_table_in_a_schema(people_engine: sa.Engine, witness_of: Callable[..., Witness]) -> None:
-    schema = None if people_engine.dialect.name == "sqlite" else people_engine.url.database
+    schema = {"sqlite": None, "mysql": people_engine.url.database, "postgresql": "public"}[people_engine.dialect.name]
     engine = people_engine.execution_options(schema_translate_map={"host": schema})
     placed = witness_of(Placed, [Placed(id=1)], engine=engine, ids=(1, 2, 3))
     table: Any = Placed.__table__

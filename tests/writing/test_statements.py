@@ -30,6 +30,8 @@ class Asked(Exception):
 
 
 class Asking(Silent):
+    connection = None
+
     def execute(self, *_statement: Any, **_options: Any) -> Any:
         raise Asked
 

@@ -1,0 +1,63 @@
+"""How PostgreSQL compares and keeps a table's key, from its catalog: a mapped ``String`` may be ``citext`` there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import sqlalchemy as sa
+
+from person_repo.database.engines import read_engine_of
+from person_repo.database.marks import OWN
+
+__all__ = ["UNKNOWN", "KeyColumns", "key_columns_of"]
+
+
+class KeyColumns(NamedTuple):
+    """``compares_exactly``: ``=`` holds for equal values only. ``keeps_values``: a value is stored as it is sent."""
+
+    compares_exactly: bool
+    keeps_values: bool
+
+
+UNKNOWN: Final = KeyColumns(compares_exactly=False, keeps_values=False)
+"""Of a table that is not there, or not yet committed: nothing may be taken for granted."""
+
+# By name alone, whatever the schema: which table a statement means depends on its connection's search_path. Of a domain
+# the type below it counts. Types that extensions add lie outside pg_catalog; enumerations do, too, and compare exactly.
+_QUERY: Final = sa.text(
+    """
+    SELECT base.typname,
+           base.typnamespace = 'pg_catalog'::regnamespace OR base.typtype = 'e',
+           coalesce(pg_collation.collisdeterministic, true) AND pg_class.relkind <> 'f'
+    FROM pg_class
+    JOIN pg_attribute ON pg_attribute.attrelid = pg_class.oid AND NOT pg_attribute.attisdropped
+    JOIN pg_type AS declared ON declared.oid = pg_attribute.atttypid
+    JOIN pg_type AS base ON base.oid = CASE declared.typtype WHEN 'd' THEN declared.typbasetype ELSE declared.oid END
+    LEFT JOIN pg_collation ON pg_collation.oid = pg_attribute.attcollation
+    WHERE pg_class.relname = :name AND pg_class.relkind IN ('r', 'p', 'f', 'v', 'm')
+      AND pg_attribute.attname IN :columns
+    """
+).bindparams(sa.bindparam("columns", expanding=True))
+
+_PADDED: Final = "bpchar"
+"""CHAR: filled with blanks, which do not count when it is compared."""
+
+
+def key_columns_of(engine: sa.Engine, table: sa.Table, names: Sequence[str]) -> KeyColumns:
+    """The facts of these columns, true of every table of this name in the database. One query, in a transaction of its
+    own; ``UNKNOWN`` if there is no such table, or the database cannot be asked.
+    """
+    try:
+        with read_engine_of(engine).connect() as connection:
+            parameters = {"name": table.name, "columns": list(names)}
+            columns = connection.execute(_QUERY, parameters, execution_options={OWN: True}).all()
+    except sa.exc.SQLAlchemyError:
+        return UNKNOWN
+    if not columns:
+        return UNKNOWN
+    plain = [is_known and type_ != _PADDED for type_, is_known, _ in columns]
+    return KeyColumns(
+        compares_exactly=all(plain) and all(is_deterministic for _, _, is_deterministic in columns),
+        keeps_values=all(is_plain or type_ == "citext" for is_plain, (type_, _, _) in zip(plain, columns, strict=True)),
+    )
