@@ -137,7 +137,8 @@ def _put_in_flight(
     2. the statement ends its transaction: BEGIN, COMMIT or ROLLBACK by text, or any statement under AUTOCOMMIT;
     3. it may end it on the way: DDL on MySQL, a procedure, what SQLite runs outside a transaction. In 2 and 3 all
        changes of the transaction are announced before the statement, unless it is a ROLLBACK;
-    4. it leaves its transaction open: the changes wait for the COMMIT.
+    4. it leaves its transaction open, and changes a table without transactions (``storage``): as 3;
+    5. it leaves its transaction open: the changes wait for the COMMIT.
     """
     connection: sa.Connection = context.root_connection
     info = info_of(connection.connection)
@@ -159,9 +160,18 @@ def _put_in_flight(
     ends = kind in _ENDS or (
         not open_now and commits_itself(connection, driver, open_now=open_now, begun_by_text=pending.begun_by_text)
     )
-    in_flight = InFlight(pending, driver, ends, begins=_begins(kind, statement), unannounced=kind != TextKind.ROLLBACK)
+    options = context.execution_options
+    at_once = any(not covered.storage.waits_for_commit(change.table.table, options) for change in changes)
+    in_flight = InFlight(
+        pending,
+        driver,
+        ends,
+        at_once,
+        begins=_begins(kind, statement),
+        unannounced=kind != TextKind.ROLLBACK,
+    )
     in_flight.record(changes)
-    may_end = ends or may_commit or (open_now is False and _is_outside(context.dialect, statement))
+    may_end = ends or at_once or may_commit or (open_now is False and _is_outside(context.dialect, statement))
     if may_end and in_flight.unannounced:
         pending.place(_transaction_that_can_record(connection, kind, open_now))
         in_flight.unannounced = False
@@ -209,13 +219,15 @@ class InFlight:
     """One statement under way, from right before it is sent until its result or its error is here.
 
     ``pending``: the changes of its transaction. ``driver``: the driver's connection. ``ends``: no transaction is open
-    after it. ``begins``: it begins one by text. ``unannounced``: no tombstones are placed for it yet. ``generating``:
-    models whose new keys come with the result. ``counted``: the number of rows it must turn out to match, by model.
+    after it. ``at_once``: its changes are everybody's once it has run, whatever its transaction does. ``begins``: it
+    begins one by text. ``unannounced``: no tombstones are placed for it yet. ``generating``: models whose new keys come
+    with the result. ``counted``: the number of rows it must turn out to match, by model.
     """
 
     pending: Pending
     driver: Any
     ends: bool
+    at_once: bool
     begins: bool
     unannounced: bool
     generating: list[CoveredModel] = field(default_factory=list)
@@ -233,8 +245,8 @@ class InFlight:
 
     def _await_result(self, change: Change[CoveredModel]) -> None:
         model = change.table
-        if change.generated and self.ends:
-            # Autocommit publishes the new rows before we know their keys, and readers may have cached their absence.
+        if change.generated and (self.ends or self.at_once):
+            # The new rows are published before we know their keys, and readers may have cached their absence.
             model.record(self.pending, None)
         elif change.generated:
             self.generating.append(model)
@@ -246,15 +258,16 @@ class InFlight:
     def finish(self, context: Any, result: sa.CursorResult[Any]) -> None:
         """The statement has run. Cases, in this order:
 
-        1. its transaction is open: its tombstones, if any, stay until the COMMIT or ROLLBACK;
+        1. its transaction is open, and keeps its changes: its tombstones, if any, stay until the COMMIT or ROLLBACK;
         2. it is not done: SQLite commits with the last row that is fetched, MySQL is at the next statement of the same
            text. Its tombstones stay until the connection's COMMIT or ROLLBACK;
         3. its transaction is over: the tombstones are released;
-        4. MySQL ended a transaction on the way, maybe before a part of it: they are released, the changes are kept.
+        4. MySQL ended a transaction on the way, maybe before a part of it, or the changes were made at once: they are
+           released, the changes are kept.
         """
         has_news = self._learn_from_result(result) if self.generating or self.counted else False
         is_over = is_open(self.driver) is False
-        if not (is_over or self.ends):
+        if not (is_over or self.ends or self.at_once):
             return
         is_sqlite = context.dialect.name == "sqlite"
         pending = self.pending
@@ -267,7 +280,7 @@ class InFlight:
         if self.ends or is_sqlite:
             pending.finish()
         else:
-            pending.release_early()
+            pending.release_made()
         if is_over:
             pending.begun_by_savepoint = False
 

@@ -17,6 +17,7 @@ from person_repo.writing.cascades import Cascades
 from person_repo.writing.catalog import UNKNOWN, KeyColumns, key_columns_of
 from person_repo.writing.outage import OpenTransaction
 from person_repo.writing.pending import Pending
+from person_repo.writing.storage import Storage
 from person_repo.writing.tables import WatchedTable
 
 __all__ = ["COMMITTING", "PENDING", "SINCE", "Covered", "CoveredModel"]
@@ -97,6 +98,7 @@ class Covered:
         # Weak: the engine's dialect holds this, and nothing would free either.
         self._engine = weakref.ref(root_engine(engine))
         self.is_on_postgresql = engine.dialect.name == "postgresql"
+        self.storage = Storage(root_engine(engine))
 
     def add(self, model: CoveredModel) -> None:
         """Cover one more table. May be called again."""

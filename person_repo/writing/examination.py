@@ -11,6 +11,7 @@ Cases, in the order of ``contexts.examine``:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,7 +117,7 @@ def _examine_unknown_form(covered: Covered, connection: sa.Connection, context: 
     parameters = _parameters_of(context)
     changes: Changes = []
     if any(name in covered.by_table for name in targets_of(statement)):
-        changes = _of_clauses(covered, connection, statement, parameters)
+        changes = _of_clauses(covered, connection, statement, parameters, context.execution_options)
     by_ctes = changed_by_ctes(context.compiled)
     for name in by_ctes:
         changes += whole_models(covered.by_table.get(name, []))
@@ -132,9 +133,16 @@ def _form(cascades: Cascades[CoveredModel], keys: list[KeyParameters[CoveredMode
 
 
 def _of_clauses(
-    covered: Covered, connection: sa.Connection, statement: dml.UpdateBase, parameters: Parameters
+    covered: Covered,
+    connection: sa.Connection,
+    statement: dml.UpdateBase,
+    parameters: Parameters,
+    options: Mapping[str, Any],
 ) -> Changes:
     def is_in_transaction() -> bool:
+        models = [model for name in targets_of(statement) for model in covered.by_table.get(name, ())]
+        if not all(covered.storage.waits_for_commit(model.table, options) for model in models):
+            return False
         driver, pending = driver_of(connection), _pending_on(connection)
         if has_failed(driver):
             return False

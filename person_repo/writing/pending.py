@@ -130,8 +130,19 @@ class Pending:
         recorded, self._recorded = self._recorded, {}
         self._changed = {}
         unanswered = self._tombstones.release()
-        if not committed:
-            return
+        if committed:
+            self._fence_after(recorded, unanswered)
+
+    def release_made(self) -> None:
+        """Release the tombstones and keep the changes: they are made for everybody, and the transaction goes on. Never
+        raises.
+        """
+        self._fence_after({}, self._tombstones.release())
+
+    def _fence_after(
+        self, recorded: dict[LeaseBackend, set[Place]], unanswered: dict[LeaseBackend, set[Place]]
+    ) -> None:
+        """Block the places that the transaction recorded, and record those where the release met nobody."""
         for backend in {*recorded, *unanswered}:
             fence = self.fences(backend)
             if fence is not None:

@@ -21,6 +21,7 @@ __all__ = [
     "Ticket",
     "begin_again",
     "everywhere",
+    "is_mariadb",
     "is_unsure",
     "isolated",
     "number_on_from",
@@ -84,6 +85,11 @@ FOLDERS: Any = Folder.__table__
 def isolated(engine: sa.Engine, isolation_level: str | None) -> sa.Engine:
     """The same engine with this isolation level; None leaves it as it is."""
     return engine.execution_options(isolation_level=isolation_level) if isolation_level else engine
+
+
+def is_mariadb(engine: sa.Engine) -> bool:
+    """True if an engine that has connected before, by any dialect for it, is on a MariaDB."""
+    return bool(getattr(engine.dialect, "is_mariadb", False))
 
 
 def begin_again(people: Witness) -> None:
