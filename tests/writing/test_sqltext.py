@@ -13,6 +13,7 @@ BEGIN, COMMIT, ROLLBACK = TextKind.BEGIN, TextKind.COMMIT, TextKind.ROLLBACK
 
 EVERYWHERE = ("sqlite", "mysql", "mariadb", "postgresql")
 MYSQL = ("mysql", "mariadb")
+POSTGRESQL = ("postgresql",)
 
 KINDS: list[tuple[Sequence[str], str, str, bool]] = [
     # reads
@@ -24,6 +25,19 @@ KINDS: list[tuple[Sequence[str], str, str, bool]] = [
     (EVERYWHERE, "WITH a AS (SELECT 1) SELECT * FROM a", READ, False),
     (EVERYWHERE, "EXPLAIN UPDATE person SET id = 1", READ, False),
     (EVERYWHERE, "PRAGMA foreign_keys = ON", READ, False),
+    (POSTGRESQL, "LISTEN person", READ, False),
+    (POSTGRESQL, "NOTIFY person, 'UPDATE person'", READ, False),
+    (POSTGRESQL, "SAVEPOINT one", READ, False),
+    (POSTGRESQL, "ROLLBACK PREPARED 'one'", READ, False),
+    (POSTGRESQL, "COPY person FROM STDIN", WRITE, False),
+    (POSTGRESQL, "TRUNCATE person", WRITE, False),
+    (POSTGRESQL, "MERGE INTO person USING note ON true WHEN MATCHED THEN DELETE", WRITE, False),
+    (POSTGRESQL, "WITH a AS (DELETE FROM person RETURNING *) INSERT INTO gone TABLE a", WRITE, False),
+    (POSTGRESQL, "/* SELECT /* */ SELECT */ UPDATE person SET id = 1", ANY, True),
+    (POSTGRESQL, 'UPDATE u&"\\0070erson" SET id = 1', ANY, True),
+    (POSTGRESQL, "DO $$ BEGIN PERFORM 1; END $$", ANY, True),
+    (POSTGRESQL, "COMMIT PREPARED 'one'", ANY, True),
+    (POSTGRESQL, "abort work", ROLLBACK, False),
     (MYSQL, "SHOW TABLES", READ, False),
     (MYSQL, "DESCRIBE person", READ, False),
     (MYSQL, "TABLE person", READ, False),
@@ -112,6 +126,7 @@ def test_the_first_words_of_a_text_decide_its_kind(dialect: str, text: str, kind
 )
 def test_text_that_means_nothing_is_read_in_no_time(text: str) -> None:
     assert kind_of_text(text, "mysql") == (WRITE, False)
+    assert kind_of_text(text, "postgresql")[0] in (WRITE, ANY)
 
 
 @pytest.mark.parametrize(
