@@ -176,8 +176,8 @@ def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:
 _SHARED = (
     click.option(
         "--database-url", metavar="URL", expose_value=False, callback=_remember,
-        help="The database, as SQLAlchemy writes it: sqlite:///people.db (the default), mysql+pymysql://user@host/name, "
-        "postgresql+psycopg://user@host/name.",
+        help="The database, as SQLAlchemy writes it: sqlite:///people.db (the default), "
+        "mysql+pymysql://user@host/name, postgresql+psycopg://user@host/name.",
     ),
     click.option(
         "--cache-url", metavar="URL", expose_value=False, callback=_remember,

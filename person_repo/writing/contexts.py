@@ -161,7 +161,10 @@ def _put_in_flight(
         not open_now and commits_itself(connection, driver, open_now=open_now, begun_by_text=pending.begun_by_text)
     )
     options = context.execution_options
-    at_once = any(not covered.storage.waits_for_commit(change.table.table, options) for change in changes)
+    at_once = False
+    if covered.storage.is_asked:
+        for change in changes:
+            at_once = at_once or not covered.storage.waits_for_commit(change.table.table, options)
     in_flight = InFlight(
         pending,
         driver,

@@ -130,7 +130,7 @@ class Pending:
         recorded, self._recorded = self._recorded, {}
         self._changed = {}
         unanswered = self._tombstones.release()
-        if committed:
+        if committed and (recorded or unanswered):
             self._fence_after(recorded, unanswered)
 
     def release_made(self) -> None:

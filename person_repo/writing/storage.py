@@ -30,12 +30,12 @@ _QUESTION = sa.text(
 
 
 class Storage:
-    """What the server of one engine says of its tables, each asked for once: a table that gets another storage engine
-    later is not noticed.
+    """The storage engines of a database's tables, each asked for once: a table that gets another one later is not
+    noticed. ``is_asked``: the database has storage engines.
     """
 
     def __init__(self, engine: sa.Engine) -> None:
-        self._is_asked = engine.dialect.name in ("mysql", "mariadb")
+        self.is_asked = engine.dialect.name in ("mysql", "mariadb")
         self._engine = weakref.ref(engine)
         self._known: dict[tuple[str | None, str], bool] = {}
 
@@ -45,7 +45,7 @@ class Storage:
 
         ``options``: the execution options of the statement, which may name another schema.
         """
-        if not self._is_asked:
+        if not self.is_asked:
             return True
         schema = options.get("schema_translate_map", {}).get(table.schema, table.schema)
         known = self._known.get((schema, table.name))
