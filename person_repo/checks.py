@@ -32,11 +32,12 @@ def findings_of_databases(engines: Iterable[sa.Engine], *, fenced: bool) -> Iter
 
     ``fenced``: the layer's tables must be there, too, and the last engine is the one that reads them.
     """
-    for engine in (engines := list(dict.fromkeys(engines))):
+    distinct = list(dict.fromkeys(engines))
+    for engine in distinct:
         try:
             with engine.connect() as connection:
                 connection.execute(sa.select(sa.literal(1)))
-                if fenced and engine is engines[-1]:
+                if fenced and engine is distinct[-1]:
                     for problem in problems(connection):
                         yield Finding("schema", f"{redact(engine.url)}: {problem}", REMEDY)
         except sa.exc.SQLAlchemyError as exc:

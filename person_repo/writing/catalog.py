@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -12,6 +13,8 @@ from person_repo.database.marks import OWN
 
 __all__ = ["UNKNOWN", "KeyColumns", "key_columns_of"]
 
+logger = logging.getLogger("person_repo.writing")
+
 
 class KeyColumns(NamedTuple):
     """``compares_exactly``: ``=`` holds for equal values only. ``keeps_values``: a value is stored as it is sent."""
@@ -21,7 +24,7 @@ class KeyColumns(NamedTuple):
 
 
 UNKNOWN: Final = KeyColumns(compares_exactly=False, keeps_values=False)
-"""Of a table that is not there, or not yet committed: nothing may be taken for granted."""
+"""What holds of any key, for a table that is not there, or not yet committed."""
 
 # By name alone, whatever the schema: which table a statement means depends on its connection's search_path. Of a domain
 # the type below it counts. Types that extensions add lie outside pg_catalog; enumerations do, too, and compare exactly.
@@ -44,18 +47,19 @@ _PADDED: Final = "bpchar"
 """CHAR: filled with blanks, which do not count when it is compared."""
 
 
-def key_columns_of(engine: sa.Engine, table: sa.Table, names: Sequence[str]) -> KeyColumns:
+def key_columns_of(engine: sa.Engine, table: sa.Table, names: Sequence[str]) -> KeyColumns | None:
     """The facts of these columns, true of every table of this name in the database. One query, in a transaction of its
-    own; ``UNKNOWN`` if there is no such table, or the database cannot be asked.
+    own; None if there is no such table, or the database cannot be asked.
     """
     try:
         with read_engine_of(engine).connect() as connection:
             parameters = {"name": table.name, "columns": list(names)}
             columns = connection.execute(_QUERY, parameters, execution_options={OWN: True}).all()
-    except sa.exc.SQLAlchemyError:
-        return UNKNOWN
+    except sa.exc.SQLAlchemyError as exc:
+        logger.warning("the key of %s cannot be asked for; its changes drop the whole class: %s", table.name, exc)
+        return None
     if not columns:
-        return UNKNOWN
+        return None
     plain = [is_known and type_ != _PADDED for type_, is_known, _ in columns]
     return KeyColumns(
         compares_exactly=all(plain) and all(is_deterministic for _, _, is_deterministic in columns),

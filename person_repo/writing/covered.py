@@ -43,7 +43,7 @@ class CoveredModel(WatchedTable):
         self.backend = backend
         self._engine = weakref.ref(root_engine(engine))
         self._is_on_postgresql = engine.dialect.name == "postgresql"
-        self._key_columns = UNKNOWN
+        self._key_columns: KeyColumns | None = None
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -68,9 +68,9 @@ class CoveredModel(WatchedTable):
     def _in_catalog(self) -> KeyColumns:
         """The catalog's facts of the key, asked for until the table is there."""
         engine = self._engine()
-        if self._key_columns == UNKNOWN and engine is not None:
+        if self._key_columns is None and engine is not None:
             self._key_columns = key_columns_of(engine, self.table, self.key_names)
-        return self._key_columns
+        return self._key_columns or UNKNOWN
 
     def record(self, pending: Pending, identities: Iterable[Identity] | None) -> None:
         """Add changed rows to a transaction's changes; None is any rows. Raises ``InvalidIdError`` for a row whose key

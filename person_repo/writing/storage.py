@@ -47,7 +47,7 @@ class Storage:
         """
         if not self.is_asked:
             return True
-        schema = options.get("schema_translate_map", {}).get(table.schema, table.schema)
+        schema = (options.get("schema_translate_map") or {}).get(table.schema, table.schema)
         known = self._known.get((schema, table.name))
         if known is not None:
             return known

@@ -13,6 +13,7 @@ from sqlalchemy.dialects import postgresql
 from support.hosts import HostBase, on_postgresql, rename
 from support.ways import TABLE, Witness, conflicting
 
+from person_repo.database.engines import read_engine_of
 from person_repo.database.savepoints import savepoint
 from person_repo.fence.view import fence_of
 from person_repo.model import FENCE
@@ -236,6 +237,20 @@ def test_keys_that_the_metadata_takes_for_plain_strings(
     with folding.begin() as connection:
         connection.exec_driver_sql(f"CREATE TABLE mail (address {type_} PRIMARY KEY, note varchar(40) NOT NULL)")
     _check_writes(witness_of(Mail, [], tables=[], ids=ADDRESSES), Mail, subtests)
+
+
+def test_the_catalog_is_asked_once_for_a_key_that_compares_otherwise(
+    folding: sa.Engine, witness_of: Callable[..., Witness], statements: Callable[..., Any]
+) -> None:
+    with folding.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE mail (address char(8) PRIMARY KEY, note varchar(40) NOT NULL)")
+    mails = witness_of(Mail, [], tables=[], ids=["ada"])
+    with statements(read_engine_of(folding)) as seen:
+        for note in ("one", "two", "three"):
+            with mails.blind(), folding.begin() as connection:
+                connection.execute(sa.update(Mail.__table__).where(Mail.address == "ada").values(note=note))
+
+    assert len([statement for statement in seen if "pg_attribute" in statement]) == 1
 
 
 def test_keys_whose_type_folds_case(

@@ -109,6 +109,15 @@ def test_the_server_is_asked_once_for_each_table(people: Witness, statements: Ca
 
 
 @on_mysql
+def test_a_statement_that_names_no_other_schema_is_no_matter(people: Witness) -> None:
+    """None takes back a map that the engine or the connection has."""
+    with people.invalidates("ada"), people.engine.begin() as connection:
+        rename(connection.execution_options(schema_translate_map=None), "ada")
+
+    assert people.committed()["ada"][1] == "changed"
+
+
+@on_mysql
 def test_changes_through_a_view_of_such_a_table(counters: Witness) -> None:
     """A view has no storage engine: what it shows may be everybody's at once."""
     with counters.blind(), counters.engine.begin() as connection:
