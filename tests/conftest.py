@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
-from support.databases import FIXTURES, OTHERS, Databases, server_of
+from support.databases import FIXTURES, OTHERS, Databases, HasUrl, server_of
 from support.folders import work_in_memory
 from support.postgresql import postgresql
-from support.servers import Memcached, mariadb, memcached
-from support.servers.programs import MARIADB, MYSQL, NEWER_MARIADB, NEWER_MEMCACHED, POSTGRESQL
+from support.servers import Memcached, mariadb, memcached, mysql
+from support.servers.programs import MARIADB, MYSQL, NEWER_MARIADB, NEWER_MEMCACHED, POSTGRESQL, Program
 from support.servers.use import uses
 from support.urls import MEMORY, patient_url
 
@@ -55,88 +57,44 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(scope="session")
-def mysql_server() -> Iterator[sa.URL]:
-    """A MySQL or MariaDB in which databases can be made: that of ``PERSON_REPO_TEST_MYSQL_URL``, or our own."""
-    with server_of(MYSQL, mariadb) as url:
-        yield url
+_STARTS: dict[Program, Callable[[], AbstractContextManager[HasUrl]]] = {
+    MYSQL: mysql,
+    MARIADB: mariadb,
+    NEWER_MARIADB: lambda: mariadb(version=NEWER_MARIADB),
+    POSTGRESQL: postgresql,
+}
 
 
 @pytest.fixture(scope="session")
-def mariadb_server() -> Iterator[sa.URL]:
-    """A MariaDB, the oldest supported: that of ``PERSON_REPO_TEST_MARIADB_URL``, or our own."""
-    with server_of(MARIADB, mariadb) as url:
-        yield url
+def _databases_on() -> Iterator[Callable[[Program], Databases]]:
+    """Starts a server at the first test that needs it, or takes that of its variable; ended after the last one."""
+    with ExitStack() as stack:
+
+        @functools.cache
+        def databases_on(program: Program) -> Databases:
+            url = stack.enter_context(server_of(program, _STARTS[program]))
+            return stack.enter_context(closing(Databases(url)))
+
+        yield databases_on
 
 
-@pytest.fixture(scope="session")
-def newer_mariadb_server() -> Iterator[sa.URL]:
-    """A MariaDB, the newest tested: that of ``PERSON_REPO_TEST_NEWER_MARIADB_URL``, or our own."""
-    with server_of(NEWER_MARIADB, lambda: mariadb(version=NEWER_MARIADB)) as url:
-        yield url
+def _url_on(program: Program) -> Any:
+    """A fixture: the URL of an empty database on this server, which is dropped after the test."""
+
+    @pytest.fixture
+    def url(_databases_on: Callable[[Program], Databases], request: pytest.FixtureRequest) -> Iterator[str]:
+        databases = _databases_on(program)
+        uses(request, databases.version)
+        with databases.new() as url:
+            yield url
+
+    return url
 
 
-@pytest.fixture(scope="session")
-def _mysql_databases(mysql_server: sa.URL) -> Iterator[Databases]:
-    with closing(Databases(mysql_server)) as databases:
-        yield databases
-
-
-@pytest.fixture(scope="session")
-def _mariadb_databases(mariadb_server: sa.URL) -> Iterator[Databases]:
-    with closing(Databases(mariadb_server)) as databases:
-        yield databases
-
-
-@pytest.fixture(scope="session")
-def _newer_mariadb_databases(newer_mariadb_server: sa.URL) -> Iterator[Databases]:
-    with closing(Databases(newer_mariadb_server)) as databases:
-        yield databases
-
-
-@pytest.fixture
-def mysql_url(_mysql_databases: Databases, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The URL of an empty database on MySQL, which is dropped after the test."""
-    uses(request, _mysql_databases.version)
-    with _mysql_databases.new() as url:
-        yield url
-
-
-@pytest.fixture
-def mariadb_url(_mariadb_databases: Databases, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The URL of an empty database on the oldest MariaDB, which is dropped after the test."""
-    uses(request, _mariadb_databases.version)
-    with _mariadb_databases.new() as url:
-        yield url
-
-
-@pytest.fixture
-def newer_mariadb_url(_newer_mariadb_databases: Databases, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The URL of an empty database on the newest MariaDB, which is dropped after the test."""
-    uses(request, _newer_mariadb_databases.version)
-    with _newer_mariadb_databases.new() as url:
-        yield url
-
-
-@pytest.fixture(scope="session")
-def postgresql_server() -> Iterator[sa.URL]:
-    """A PostgreSQL in which databases can be made: that of ``PERSON_REPO_TEST_POSTGRESQL_URL``, or our own."""
-    with server_of(POSTGRESQL, postgresql) as url:
-        yield url
-
-
-@pytest.fixture(scope="session")
-def _postgresql_databases(postgresql_server: sa.URL) -> Iterator[Databases]:
-    with closing(Databases(postgresql_server)) as databases:
-        yield databases
-
-
-@pytest.fixture
-def postgresql_url(_postgresql_databases: Databases, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The URL of an empty database on PostgreSQL, which is dropped after the test."""
-    uses(request, _postgresql_databases.version)
-    with _postgresql_databases.new() as url:
-        yield url
+mysql_url = _url_on(MYSQL)
+mariadb_url = _url_on(MARIADB)
+newer_mariadb_url = _url_on(NEWER_MARIADB)
+postgresql_url = _url_on(POSTGRESQL)
 
 
 @pytest.fixture(scope="session")

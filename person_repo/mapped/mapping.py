@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc, orm
 
 from person_repo.exceptions import ConfigurationError, InvalidEntityError, InvalidIdError, UnknownFieldError
+from person_repo.mapped.documents import Document
 from person_repo.mapped.fields import INTEGERS, Field, Row, fields_of, mapped_columns
 from person_repo.mapped.hydration import Hydrator
 from person_repo.messages import shown
@@ -192,6 +193,8 @@ class EntityMapping(Generic[E]):
             return own
         attribute = self.mapper.column_attrs.get(field.name)
         compares = attribute is not None and attribute.comparator_factory is not orm.ColumnProperty.Comparator
+        if value is not None and not compares and isinstance(field.column.type, sa.JSON):
+            return Document(field.column) == Document(sa.bindparam(None, value, type_=field.column.type))
         side: Any = getattr(self.entity, field.name) if compares else field.column
         return cast("sa.ColumnElement[bool]", side == value)
 
@@ -199,10 +202,6 @@ class EntityMapping(Generic[E]):
         """The criterion for a value that PostgreSQL does not compare with the column as it is; None for all others."""
         if field.python_type is bool and isinstance(value, int) and not isinstance(value, bool):
             return field.column.is_(bool(value)) if value in (0, 1) else sa.false()
-        if value is not None and type(field.column.type) is sa.JSON:
-            from sqlalchemy.dialects.postgresql import JSONB  # not at the top: other databases need not wait for it
-
-            return sa.type_coerce(sa.cast(field.column, JSONB), JSONB) == sa.cast(value, JSONB)
         return None
 
     def field(self, name: str) -> Field:

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 import sqlalchemy as sa
 from support.servers.programs import Program
 
-__all__ = ["FIXTURES", "OTHERS", "Databases", "server_of"]
+__all__ = ["FIXTURES", "OTHERS", "Databases", "HasUrl", "server_of"]
 
 FIXTURES: Final = {
     "mysql": "mysql_url",
@@ -25,17 +25,18 @@ FIXTURES: Final = {
 OTHERS: Final = ("mariadb-10.11", "mariadb-11.8", "postgresql")
 """The databases on which the tests of what differs run, and no others."""
 
-
 _VERSION: Final = {"mysql": "SELECT VERSION()", "mariadb": "SELECT VERSION()", "postgresql": "SHOW server_version"}
 
 
-class _HasUrl(Protocol):
+class HasUrl(Protocol):
+    """A server with an address."""
+
     @property
     def url(self) -> sa.URL: ...
 
 
 @contextmanager
-def server_of(program: Program, start: Callable[[], AbstractContextManager[_HasUrl]]) -> Iterator[sa.URL]:
+def server_of(program: Program, start: Callable[[], AbstractContextManager[HasUrl]]) -> Iterator[sa.URL]:
     """The URL of the server that the environment names for this program, or of one that is started for the block."""
     if given := os.environ.get(program.variable):
         yield sa.make_url(given)
@@ -49,7 +50,10 @@ class Databases:
 
     def __init__(self, server: sa.URL) -> None:
         self._server = server
-        self._engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
+        # A table that a lost transaction holds, such as a prepared one, is an error of the test that lost it, and the
+        # server's own patience is a year.
+        options = {} if server.get_backend_name() == "postgresql" else {"init_command": "SET lock_wait_timeout = 30"}
+        self._engine = sa.create_engine(server, isolation_level="AUTOCOMMIT", connect_args=options)
 
     @functools.cached_property
     def version(self) -> str:
