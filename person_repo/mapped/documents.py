@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-__all__ = ["Document"]
+__all__ = ["Document", "is_document"]
 
 
 class Document(FunctionElement[Any]):
@@ -20,6 +20,11 @@ class Document(FunctionElement[Any]):
 
     inherit_cache = True
     type = sa.JSON()
+
+
+def is_document(type_: sa.types.TypeEngine[Any]) -> bool:
+    """True if a column of this type holds JSON, by a ``TypeDecorator``, too."""
+    return isinstance(type_.impl_instance if isinstance(type_, sa.TypeDecorator) else type_, sa.JSON)
 
 
 @compiles(Document)

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc, orm
 
 from person_repo.exceptions import ConfigurationError, InvalidEntityError, InvalidIdError, UnknownFieldError
-from person_repo.mapped.documents import Document
+from person_repo.mapped.documents import Document, is_document
 from person_repo.mapped.fields import INTEGERS, Field, Row, fields_of, mapped_columns
 from person_repo.mapped.hydration import Hydrator
 from person_repo.messages import shown
@@ -193,7 +193,7 @@ class EntityMapping(Generic[E]):
             return own
         attribute = self.mapper.column_attrs.get(field.name)
         compares = attribute is not None and attribute.comparator_factory is not orm.ColumnProperty.Comparator
-        if value is not None and not compares and isinstance(field.column.type, sa.JSON):
+        if value is not None and not compares and is_document(field.column.type):
             return Document(field.column) == Document(sa.bindparam(None, value, type_=field.column.type))
         side: Any = getattr(self.entity, field.name) if compares else field.column
         return cast("sa.ColumnElement[bool]", side == value)

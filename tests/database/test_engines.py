@@ -143,6 +143,41 @@ def test_json_reads_as_the_hosts_functions_say(database_url: str) -> None:
     host.dispose()
 
 
+class Tags(sa.TypeDecorator[frozenset[str]]):
+    """A set, as JSON."""
+
+    impl = sa.JSON
+    cache_ok = True
+
+    def process_bind_param(self, value: frozenset[str] | None, dialect: sa.Dialect) -> Any:
+        return None if value is None else sorted(value)
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> frozenset[str] | None:
+        return None if value is None else frozenset(value)
+
+
+class Tagged(HostBase):
+    __tablename__ = "tagged"
+
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True, autoincrement=False)
+    tags: orm.Mapped[frozenset[str] | None] = orm.mapped_column(Tags)
+
+
+@pytest.mark.every_database
+def test_rows_are_found_by_json_whatever_type_wraps_it(database_url: str) -> None:
+    host = sa.create_engine(database_url)
+    HostBase.metadata.create_all(host, [Tagged.__table__])
+    repository = SQLAlchemyRepository(Tagged, host)
+    repository.add_many(Tagged(id=id, tags=tags) for id, tags in enumerate([frozenset("ab"), frozenset("c"), None]))
+
+    assert [each.id for each in repository.find(tags=frozenset("ba"))] == [0]
+    assert [each.id for each in repository.find(tags=frozenset("c"))] == [1]
+    assert [each.id for each in repository.find(tags=None)] == [2]
+    assert repository.find(tags=frozenset("d")) == []
+    repository.close()
+    host.dispose()
+
+
 def test_dates_that_the_hosts_driver_converts_are_not_converted_again(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
