@@ -24,7 +24,7 @@ class KeyColumns(NamedTuple):
 
 
 UNKNOWN: Final = KeyColumns(compares_exactly=False, keeps_values=False)
-"""What holds of any key, for a table that is not there, or not yet committed."""
+"""The facts of a key of which nothing is known: that of a table which is not there, or not yet committed."""
 
 # By name alone, whatever the schema: which table a statement means depends on its connection's search_path. Of a domain
 # the type below it counts. Types that extensions add lie outside pg_catalog; enumerations do, too, and compare exactly.
