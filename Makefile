@@ -31,9 +31,10 @@ help:
 demo: .venv/runtime.stamp
 	@$(BIN)/person-repo demo
 
+# With a =: pytest takes a folder that stands by itself for one of tests, once it is there.
 test: .venv/dev.stamp servers lint
 	@$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --maxprocesses 4 --dist worksteal \
-	    --report .runs $(PYTEST_ARGS)
+	    --report=.runs $(PYTEST_ARGS)
 
 prove: .venv/dev.stamp servers
 	@$(BIN)/python tests/promise/prove.py --minutes $(PROVE_MINUTES) \
