@@ -221,7 +221,7 @@ def test_a_memcached_that_hangs_goes_on_when_the_run_is_interrupted(monkeypatch:
         with pytest.raises(KeyboardInterrupt):
             faults._make("hang", 1000.0)
         monkeypatch.undo()
-        assert server.ask("mn") == "MN\r\n"
+        assert server.ask("version").startswith("VERSION ")
 
 
 @pytest.mark.proof(name="torture", sample=1, again=True)

@@ -179,9 +179,9 @@ def read_replies(received: bytes, count: int, replies: list[Reply]) -> tuple[byt
         end = received.find(b"\r\n", start)
         if end < 0:
             return _unended(received[start:])
-        words = received[start:end].split()
-        if not words or words[0] != b"VA":
-            if not words or words[0] not in _WORDS:
+        words = received[start:end].split(b" ")
+        if words[0] != b"VA":
+            if words[0] not in _WORDS:
                 raise ProtocolError(_unexpected(received[start:end]))
             replies.append((words, b""))
             start = end + 2

@@ -37,6 +37,7 @@ def seeds() -> Iterator[bytes]:
     marker = MARK + b"\r\n" + EPOCH + b"\r\n"
     for item in (
         value, value[:-1], value + b"HD\r\n", value.replace(b"c5", b"c5 W"), value.replace(b"c5", b"c5 Z"),
+        value.replace(b"c5", b"c5 W\r"), value.replace(b"c5", b"c5 W\t"),
         value.replace(b"epoch", b"other"), value.replace(b"VA 11", b"VA 12"), value.replace(b" f", b" f1"), b"EN\r\n",
         b"VA 0 f0 c7 W\r\n\r\n", b"VA 0 f0 c7 Z\r\n\r\n", b"VA 0 f0 c7\r\n\r\n", b"VA 0 f0 cx W\r\n\r\n",
         b"VA 0 f1 c7 W\r\n\r\n", b"VA 3 f0 c7 W\r\nabc\r\n",

@@ -137,8 +137,8 @@ def _read(answer: bytes, replies: int) -> tuple[list[Reply], bytes] | None:
     found: list[Reply] = []
     while len(found) < replies:
         line, end, answer = answer.partition(b"\r\n")
-        words = line.split()
-        if not end or not words:
+        words = line.split(b" ")
+        if not end or not line:
             return None
         body = b""
         if words[0] == b"VA":
