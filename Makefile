@@ -1,6 +1,8 @@
 # Needs Python 3.11 or newer and make; sets up the rest in .venv, which need not be activated.
 
 PYTHON =
+# Another release of SQLAlchemy than the newest that fits, such as 2.0.43
+SQLALCHEMY =
 PYTEST_ARGS =
 # Each with servers of its own. One more than there are cores, since some tests mostly wait.
 PYTEST_WORKERS = $(shell expr `getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2` + 1)
@@ -12,6 +14,7 @@ BENCH_ARGS = --json docs/explanation/performance/figures.json --plots docs/expla
 # Inputs for each target of the fuzzer.
 FUZZ_RUNS = 1000000
 BIN = .venv/bin
+DEV = .venv/dev$(SQLALCHEMY).stamp
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: help demo test prove lint bench fuzz docs clean servers
@@ -26,21 +29,21 @@ help:
 	@echo "make docs     the pages, in docs/_build/html"
 	@echo "make servers  the servers' programs: installed, or unpacked in a cache folder of yours"
 	@echo "make clean    removes what the others made, .venv included"
-	@echo "PYTHON=/path/to/python3 chooses the Python of .venv"
+	@echo "PYTHON=/path/to/python3 chooses the Python of .venv, SQLALCHEMY=2.0.43 a release of SQLAlchemy"
 
 demo: .venv/runtime.stamp
 	@$(BIN)/person-repo demo
 
 # With a =: pytest takes a folder that stands by itself for one of tests, once it is there.
-test: .venv/dev.stamp servers lint
+test: $(DEV) servers lint
 	@$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --maxprocesses 4 --dist worksteal \
 	    --report=.runs $(PYTEST_ARGS)
 
-prove: .venv/dev.stamp servers
+prove: $(DEV) servers
 	@$(BIN)/python tests/promise/prove.py --minutes $(PROVE_MINUTES) \
 	    $(if $(FULL),--full) $(PROVE_ONLY:%=--only %)
 
-lint: .venv/dev.stamp
+lint: $(DEV)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	@if [ -d tests/typing ]; then set -x; $(BIN)/mypy && $(BIN)/pyright tests/typing; else set -x; $(BIN)/mypy person_repo; fi
@@ -60,7 +63,7 @@ fuzz: .venv/fuzz.stamp
 	    [ $$failed = 0 ] || { tail -40 .fuzz/$$target.log; exit $$failed; }; \
 	done
 
-docs: .venv/dev.stamp
+docs: $(DEV)
 	$(BIN)/sphinx-build -W -q -b html docs docs/_build/html
 
 clean:
@@ -94,9 +97,11 @@ clean:
 	@$(PIP) install -q -e '.[cli]'
 	@touch $@
 
-.venv/dev.stamp: pyproject.toml .venv/pip.stamp
+# One stamp at a time: without SQLALCHEMY= the newest comes back.
+$(DEV): pyproject.toml .venv/pip.stamp
 	@echo "installing person_repo and its tools in .venv"
-	@$(PIP) install -q -e '.[cli]' --group dev
+	@$(PIP) install -q --upgrade -e '.[cli]' --group dev 'SQLAlchemy$(SQLALCHEMY:%===%)'
+	@rm -f .venv/dev*.stamp
 	@touch $@ .venv/runtime.stamp
 
 .venv/bench.stamp: pyproject.toml .venv/pip.stamp
@@ -104,7 +109,7 @@ clean:
 	@$(PIP) install -q -e '.[cli]' --group bench
 	@touch $@ .venv/runtime.stamp
 
-.venv/fuzz.stamp: .venv/dev.stamp
+.venv/fuzz.stamp: $(DEV)
 	@echo "installing the fuzzer in .venv"
 	@$(PIP) install -q --group fuzz
 	@touch $@

@@ -2,13 +2,14 @@
 
 Each function says what for, and what breaks without the name. ``tests/test_internals.py`` asks for each of them on the
 installed versions, and fails with the name that a release has moved. SQLAlchemy is required below the next minor
-version for that reason. Since when: all of SQLAlchemy's are the same in 2.0.43 and 2.1.9; PyMySQL's is in 1.2.0,
-pymemcache's in 4.0.0, alembic's in 1.17.2, the oldest versions that are required.
+version for that reason. Since when: SQLAlchemy's are in 2.0.43, PyMySQL's in 1.2.0, pymemcache's in 4.0.0, alembic's in
+1.17.2, the oldest versions that are required.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import Any, Final, NoReturn
 
@@ -20,6 +21,7 @@ __all__ = [
     "MAKE_RESULT",
     "bind_processors",
     "connect_now",
+    "connections_have_listeners",
     "criteria",
     "expanded_parameters",
     "forget",
@@ -70,11 +72,14 @@ def root_engine(engine: sa.Engine) -> sa.Engine:
 
 
 has_listeners: Callable[[Any], bool] = attrgetter("_has_events")
-"""True if a listener was ever added to an engine, a dialect or the class of all connections: ``_has_events``.
+"""True if a listener was ever added to an engine or a dialect: ``_has_events``.
 
 Without it, direct reads would pass by a host's listeners, and a ``do_execute`` listener would send statements that
 nobody has examined. It is asked at each statement, so it is no Python function.
 """
+
+connections_have_listeners: Callable[[], Any] = partial(getattr, sa.Connection, "_has_events", False)
+"""True if a listener was ever added to the class of all connections, which has the name in SQLAlchemy 2.0 only then."""
 
 
 def is_disconnect(connection: sa.Connection) -> bool:

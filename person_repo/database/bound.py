@@ -60,7 +60,8 @@ class BoundRepository(Generic[E]):
         take_sqlite_lock(self._connection(), self.mapping.table)
         with errors_translated(self.mapping):
             self.session.flush()
-        query = sa.select(self.mapping.entity).where(self._queries.by_key).with_for_update(of=self._locked_tables())
+        of: Any = self._locked_tables()  # SQLAlchemy 2.0's type allows several columns, but not several tables.
+        query = sa.select(self.mapping.entity).where(self._queries.by_key).with_for_update(of=of)
         entities = self.session.scalars(
             query, self._queries.parameters(identity), execution_options={"populate_existing": True}
         )

@@ -14,7 +14,13 @@ from typing import Any, NoReturn
 
 import sqlalchemy as sa
 
-from person_repo.internals import has_listeners, raise_connect_error, raise_driver_error, result_columns
+from person_repo.internals import (
+    connections_have_listeners,
+    has_listeners,
+    raise_connect_error,
+    raise_driver_error,
+    result_columns,
+)
 from person_repo.mapped.mapping import EntityMapping, Row
 
 __all__ = ["DIRECT_DRIVERS", "DirectQuery", "is_observed"]
@@ -32,7 +38,7 @@ def is_observed(engine: sa.Engine) -> bool:
     """
     return (
         has_listeners(engine)
-        or has_listeners(sa.Connection)
+        or connections_have_listeners()
         or has_listeners(engine.dialect)
         or bool(engine.get_execution_options())
         or engine.logger.isEnabledFor(logging.INFO)

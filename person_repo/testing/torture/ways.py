@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy import orm
@@ -27,8 +27,8 @@ def _by_attribute(session: orm.Session, id: str, text: str) -> bool:
 
 
 def _by_orm_update(session: orm.Session, id: str, text: str) -> bool:
-    changed = session.execute(sa.update(Person).where(Person.id == id).values(last_name=text))
-    if not changed.rowcount:  # type: ignore[attr-defined]
+    changed: Any = session.execute(sa.update(Person).where(Person.id == id).values(last_name=text))
+    if not changed.rowcount:
         session.add(Person(id, "torture", text))
     return False
 
