@@ -7,10 +7,11 @@ wait for itself.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -23,7 +24,15 @@ from person_repo.forks import on_fork
 from person_repo.tls import tls_context
 from person_repo.urls import redact
 
-__all__ = ["MAY_JUDGE", "engine_of", "fork_safely", "has_one_connection", "read_engine_of", "turn_on"]
+__all__ = [
+    "MAY_JUDGE",
+    "engine_of",
+    "fork_safely",
+    "has_one_connection",
+    "name_missing_extra",
+    "read_engine_of",
+    "turn_on",
+]
 
 logger = logging.getLogger("person_repo.database")
 
@@ -58,7 +67,7 @@ def engine_of(url: str | sa.URL) -> sa.Engine:
         if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
             # Each connection to SQLite in memory is a database of its own.
             return sa.create_engine(parsed, poolclass=sa.StaticPool, connect_args={"check_same_thread": False})
-        return sa.create_engine(parsed)
+        engine = sa.create_engine(parsed)
     except sa.exc.ArgumentError as exc:
         raise ConfigurationError(f"database URL {redact(url)!r} cannot be used: {redact(exc)}") from None
     except ImportError as exc:
@@ -66,6 +75,8 @@ def engine_of(url: str | sa.URL) -> sa.Engine:
             f"database URL {redact(url)!r} needs the driver {exc.name}, which is not installed; for MySQL and MariaDB "
             "write mysql+pymysql://, for PostgreSQL postgresql+psycopg:// (pip install person-repo[postgresql])"
         ) from None
+    name_missing_extra(engine)
+    return engine
 
 
 def _try_tls_files(url: sa.URL) -> None:
@@ -73,6 +84,35 @@ def _try_tls_files(url: sa.URL) -> None:
     ca, certificate, key = (str(url.query.get(f"ssl_{name}", "")) for name in ("ca", "cert", "key"))
     if ca or certificate:
         tls_context(ca, certificate, key, owner="the database URL")
+
+
+def name_missing_extra(engine: sa.Engine) -> None:
+    """From here on a connection that PyMySQL cannot open without the package ``cryptography`` is an error of the
+    database, as a wrong password is, which names the remedy. May be called again.
+    """
+    dialect: Any = engine.dialect
+    # A host's creator does not use the dialect's function, and then neither do we.
+    if dialect.driver == "pymysql" and not hasattr(dialect.connect, "func"):
+        dialect.connect = functools.partial(_connect_by_pymysql, dialect, dialect.connect)
+
+
+def _connect_by_pymysql(dialect: Any, connect: Callable[..., Any], /, *args: Any, **parameters: Any) -> Any:
+    """PyMySQL raises ``RuntimeError`` in the middle of the handshake, which SQLAlchemy takes for no error of the
+    database: nobody who goes on without the database after such errors would go on after that one.
+    """
+    try:
+        return connect(*args, **parameters)
+    except RuntimeError as exc:
+        if "cryptography" not in str(exc):
+            raise
+        raise dialect.loaded_dbapi.OperationalError(_CR_AUTH_PLUGIN_ERR, f"{exc}; {_REMEDY}") from exc
+
+
+_CR_AUTH_PLUGIN_ERR = 2061
+_REMEDY = (
+    "the server wants the password encrypted, because the connection has no TLS: pip install "
+    "'person-repo[mysql-auth]', or connect with TLS (ssl_ca=... in the URL)"
+)
 
 
 def read_engine_of(engine: sa.Engine) -> sa.Engine:
@@ -94,6 +134,7 @@ def read_engine_of(engine: sa.Engine) -> sa.Engine:
 
 
 def _reader_with_own_pool(engine: sa.Engine) -> sa.Engine:
+    name_missing_extra(engine)  # The pool's creator is a function of the host's dialect.
     reader = sa.create_engine(
         engine.url,
         pool=engine.pool.recreate(),

@@ -16,7 +16,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
-from person_repo.database.engines import engine_of
+from person_repo.database.engines import engine_of, name_missing_extra
 from person_repo.database.locks import take_sqlite_lock
 from person_repo.database.schema import VERSION_TABLE
 from person_repo.exceptions import MigrationError
@@ -188,6 +188,7 @@ def _connected(target: Target) -> Iterator[sa.Connection]:
         yield target
         return
     engine = target if isinstance(target, sa.Engine) else engine_of(target)
+    name_missing_extra(engine)
     try:
         with engine.connect() as connection:
             yield connection
