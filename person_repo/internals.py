@@ -8,7 +8,7 @@ version for that reason. Since when: SQLAlchemy's are in 2.0.43, PyMySQL's in 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Any, Final, NoReturn
@@ -40,6 +40,7 @@ __all__ = [
     "root_engine",
     "select_names",
     "set_values",
+    "upserted_columns",
 ]
 
 
@@ -194,6 +195,18 @@ def select_names(statement: dml.Insert) -> Sequence[str] | None:
 def post_values_clause(statement: dml.UpdateBase) -> Any:
     """ON CONFLICT or ON DUPLICATE KEY, if an insert has one: ``_post_values_clause``. Only inserts have it."""
     return getattr(statement, "_post_values_clause", None)
+
+
+def upserted_columns(clause: Any) -> Iterable[Any] | None:
+    """The columns, or their keys, that ON CONFLICT DO UPDATE or ON DUPLICATE KEY UPDATE sets: ``update_values_to_set``,
+    and ``update`` of MySQL's. None for a clause of another kind.
+
+    SQLAlchemy 2.0 has pairs of a column and a value where 2.1 has a mapping.
+    """
+    values = getattr(clause, "update", None) or getattr(clause, "update_values_to_set", None)
+    if isinstance(values, Mapping):
+        return values.keys()
+    return [column for column, _ in values] if isinstance(values, list) else None
 
 
 def prefixes(statement: dml.Insert) -> Sequence[tuple[Any, str]]:

@@ -110,6 +110,10 @@ def _heard(*_: Any) -> None:
     """A listener that does nothing."""
 
 
+def clause_of(statement: Any) -> Any:
+    return internals.post_values_clause(statement)
+
+
 def pymysql_result() -> Any:
     connection = pymysql.connections.Connection(defer_connect=True)
     assert internals.result_in_progress(connection) is None
@@ -175,6 +179,12 @@ ASKED: dict[str, Callable[[sa.Engine], bool]] = {
         and internals.post_values_clause(mysql.insert(TABLE).on_duplicate_key_update(name="a")) is not None
         and internals.post_values_clause(sa.insert(TABLE)) is None
         and internals.post_values_clause(sa.delete(TABLE)) is None
+    ),
+    "upserted_columns": lambda _: (
+        [*internals.upserted_columns(clause_of(sqlite.insert(TABLE).on_conflict_do_update(["id"], set_={"name": "a"})))]
+        == [*internals.upserted_columns(clause_of(mysql.insert(TABLE).on_duplicate_key_update(name="a")))]
+        == ["name"]
+        and internals.upserted_columns(clause_of(sqlite.insert(TABLE).on_conflict_do_nothing())) is None
     ),
     "prefixes": lambda _: (
         [str(word) for word, _ in internals.prefixes(sa.insert(TABLE).prefix_with("OR REPLACE"))] == ["OR REPLACE"]

@@ -91,10 +91,10 @@ def set_columns(statement: dml.UpdateBase, parameters: Parameters) -> frozenset[
     clause = internals.post_values_clause(statement)
     if clause is None:
         return frozenset()
-    values = getattr(clause, "update", None) or getattr(clause, "update_values_to_set", None)
-    if not isinstance(values, Mapping):
+    columns = internals.upserted_columns(clause)
+    if columns is None:
         return frozenset() if type(clause).__name__ == "OnConflictDoNothing" else None
-    return frozenset(_column_name(statement, column) for column in values)
+    return frozenset(_column_name(statement, column) for column in columns)
 
 
 def _column_name(statement: dml.UpdateBase, column: Any) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from support.hosts import listeners_of_all_connections
 
 from person_repo.database.engines import read_engine_of
 from person_repo.database.loading import Loader
@@ -21,15 +22,19 @@ CLASSES: dict[str, tuple[Any, str]] = {
 OBJECTS = {"one engine": "before_cursor_execute", "one dialect": "do_execute"}
 
 
-@pytest.fixture(params=[*CLASSES, *OBJECTS])
+@pytest.fixture(
+    params=[
+        pytest.param(each, marks=listeners_of_all_connections) if each == "every connection" else each
+        for each in (*CLASSES, *OBJECTS)
+    ]
+)
 def heard(
     request: pytest.FixtureRequest, reader: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[list[tuple[Any, ...]]]:
     """The statements of a listener, which is registered when the first read of the loader is over."""
     if request.param in CLASSES:
         target, name = CLASSES[request.param]
-        # Undone at the end: SQLAlchemy never takes the mark back. In 2.0, there is none before the first listener.
-        monkeypatch.setattr(target, "_has_events", False, raising=False)
+        monkeypatch.setattr(target, "_has_events", False)  # undone at the end: SQLAlchemy never takes the mark back
     else:
         target, name = reader if request.param == "one engine" else reader.dialect, OBJECTS[request.param]
     heard: list[tuple[Any, ...]] = []

@@ -234,6 +234,7 @@ class Typed(PostgreSQLBase):
     """A column of each type that is cached and that only PostgreSQL has, or has otherwise."""
 
     __tablename__ = "typed"
+    metadata = sa.MetaData()  # SQLAlchemy 2.0 makes the type of a column with the other tables of its metadata, too
 
     id: orm.Mapped[uuid.UUID] = orm.mapped_column(postgresql.UUID, primary_key=True)
     parsed: orm.Mapped[Any] = orm.mapped_column(postgresql.JSONB)

@@ -54,5 +54,10 @@ def written(page: str, table: str) -> str:
     return _TABLE.sub(lambda _: table, page)
 
 
+def write(folder: Path) -> None:
+    """Writes the table of the reports in a folder into the README."""
+    PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), table(reports(folder))), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), table(reports(Path(sys.argv[1])))), encoding="utf-8")
+    write(Path(sys.argv[1]))

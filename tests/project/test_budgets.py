@@ -60,7 +60,7 @@ def calls_of(step: Callable[[], object]) -> list[str]:
 @pytest.fixture
 def people(sessions: orm.sessionmaker[orm.Session], monkeypatch: pytest.MonkeyPatch) -> Iterator[PersonService]:
     for listened_to in (sa.Engine, sa.Connection, sa.Dialect):  # whoever listens to all of them leaves a mark for good
-        monkeypatch.setattr(listened_to, "_has_events", False)
+        monkeypatch.setattr(listened_to, "_has_events", False, raising=False)
     with PersonService.over(sessions, "memory://", use_db=True) as people:
         people.add_many(Person(id=f"p{at}", first_name="Ada", last_name="Lovelace") for at in range(1000))
         yield people

@@ -23,9 +23,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from project import matrix
+from promise.environments import ENVIRONMENTS, Environment, UnavailableError
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 TESTS = CHECKOUT / "tests"
 STATE = CHECKOUT / ".prove" / "full.json"
+REPORTS = CHECKOUT / ".runs"
 PAGE = CHECKOUT / "docs" / "maintain" / "proofs.md"
 
 LATE = 900.0
@@ -35,7 +41,8 @@ LATE = 900.0
 @dataclass(frozen=True)
 class Row:
     """A proof: what it proves, its ``share`` of the minutes (0: in a full run only), and how much of it is all:
-    ``rounds`` of the tests that draw what they do, and ``variables`` for them.
+    ``rounds`` of the tests that draw what they do, and ``variables`` for them. ``environments``: it is ``make test``
+    in each of them.
     """
 
     name: str
@@ -43,6 +50,7 @@ class Row:
     share: int
     rounds: int
     variables: Mapping[str, str] = field(default_factory=dict)
+    environments: Sequence[Environment] = ()
 
     def selection(self) -> list[str]:
         """Arguments of pytest: the files with tests of this proof, and their mark."""
@@ -64,6 +72,7 @@ ROWS = [
     Row("torture", "threads and processes under faults read nothing stale", 6, 3, {"PERSON_REPO_TORTURE_SECONDS": "9"}),
     Row("soak", "what a process holds does not grow", 5, 1, {"PERSON_REPO_SOAK": "300000"}),
     Row("fuzz", "bytes from outside raise what is documented, or nothing", 4, 50),
+    Row("matrix", "the tests pass with each Python, SQLAlchemy and memcached", 0, 1, environments=ENVIRONMENTS),
 ]
 
 
@@ -119,6 +128,49 @@ def run(row: Row, seed: int, *, until: float | None, rounds: int, variables: Map
     return Result(row, numbers, time.monotonic() - began, seed, code != 0 or not numbers["passed"])
 
 
+def run_in_each(row: Row, seed: int, state: State) -> Result:
+    """Runs the tests in each of the row's environments that they have not passed in, and writes the README's table."""
+    began = time.monotonic()
+    numbers: dict[str, Any] = {"passed": 0, "failed": 0, "error": 0, "cases": 0, "failures": []}
+    passed = 0
+    for environment in row.environments:
+        name = f"{row.name}: {environment.name}"
+        if state.has_passed(name):
+            announce(f"{name}: passed already")
+            passed += 1
+            continue
+        announce(name)
+        found = _tests_in(environment, seed)
+        is_passed = bool(found["passed"]) and not found["failed"] and not found["error"]
+        passed += is_passed
+        state.keep(name, passed=is_passed)
+        for key in ("passed", "failed", "error"):
+            numbers[key] += found[key]
+        numbers["failures"] += [f"{environment.name}: {failure}" for failure in found["failures"]]
+        matrix.write(REPORTS)
+    numbers["amounts"] = {f"of {len(row.environments)} environments": passed}
+    return Result(row, numbers, time.monotonic() - began, seed, passed < len(row.environments))
+
+
+def _tests_in(environment: Environment, seed: int) -> Mapping[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="person_repo-") as folder:
+        results = Path(folder) / "results.json"
+        try:
+            python = environment.make()
+            variables = {**os.environ, **environment.variables(), "PERSON_REPO_SEED": str(seed)}
+        except UnavailableError as exc:
+            print(exc, flush=True)
+            return {"passed": 0, "failed": 0, "error": 1, "failures": [str(exc)]}
+        command = [
+            *[python, "-m", "pytest", "-q", "-n", "auto", "--maxprocesses", "4", "--dist", "worksteal"],
+            *[f"--report={REPORTS}", f"--results={results}"],
+        ]
+        _call(command, variables, None)
+        if results.exists():
+            return dict(json.loads(results.read_text(encoding="utf-8")))
+    return {"passed": 0, "failed": 0, "error": 1, "failures": ["the tests did not come to their end"]}
+
+
 def _call(command: Sequence[str], environment: Mapping[str, str], seconds: float | None) -> int:
     try:
         return subprocess.run(command, cwd=CHECKOUT, env=environment, timeout=seconds, check=False).returncode
@@ -145,39 +197,42 @@ def prove_everything(rows: Sequence[Row], seed: int) -> list[Result]:
     state = State(commit if clean else "")
     done: list[Result] = []
     for row in rows:
-        if state.has_passed(row):
+        if state.has_passed(row.name):
             announce(f"{row.name}: passed at {commit} already")
             continue
         announce(f"{row.name}: {row.proves}; all of it")
-        done.append(run(row, seed, until=None, rounds=row.rounds, variables=row.variables))
+        if row.environments:
+            done.append(run_in_each(row, seed, state))
+        else:
+            done.append(run(row, seed, until=None, rounds=row.rounds, variables=row.variables))
         cells = done[-1].cells(commit if clean else f"{commit} and changes")
-        state.keep(row, passed=not done[-1].failed)
+        state.keep(row.name, passed=not done[-1].failed)
         PAGE.write_text(with_cells(PAGE.read_text(encoding="utf-8"), row.name, cells), encoding="utf-8")
     return done
 
 
 class State:
-    """Which rows have passed at a commit, in a file that survives an interrupted run. No commit: nothing has."""
+    """What has passed at a commit, by name, in a file that survives an interrupted run. No commit: nothing has."""
 
     def __init__(self, commit: str) -> None:
         self._commit = commit
         kept = json.loads(STATE.read_text(encoding="utf-8")) if STATE.exists() else {}
         self._passed: list[str] = kept["passed"] if commit and kept.get("commit") == commit else []
 
-    def has_passed(self, row: Row) -> bool:
-        return row.name in self._passed
+    def has_passed(self, name: str) -> bool:
+        return name in self._passed
 
-    def keep(self, row: Row, *, passed: bool) -> None:
+    def keep(self, name: str, *, passed: bool) -> None:
         if not self._commit or not passed:
             return
-        self._passed.append(row.name)
+        self._passed.append(name)
         STATE.parent.mkdir(exist_ok=True)
         STATE.write_text(json.dumps({"commit": self._commit, "passed": self._passed}), encoding="utf-8")
 
 
 def current_commit() -> tuple[str, bool]:
-    """The last commit that changed more than the page of results, and whether nothing else has changed since."""
-    but_page = ["--", ".", f":!{PAGE.relative_to(CHECKOUT)}"]
+    """The last commit that changed more than the pages with results, and whether nothing else has changed since."""
+    but_page = ["--", ".", *(f":!{page.relative_to(CHECKOUT)}" for page in (PAGE, matrix.PAGE))]
     commit = _git("log", "-1", "--format=%h", *but_page)
     return commit, not _git("status", "--porcelain", *but_page)
 
@@ -208,7 +263,8 @@ def report(done: Sequence[Result], seed: int) -> int:
         print(f"{result.row.name:<14} {result.outcome:<10} {result.seconds:>6,.0f} s  {result.amount}")
     for result in done:
         if result.failed:
-            print(f"again: make prove PERSON_REPO_SEED={seed} PROVE_ONLY={result.row.name}")
+            full = "" if result.row.share else " FULL=1"
+            print(f"again: make prove{full} PERSON_REPO_SEED={seed} PROVE_ONLY={result.row.name}")
             print("".join(f"    {test}\n" for test in result.numbers["failures"]), end="")
     passed = sum(result.numbers["passed"] for result in done)
     failed = sum(result.numbers["failed"] + result.numbers["error"] for result in done)

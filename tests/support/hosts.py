@@ -24,6 +24,7 @@ __all__ = [
     "is_mariadb",
     "is_unsure",
     "isolated",
+    "listeners_of_all_connections",
     "number_on_from",
     "on_mysql",
     "on_mysql_and_mariadb",
@@ -34,6 +35,11 @@ __all__ = [
 
 everywhere = pytest.mark.parametrize("cache_url", ["memory", "memcached"], indirect=True)
 """The test runs with each cache, on each database."""
+
+listeners_of_all_connections = pytest.mark.skipif(
+    not hasattr(sa.Connection, "_has_events"), reason="SQLAlchemy 2.0 has no listeners of all connections"
+)
+"""The test listens on the class of all connections, which SQLAlchemy 2.0 allows and does not heed."""
 
 on_sqlite = pytest.mark.parametrize(("database_url", "cache_url"), [("sqlite", "memory")], indirect=True)
 on_postgresql = pytest.mark.parametrize(("database_url", "cache_url"), [("postgresql", "memcached")], indirect=True)

@@ -22,6 +22,7 @@ from support.servers.use import SERVER
 __all__ = ["report_of"]
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
+_WRITTEN_BY_RUNS = (":!README.md", ":!docs/maintain/proofs.md")
 _PACKAGES = ("SQLAlchemy", "PyMySQL", "psycopg", "pymemcache", "dogpile.cache", "alembic", "msgspec")
 
 
@@ -49,7 +50,7 @@ def report_of(stats: Mapping[str, list[Any]]) -> dict[str, Any]:
     return {
         "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "--short", "HEAD"),
-        "changed": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "changed": bool(_git("status", "--porcelain", "--untracked-files=no", "--", ".", *_WRITTEN_BY_RUNS)),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},

@@ -17,6 +17,7 @@ from support.hosts import (
     begin_again,
     is_unsure,
     isolated,
+    listeners_of_all_connections,
     number_on_from,
     on_sqlite,
     rename,
@@ -107,7 +108,11 @@ def test_a_statement_that_fails_before_it_reaches_the_database(people: Witness, 
         assert not is_unsure(people, "ada")
 
 
-@pytest.mark.parametrize("target", [None, sa.Engine, sa.Connection], ids=["one engine", "engines", "connections"])
+@pytest.mark.parametrize(
+    "target",
+    [None, sa.Engine, pytest.param(sa.Connection, marks=listeners_of_all_connections)],
+    ids=["one engine", "engines", "connections"],
+)
 def test_a_hosts_listener_that_rewrites_the_text_of_a_statement(
     people: Witness, target: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,7 +135,7 @@ def listening(
 ) -> Iterator[None]:
     """``listener`` is registered on ``target``, an object or a class, in this block."""
     if isinstance(target, type):
-        monkeypatch.setattr(target, "_has_events", False)  # Undone at the end: SQLAlchemy never takes the mark back.
+        monkeypatch.setattr(target, "_has_events", False)  # undone at the end: SQLAlchemy never takes the mark back
     sa.event.listen(target, name, listener, **options)
     try:
         yield

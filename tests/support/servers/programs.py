@@ -53,7 +53,8 @@ class Program:
     """One program of a server, in versions from ``at_least`` to before ``below``.
 
     ``package``: Debian's, which brings it as the first of ``paths``; ``suites``: those that have a fitting version.
-    ``apt``: what root installs. ``variable``: names a server to be used instead. ``demanded``: no run goes without it.
+    ``apt``: what root installs. ``variable``: names a server to be used instead; ``path_variable``: the program.
+    ``demanded``: no run goes without it.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Program:
     below: Version = ()
     apt: str = ""
     variable: str = ""
+    path_variable: str = ""
     demanded: bool = False
 
     @property
@@ -74,6 +76,9 @@ class Program:
 
     def find(self) -> str | None:
         """The path of a fitting program; None if there is none."""
+        named = os.environ.get(self.path_variable)
+        if named:
+            return named if self.fits(named) else None
         candidates = [installed(self.command), shutil.which(str(self.folder / self.paths[0]))]
         return next((path for path in candidates if path is not None and self.fits(path)), None)
 
@@ -96,6 +101,8 @@ class Program:
     def remedy(self) -> str:
         """One line: what to do if it is missing."""
         install = f"install {self.command}"
+        if named := os.environ.get(self.path_variable):
+            return f"{self.path_variable} names {named}, which is none of {_shown(self.at_least)} or newer"
         return f"{install}, or set {self.variable} to one in which databases may be made" if self.variable else install
 
 
@@ -137,6 +144,7 @@ MEMCACHED = Program(
     paths=("usr/bin/memcached",),
     suites=("bookworm", "trixie", "sid"),
     apt="memcached",
+    path_variable="PERSON_REPO_TEST_MEMCACHED",
     demanded=True,
 )
 NEWER_MEMCACHED = Program(
