@@ -266,7 +266,7 @@ def test_the_json_of_a_run_has_the_documented_shape(run: Run) -> None:
     assert ratio["met"] is (ratio["median"] <= ratio["at_most"])
 
 
-@pytest.mark.proof(name="suite", sample=2)
+@pytest.mark.proof(name="suite", sample=1)
 @pytest.mark.parametrize("name", ["hit", "get-many", "threads", "processes"])
 def test_hits_are_measured_beside_the_floor_and_the_peers(run: Run, name: str) -> None:
     find_binary("memcached")
@@ -283,7 +283,7 @@ def test_hits_are_measured_beside_the_floor_and_the_peers(run: Run, name: str) -
         assert ratios >= {("raw socket", 1.2), ("pymemcache, bytes", 1.0)}
 
 
-@pytest.mark.proof(name="suite", sample=2)
+@pytest.mark.proof(name="suite", sample=1)
 @pytest.mark.skipif(
     "PERSON_REPO_TEST_MYSQL_URL" in os.environ, reason="the benchmarks start a MariaDB of their own, not yours"
 )

@@ -30,7 +30,7 @@ from person_repo.service import PersonService, Service
 
 greenlet = pytest.importorskip("greenlet")
 
-pytestmark = pytest.mark.proof(name="interleavings", again=True)
+pytestmark = pytest.mark.proof(name="interleavings", sample=4, again=True)
 
 OLD = Person(id="ada", first_name="Ada", last_name="Byron")
 NEW = Person(id="ada", first_name="Ada", last_name="Lovelace")

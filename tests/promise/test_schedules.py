@@ -237,7 +237,7 @@ def checked(request: pytest.FixtureRequest, name: str, report: Report) -> Report
     return report
 
 
-@pytest.mark.proof(name="schedules", sample=8)
+@pytest.mark.proof(name="schedules", sample=6)
 @pytest.mark.parametrize("searched", [search for family in FAMILIES for search in family.searches()], ids=str)
 def test_no_schedule_breaks_the_promise(searched: Search, request: pytest.FixtureRequest) -> None:
     report = search(searched.scenario, faults=searched.faults, switches=searched.switches)
@@ -248,7 +248,7 @@ def test_no_schedule_breaks_the_promise(searched: Search, request: pytest.Fixtur
     assert report.stuck == 0
 
 
-@pytest.mark.proof(name="schedules", sample=1)
+@pytest.mark.proof(name="schedules", sample=0)
 @pytest.mark.parametrize("backend", ["memory", "memcached"])
 def test_two_faults_leave_one_old_entry_of_one_kind(backend: str, request: pytest.FixtureRequest) -> None:
     """A tombstone is lost before COMMIT, and its writer is killed after it: an old entry stays, to its ttl at most.
@@ -266,7 +266,7 @@ def test_two_faults_leave_one_old_entry_of_one_kind(backend: str, request: pytes
     assert re.search("evicts|forgets|restarts", said[: said.index("COMMIT")])
 
 
-@pytest.mark.proof(name="schedules", sample=1)
+@pytest.mark.proof(name="schedules", sample=0)
 @pytest.mark.parametrize("backend", ["memory", "memcached"])
 def test_two_faults_leave_nothing_where_none_is_a_kill(backend: str, request: pytest.FixtureRequest) -> None:
     report = search(replace(ONCE, backend=backend, kinds=frozenset({"evict", "restart"})), faults=2, switches=2)

@@ -539,7 +539,7 @@ def _is_refusal(error: sa.exc.OperationalError) -> bool:
     return number in _OVERTAKEN or any(word in str(error.orig) for word in ("locked", "no transaction is active"))
 
 
-@pytest.mark.proof(name="stateful", sample=4, again=True)
+@pytest.mark.proof(name="stateful", sample=2, again=True)
 @pytest.mark.parametrize("cache_url", ["memory", "memcached"], indirect=True)
 def test_cached_reads_are_what_is_committed_whatever_transactions_do(
     database_url: str, cache_url: str, draw: random.Random, request: pytest.FixtureRequest

@@ -60,7 +60,7 @@ def test_a_commit_drops_exactly_what_it_changed_whatever_the_way(people: Witness
         assert people.looks > looks + 4
 
 
-@pytest.mark.proof(name="ways")
+@pytest.mark.proof(name="ways", sample=2)
 def test_a_commit_drops_exactly_what_it_changed_after_others_of_the_same_form(
     people: Witness, subtests: pytest.Subtests
 ) -> None:
@@ -136,7 +136,7 @@ def test_a_rollback_leaves_the_cache_as_it_was_by_each_kind_of_way(people: Witne
             session.rollback()
 
 
-@pytest.mark.proof(name="ways")
+@pytest.mark.proof(name="ways", sample=2)
 def test_a_savepoint_rolled_back_takes_nothing_with_it_by_each_kind_of_way(
     people: Witness, subtests: pytest.Subtests
 ) -> None:
@@ -154,7 +154,7 @@ def test_a_savepoint_rolled_back_takes_nothing_with_it_by_each_kind_of_way(
             session.commit()
 
 
-@pytest.mark.proof(name="ways")
+@pytest.mark.proof(name="ways", sample=2)
 def test_a_savepoint_released_counts_with_its_transaction_by_each_kind_of_way(
     people: Witness, subtests: pytest.Subtests
 ) -> None:

@@ -19,6 +19,8 @@ from person_repo.cache.memcached.backend import MemcachedBackend
 from person_repo.cache.memcached.connection import Budget
 from person_repo.testing.contract import FOREIGN, GROUP, KEY, OLD, store, take
 
+pytestmark = pytest.mark.proof(name="interleavings", sample=2)
+
 
 @pytest.mark.parametrize("stood", ["nothing", "a value", "a value of another epoch"])
 @pytest.mark.parametrize("group", [False, True], ids=["an item", "a group"])
