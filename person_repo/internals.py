@@ -41,6 +41,7 @@ __all__ = [
     "select_names",
     "set_values",
     "upserted_columns",
+    "variant_on",
 ]
 
 
@@ -220,6 +221,14 @@ def has_bind_expression(type_: sa.types.TypeEngine[Any]) -> bool:
     Without it, a key that the database computes from its parameter would count as kept as it is.
     """
     return type_._has_bind_expression
+
+
+def variant_on(type_: sa.types.TypeEngine[Any], dialect: str) -> sa.types.TypeEngine[Any]:
+    """The type that a column has on the dialect of this name, by ``with_variant``: ``_variant_mapping``.
+
+    Without it, the limits of a type that another database has would be applied.
+    """
+    return type_._variant_mapping.get(dialect, type_)
 
 
 # Drivers

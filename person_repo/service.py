@@ -138,7 +138,7 @@ class Service(Repository[E]):
         Raises ``ConfigurationError`` for anything but a session that has an engine.
         """
         bound = self.database.bind(session)
-        self.cover(bind_of(bound.session, bound.mapping).engine)
+        self.cover(bind_of(bound.session, bound.mapping.mapper).engine)
         return bound
 
     # The cache

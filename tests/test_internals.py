@@ -208,6 +208,10 @@ ASKED: dict[str, Callable[[sa.Engine], bool]] = {
         [*internals.set_values(sa.update(TABLE).values(name="a"))] == ["name"]
         and internals.set_values(sa.insert(TABLE)) == {}
     ),
+    "variant_on": lambda _: (
+        isinstance(internals.variant_on(sa.JSON().with_variant(sa.Text(), "sqlite"), "sqlite"), sa.Text)
+        and isinstance(internals.variant_on(sa.JSON().with_variant(sa.Text(), "sqlite"), "mysql"), sa.JSON)
+    ),
 }
 
 

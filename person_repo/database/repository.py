@@ -22,7 +22,7 @@ from person_repo.database.loading import Loader
 from person_repo.database.retries import retried
 from person_repo.database.states import restored, state_of
 from person_repo.exceptions import ConfigurationError, EntityExistsError, PersonRepoError, StaleEntityError
-from person_repo.mapped.mapping import EntityMapping, Row
+from person_repo.mapped.mapping import EntityMapping, Row, mapper_of
 from person_repo.messages import shown
 
 __all__ = ["Repository", "SQLAlchemyRepository", "Sessions", "bind_of"]
@@ -100,14 +100,13 @@ class SQLAlchemyRepository(Generic[E]):
         engine: sa.Engine | None = None,
         read_engine: sa.Engine | None = None,
     ) -> None:
-        self.mapping = EntityMapping(entity)
+        mapper = mapper_of(entity)
         self.sessions = sessions
         self._maker = _maker_of(sessions)
         with self._open() as session:
-            self.bind_of_sessions: sa.Engine | sa.Connection = bind_of(session, self.mapping, engine)
+            self.bind_of_sessions: sa.Engine | sa.Connection = bind_of(session, mapper, engine)
         self.engine: sa.Engine = engine or self.bind_of_sessions.engine
-        if self.engine.dialect.name == "postgresql":
-            self.mapping = EntityMapping(entity, on_postgresql=True)
+        self.mapping = EntityMapping(entity, dialect=self.engine.dialect.name)
         self.read_engine: sa.Engine = read_engine or read_engine_of(self.engine)
         if read_engine is not None and has_one_connection(read_engine):
             self.read_engine = read_engine_of(read_engine)
@@ -296,7 +295,7 @@ def _maker_of(sessions: Sessions) -> orm.sessionmaker[Any]:
 
 
 def bind_of(
-    session: orm.Session, mapping: EntityMapping[Any], engine: sa.Engine | None = None
+    session: orm.Session, mapper: orm.Mapper[Any], engine: sa.Engine | None = None
 ) -> sa.Engine | sa.Connection:
     """The Engine that a session works on for this class, or the one Connection that sessions join.
 
@@ -305,10 +304,10 @@ def bind_of(
     """
     try:
         # A session that reads from replicas says the engine that it writes to.
-        return session.get_bind(mapping.mapper, clause=sa.update(mapping.table))
+        return session.get_bind(mapper, clause=sa.update(cast("sa.Table", mapper.base_mapper.local_table)))
     except Exception as error:
         if engine is not None:
             return engine
         raise ConfigurationError(
-            f"the sessions do not say which engine {mapping.name} is on ({error}); name it with engine="
+            f"the sessions do not say which engine {mapper.class_.__name__} is on ({error}); name it with engine="
         ) from error

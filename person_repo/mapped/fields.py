@@ -1,8 +1,8 @@
 """One mapped column: how its values travel to the cache and back, and which values it refuses. Pure.
 
-The limits are those of all supported databases at once, so that a value is refused alike on each of them. The exception
-is PostgreSQL, which refuses a statement with a NUL in a string, or with an integer beyond its column's type, and fills
-a CHAR with blanks.
+The limits are those of all supported databases at once, so that a value is refused alike on each of them. There are
+two exceptions: PostgreSQL refuses a statement with a NUL in a string, or with an integer beyond its column's type, and
+fills a CHAR with blanks; the integers of MySQL and MariaDB may be unsigned.
 """
 
 from __future__ import annotations
@@ -22,14 +22,17 @@ from sqlalchemy import orm
 from sqlalchemy.engine.default import DefaultDialect
 
 from person_repo.exceptions import ConfigurationError
+from person_repo.internals import variant_on
 
-__all__ = ["INTEGERS", "Field", "Row", "binds", "fields_of", "mapped_columns"]
+__all__ = ["Field", "Row", "binds", "fields_of", "mapped_columns"]
 
 Row = tuple[Any, ...]
 """The values of an entity's mapped columns, in the order of ``EntityMapping.fields``."""
 
-INTEGERS = range(-(2**63), 2**63)
-"""The integers that a column can hold: SQLite and BIGINT end here, and drivers raise errors of their own beyond."""
+# The integers that a column can hold: SQLite and BIGINT end here, and drivers raise errors of their own beyond.
+_INTEGERS = range(-(2**63), 2**63)
+# A column that the metadata declares as BigInteger may be BIGINT UNSIGNED in the table.
+_INTEGERS_OF_MYSQL = range(-(2**63), 2**64)
 
 _PLAIN_TYPES = (
     str, int, bool, float, bytes, decimal.Decimal, uuid.UUID,
@@ -68,29 +71,33 @@ class Field:
     ``name``: the attribute. ``python_type``: the type of loaded values, ``object`` if they can have any. ``wire``: the
     type that msgpack carries; ``encode`` and ``decode`` convert to it and from it, None included, and are None for
     values that travel unchanged. ``length``: the most characters, or bytes, that the column takes; None for no limit.
-    ``on_postgresql``: the limits of PostgreSQL apply.
+    ``integers``: those that the column may hold. ``dialect``: the name of the dialect whose limits apply, and whose
+    variant of the column's type, if there is one.
     """
 
     __slots__ = (
-        "_accepted_types", "_max_accepted", "_max_ascii", "_max_unchanged", "_on_postgresql", "_words", "column",
-        "decode", "encode", "length", "name", "python_type", "wire",
+        "_accepted_types", "_max_accepted", "_max_ascii", "_max_unchanged", "_on_postgresql", "_type", "_unsigned",
+        "_words", "column", "decode", "encode", "integers", "length", "name", "python_type", "wire",
     )  # fmt: skip
 
-    def __init__(self, name: str, column: sa.Column[Any], *, on_postgresql: bool = False) -> None:
+    def __init__(self, name: str, column: sa.Column[Any], *, dialect: str = "") -> None:
         self.name = name
-        self._on_postgresql = on_postgresql
+        self._on_postgresql = dialect == "postgresql"
         self.column = column
-        self.python_type, self.wire, self.encode, self.decode = _travel(column.type, column, on_postgresql)
-        self._accepted_types = _accepted_types(column.type, self.python_type)
-        self._words = frozenset(column.type.enums) if isinstance(column.type, sa.Enum) else None
+        self._type = type_ = variant_on(column.type, dialect)
+        self._unsigned = _is_unsigned(type_, dialect)
+        self.integers = _INTEGERS_OF_MYSQL if dialect in ("mysql", "mariadb") else _INTEGERS
+        self.python_type, self.wire, self.encode, self.decode = _travel(type_, column, dialect)
+        self._accepted_types = _accepted_types(type_, self.python_type)
+        self._words = frozenset(type_.enums) if isinstance(type_, sa.Enum) else None
         plain = self.encode is None and self.python_type in (str, bytes)
-        self.length: int | None = getattr(column.type, "length", None) if plain else None
+        self.length: int | None = getattr(type_, "length", None) if plain else None
         # For the fast paths of ``refusal`` and ``as_stored``: an ASCII string up to these lengths is neither refused
         # nor changed. -1 is no string.
         longest = sys.maxsize if self.length is None else self.length
         self._max_ascii = longest if plain and self.python_type is str and self._words is None else -1
-        self._max_unchanged = self._max_ascii if _keeps_strings(column.type) else -1
-        self._max_accepted = -1 if on_postgresql else self._max_ascii  # NUL is ASCII
+        self._max_unchanged = self._max_ascii if _keeps_strings(type_) else -1
+        self._max_accepted = -1 if self._on_postgresql else self._max_ascii  # NUL is ASCII
 
     def refusal(self, value: Any) -> str | None:
         """The reason why the column cannot hold a value that is not None, as the end of a sentence; None if it can.
@@ -132,9 +139,10 @@ class Field:
         if isinstance(value, int) and self.python_type in _ACCEPTED_TYPES:
             if self.python_type is decimal.Decimal and value.bit_length() <= _MAX_DECIMAL_BITS:
                 return self._decimal_excess(decimal.Decimal(value))
-            if value not in INTEGERS:
-                return "is beyond 64 bits; the column takes -2**63 to 2**63 - 1"
-            if self._on_postgresql and (bits := _bits_of(self.column.type)) and value not in range(-(2**bits), 2**bits):
+            if value not in self.integers:
+                bits = self.integers.stop.bit_length() - 1
+                return f"is beyond 64 bits; the column takes -2**63 to 2**{bits} - 1"
+            if self._on_postgresql and (bits := _bits_of(self._type)) and value not in range(-(2**bits), 2**bits):
                 return f"is beyond the column's type; it takes -2**{bits} to 2**{bits} - 1"
         if isinstance(value, float) and not math.isfinite(value):
             return "is not finite; no number of MySQL's is"
@@ -145,7 +153,7 @@ class Field:
     def _decimal_excess(self, value: decimal.Decimal) -> str | None:
         if not value.is_finite():
             return "is not finite; no number of MySQL's is"
-        precision, scale = (getattr(self.column.type, name, None) for name in ("precision", "scale"))
+        precision, scale = (getattr(self._type, name, None) for name in ("precision", "scale"))
         if precision is not None and value and value.adjusted() >= precision - (scale or 0):
             return f"has {value.adjusted() + 1} digits before the point; the limit is {precision - (scale or 0)}"
         return None
@@ -161,23 +169,26 @@ class Field:
             return value
         if type(value) is not self.python_type:
             value = _plain(value, self.python_type)
-        if value is None or self.refusal(value) is not None or _rounds(self.column.type, value):
+        if value is None or self.refusal(value) is not None or _rounds(self._type, value):
             return None
-        return None if self._on_postgresql and _is_padded(self.column.type, value) else value
+        # MySQL without strict mode keeps the largest number of the column in the place of a larger one.
+        if isinstance(value, int) and value not in _INTEGERS and not self._unsigned:
+            return None
+        return None if self._on_postgresql and _is_padded(self._type, value) else value
 
 
-def fields_of(mapper: orm.Mapper[Any], *, on_postgresql: bool = False) -> tuple[Field, ...]:
-    """The columns of a class and of those that inherit from it, each once. ``on_postgresql``: as in ``Field``.
+def fields_of(mapper: orm.Mapper[Any], *, dialect: str = "") -> tuple[Field, ...]:
+    """The columns of a class and of those that inherit from it, each once. ``dialect``: as in ``Field``.
 
     Raises ``ConfigurationError`` for a column type whose values cannot be cached.
     """
     fields: dict[sa.Column[Any], Field] = {}
     for variant in mapper.self_and_descendants:
         for prop, column in mapped_columns(variant):
-            fields.setdefault(column, Field(prop.key, column, on_postgresql=on_postgresql))
+            fields.setdefault(column, Field(prop.key, column, dialect=dialect))
     discriminator = mapper.polymorphic_on
     if isinstance(discriminator, sa.Column):
-        fields.setdefault(discriminator, Field(discriminator.key, discriminator, on_postgresql=on_postgresql))
+        fields.setdefault(discriminator, Field(discriminator.key, discriminator, dialect=dialect))
     return tuple(fields.values())
 
 
@@ -200,7 +211,7 @@ def binds(type_: sa.types.TypeEngine[Any]) -> TypeGuard[sa.TypeDecorator[Any]]:
     return isinstance(type_, sa.TypeDecorator) and type(type_).process_bind_param is not bind
 
 
-def _travel(type_: sa.types.TypeEngine[Any], column: sa.Column[Any], on_postgresql: bool) -> _Travel:
+def _travel(type_: sa.types.TypeEngine[Any], column: sa.Column[Any], dialect: str) -> _Travel:
     """Cases: enumerations, by name, as SQLAlchemy stores them; JSON; a ``TypeDecorator``, by its own two conversions;
     times with a zone of PostgreSQL's; the types that msgpack carries unchanged.
     """
@@ -213,14 +224,14 @@ def _travel(type_: sa.types.TypeEngine[Any], column: sa.Column[Any], on_postgres
             f"column {column} is a PickleType; what is cached is never unpickled: use JSON or a typed column"
         )
     if isinstance(type_, sa.TypeDecorator) and _loads(type_):
-        return _decorated(type_, column, on_postgresql)
-    if on_postgresql and isinstance(type_, sa.DateTime) and type_.timezone:
+        return _decorated(type_, column, dialect)
+    if dialect == "postgresql" and isinstance(type_, sa.DateTime) and type_.timezone:
         return _Travel(datetime.datetime, tuple[datetime.datetime, str], _zoned, _in_zone)
     python_type = _python_type(type_)
     if python_type in _PLAIN_TYPES:
         return _Travel(python_type, python_type)
     if isinstance(type_, sa.TypeDecorator):
-        return _travel(type_.impl_instance, column, on_postgresql)
+        return _travel(variant_on(type_.impl_instance, dialect), column, dialect)
     raise ConfigurationError(
         f"column {column} has the type {type_!r}, whose values cannot be cached; wrap it in a TypeDecorator "
         f"that binds to one of {', '.join(t.__name__ for t in _PLAIN_TYPES)}"
@@ -245,8 +256,8 @@ def _in_zone(value: Any) -> datetime.datetime | None:
     return moved
 
 
-def _decorated(type_: sa.TypeDecorator[Any], column: sa.Column[Any], on_postgresql: bool) -> _Travel:
-    inner = _travel(type_.impl_instance, column, on_postgresql)
+def _decorated(type_: sa.TypeDecorator[Any], column: sa.Column[Any], dialect: str) -> _Travel:
+    inner = _travel(variant_on(type_.impl_instance, dialect), column, dialect)
 
     def encode(value: Any) -> Any:
         bound = type_.process_bind_param(value, _DIALECT)
@@ -310,6 +321,13 @@ def _rounds(type_: sa.types.TypeEngine[Any], value: Any) -> bool:
         exponent = value.normalize(_EXACT).as_tuple().exponent
         return not isinstance(exponent, int) or -exponent > (getattr(type_, "scale", None) or 0)
     return False
+
+
+def _is_unsigned(type_: sa.types.TypeEngine[Any], dialect: str) -> bool:
+    """True if the metadata declares an integer of this dialect's without a sign."""
+    if isinstance(type_, sa.TypeDecorator):
+        return _is_unsigned(variant_on(type_.impl_instance, dialect), dialect)
+    return isinstance(type_, sa.Integer) and getattr(type_, "unsigned", False) is True
 
 
 def _bits_of(type_: sa.types.TypeEngine[Any]) -> int:

@@ -16,11 +16,11 @@ from sqlalchemy import exc, orm
 
 from person_repo.exceptions import ConfigurationError, InvalidEntityError, InvalidIdError, UnknownFieldError
 from person_repo.mapped.documents import Document, is_document
-from person_repo.mapped.fields import INTEGERS, Field, Row, fields_of, mapped_columns
+from person_repo.mapped.fields import Field, Row, fields_of, mapped_columns
 from person_repo.mapped.hydration import Hydrator
 from person_repo.messages import shown
 
-__all__ = ["EntityMapping", "Field", "Identity", "Row"]
+__all__ = ["EntityMapping", "Field", "Identity", "Row", "mapper_of"]
 
 E = TypeVar("E")
 
@@ -33,19 +33,19 @@ _KEY_TYPES = (str, int, bytes, decimal.Decimal, uuid.UUID, datetime.datetime, da
 class EntityMapping(Generic[E]):
     """All that loading, caching and invalidating need to know of a mapped class.
 
-    ``on_postgresql``: the class is kept in PostgreSQL, whose limits apply.
+    ``dialect``: the name of the dialect of the database in which the class is kept, whose limits apply.
 
     Raises ``ConfigurationError`` for a class that is not mapped, or not mapped in a way that can be cached.
     """
 
-    def __init__(self, entity: type[E], *, on_postgresql: bool = False) -> None:
-        mapper = _mapper_of(entity)
+    def __init__(self, entity: type[E], *, dialect: str = "") -> None:
+        mapper = mapper_of(entity)
         self.entity = entity
         self.mapper: orm.Mapper[E] = mapper
         self.name = entity.__name__
         self.table = cast("sa.Table", mapper.base_mapper.local_table)
         """The table that has the primary key."""
-        self.fields = fields_of(mapper, on_postgresql=on_postgresql)
+        self.fields = fields_of(mapper, dialect=dialect)
         self.columns = tuple(field.column for field in self.fields)
         # Siblings may have attributes of one name for different columns; the first is taken.
         self.names = tuple(dict.fromkeys(field.name for field in self.fields))
@@ -66,8 +66,8 @@ class EntityMapping(Generic[E]):
         self._discriminator = _discriminator(mapper, self.columns)
         self.longest_plain_id = _longest_plain_id(self.key_fields)
         """The length up to which an ASCII string needs no further check as an id but for NUL; -1 if every id does."""
-        self._on_postgresql = on_postgresql
-        self._max_unchecked = -1 if on_postgresql else self.longest_plain_id
+        self._on_postgresql = dialect == "postgresql"
+        self._max_unchecked = -1 if self._on_postgresql else self.longest_plain_id
 
     @property
     def cache_name(self) -> str:
@@ -89,7 +89,8 @@ class EntityMapping(Generic[E]):
         """The key's values for an id that a caller passed; None if no row can have it.
 
         A key of several columns is a tuple in the order of the mapped columns. A string longer than its column, a lone
-        surrogate or an integer beyond 64 bits cannot be stored, and so has no row; nor has, on PostgreSQL, a NUL.
+        surrogate or an integer beyond 64 bits cannot be stored, and so has no row; nor has, on PostgreSQL, a NUL. Of
+        integers MySQL and MariaDB are asked up to 2**64 - 1, however the column is declared.
 
         Raises ``InvalidIdError`` for a value of another type, a subclass included: ``1`` is not ``"1"``, nor ``True``.
         """
@@ -187,7 +188,7 @@ class EntityMapping(Generic[E]):
             if field.mismatch(value) is not None:
                 raise InvalidEntityError(f"{self.name}.{field.name} {shown(value)} {refusal}")
             return sa.false()
-        if isinstance(value, int) and value not in INTEGERS and field.python_type is object:
+        if isinstance(value, int) and value not in field.integers and field.python_type is object:
             return sa.false()  # no driver writes such an integer, and inside JSON no cache carries it
         if self._on_postgresql and (own := self._criterion_on_postgresql(field, value)) is not None:
             return own
@@ -223,7 +224,8 @@ class EntityMapping(Generic[E]):
         )
 
 
-def _mapper_of(entity: type[E]) -> orm.Mapper[E]:
+def mapper_of(entity: type[E]) -> orm.Mapper[E]:
+    """The mapper of a class. Raises ``ConfigurationError`` if there is none, or none that can be cached."""
     mapper = sa.inspect(entity, raiseerr=False)
     if not isinstance(mapper, orm.Mapper):
         raise ConfigurationError(f"{entity!r:.120} is not a mapped class")

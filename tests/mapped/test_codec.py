@@ -21,6 +21,7 @@ from hypothesis import example, given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 from sqlalchemy import orm
+from sqlalchemy.dialects import mysql
 from support.models import HostBase, Parcel, Size, parcel
 
 from person_repo.mapped.codec import FORMAT, Codec, RejectedItemError, UncacheableError
@@ -179,6 +180,7 @@ TYPES = {
     "string": (sa.String(20), "naïve 😀"),
     "text": (sa.Text, ""),
     "integer": (sa.BigInteger, -(2**63)),
+    "integer without a sign": (mysql.BIGINT(unsigned=True), 2**64 - 1),
     "boolean": (sa.Boolean, False),
     "float": (sa.Float, -0.0),
     "infinite float": (sa.Float, float("inf")),

@@ -16,6 +16,7 @@ from hypothesis import example, given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 from sqlalchemy import event, orm
+from sqlalchemy.dialects import mysql
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.ext.mutable import MutableDict
 from sqlalchemy.orm.exc import DetachedInstanceError
@@ -250,12 +251,12 @@ def test_exactly_the_strings_that_a_database_takes_have_an_identity(id: str) -> 
     assert PEOPLE.identity(id) == ((id,) if len(id) <= 100 else None)
 
 
-def keyed(type_: Any, name: str) -> EntityMapping[Any]:
+def keyed(type_: Any, name: str, dialect: str = "") -> EntityMapping[Any]:
     """The mapping of a class whose key has the given type."""
     table = sa.Table(name, sa.MetaData(), sa.Column("id", type_, primary_key=True))
     entity = type(name, (), {})
     orm.registry().map_imperatively(entity, table)
-    return EntityMapping(entity)
+    return EntityMapping(entity, dialect=dialect)
 
 
 AMOUNTS = keyed(sa.Numeric(6, 2), "Amount")
@@ -310,6 +311,44 @@ def test_keys_may_have_any_exact_type(mapping: EntityMapping[Any], id: Any) -> N
 )
 def test_a_value_beyond_the_limits_of_its_type_has_no_identity(mapping: EntityMapping[Any], id: Any) -> None:
     assert mapping.identity(id) is None
+
+
+@pytest.mark.parametrize("dialect", ["mysql", "mariadb", "sqlite", "postgresql", ""])
+def test_an_id_from_the_end_of_signed_integers_on_is_mysqls_to_find(dialect: str) -> None:
+    is_mysql = dialect in ("mysql", "mariadb")
+    for type_ in (sa.Integer(), sa.BigInteger()):
+        mapping = keyed(type_, "Number", dialect)
+        for id in (2**63, 2**64 - 1):
+            assert mapping.identity(id) == ((id,) if is_mysql else None)
+            assert mapping.stored_identity([id]) is None
+        assert mapping.identity(2**64) is mapping.identity(-(2**63) - 1) is None
+
+
+class Large(sa.types.TypeDecorator[int]):
+    impl = sa.BigInteger().with_variant(mysql.BIGINT(unsigned=True), "mysql")
+    cache_ok = True
+
+
+@pytest.mark.parametrize(
+    "type_",
+    [
+        mysql.BIGINT(unsigned=True),
+        sa.BigInteger().with_variant(mysql.BIGINT(unsigned=True), "mysql"),
+        Large(),
+        sa.BigInteger().with_variant(Large(), "mysql"),
+    ],
+)
+def test_a_written_key_without_a_sign_is_known_if_the_column_declares_it(type_: Any) -> None:
+    assert keyed(type_, "Number", "mysql").stored_identity([2**64 - 1]) == (2**64 - 1,)
+    assert keyed(type_, "Number", "mysql").stored_identity([2**64]) is None
+    assert keyed(type_, "Number", "sqlite").stored_identity([2**63]) is None
+
+
+def test_a_column_has_the_limits_of_its_variant_on_the_database() -> None:
+    type_ = sa.String(3).with_variant(sa.String(5), "sqlite")
+
+    assert keyed(type_, "Text", "sqlite").identity("abcde") == ("abcde",)
+    assert keyed(type_, "Text", "mysql").identity("abcde") is None
 
 
 @pytest.mark.parametrize(
