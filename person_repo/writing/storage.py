@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -30,13 +30,14 @@ _QUESTION = sa.text(
 
 
 class Storage:
-    """The storage engines of a database's tables, each asked for once: a table that gets another one later is not
-    noticed. ``is_asked``: the database has storage engines.
+    """The storage engines of a database's tables, each asked for once, and again after a statement on a covered engine
+    that may have given it another one (``forget``). ``is_asked``: the database has storage engines.
     """
 
     def __init__(self, engine: sa.Engine) -> None:
         self.is_asked = engine.dialect.name in ("mysql", "mariadb")
         self._engine = weakref.ref(engine)
+        # Replaced by ``forget``, so that an answer from before comes to nothing.
         self._known: dict[tuple[str | None, str], bool] = {}
 
     def waits_for_commit(self, table: sa.Table, options: Mapping[str, Any]) -> bool:
@@ -48,13 +49,19 @@ class Storage:
         if not self.is_asked:
             return True
         schema = (options.get("schema_translate_map") or {}).get(table.schema, table.schema)
-        known = self._known.get((schema, table.name))
+        all_known = self._known
+        known = all_known.get((schema, table.name))
         if known is not None:
             return known
         answer = self._ask(schema, table.name)
         if answer is not None:
-            self._known[schema, table.name] = answer
+            all_known[schema, table.name] = answer
         return bool(answer)
+
+    def forget(self, tables: Iterable[sa.Table]) -> None:
+        """Ask again for these tables, whatever their schema: one may have another engine now."""
+        names = {table.name for table in tables}
+        self._known = {key: value for key, value in self._known.items() if key[1] not in names}
 
     def _ask(self, schema: str | None, name: str) -> bool | None:
         """None if there is no answer now. On a connection of our own: a question in the host's transaction could fix

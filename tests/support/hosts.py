@@ -26,6 +26,7 @@ __all__ = [
     "isolated",
     "listeners_of_all_connections",
     "number_on_from",
+    "on_mariadb",
     "on_mysql",
     "on_mysql_and_mariadb",
     "on_postgresql",
@@ -44,10 +45,10 @@ listeners_of_all_connections = pytest.mark.skipif(
 on_sqlite = pytest.mark.parametrize(("database_url", "cache_url"), [("sqlite", "memory")], indirect=True)
 on_postgresql = pytest.mark.parametrize(("database_url", "cache_url"), [("postgresql", "memcached")], indirect=True)
 on_mysql = pytest.mark.parametrize(("database_url", "cache_url"), [("mysql", "memcached")], indirect=True)
+_MARIADB = [("mariadb-10.11", "memcached"), ("mariadb-11.8", "memcached")]
+on_mariadb = pytest.mark.parametrize(("database_url", "cache_url"), _MARIADB, indirect=True)
 on_mysql_and_mariadb = pytest.mark.parametrize(
-    ("database_url", "cache_url"),
-    [("mysql", "memcached"), ("mariadb-10.11", "memcached"), ("mariadb-11.8", "memcached")],
-    indirect=True,
+    ("database_url", "cache_url"), [("mysql", "memcached"), *_MARIADB], indirect=True
 )
 
 
