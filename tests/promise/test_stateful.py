@@ -285,7 +285,7 @@ class Transactions(RuleBasedStateMachine):
     ) -> None:
         opened = self._in(slot)
         with self._refusable(slot):
-            for way in ways_for(ways, opened.host.engine.dialect.name):
+            for way in ways_for(ways, opened.host.engine):
                 opened.session.flush()
                 there = set(opened.session.connection().execute(sa.select(TABLE.c.id)).scalars())
                 chosen = choose(there, set(IDS) - there)

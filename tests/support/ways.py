@@ -210,7 +210,8 @@ class Witness:
 @dataclass(frozen=True)
 class Way:
     """A way to write: ``write(session, ids, name)``. ``exact``: whether the keys can be told from it, None where that
-    is up to the database. ``dialects``: the databases that know it, None for all.
+    is up to the database. ``dialects``: the databases that know it, None for all; of two families of one dialect
+    ``MySQL`` and ``MariaDB`` are one each.
     """
 
     name: str
@@ -219,9 +220,12 @@ class Way:
     dialects: tuple[str, ...] | None = None
 
 
-def ways_for(ways: Iterable[Way], dialect: str) -> list[Way]:
-    """Those that a database knows."""
-    return [way for way in ways if way.dialects is None or dialect in way.dialects]
+def ways_for(ways: Iterable[Way], engine: sa.Engine) -> list[Way]:
+    """Those that a database knows, whose engine has connected before."""
+    names = {engine.dialect.name}
+    if engine.dialect.name == "mysql":
+        names.add("MariaDB" if getattr(engine.dialect, "is_mariadb", False) else "MySQL")
+    return [way for way in ways if way.dialects is None or not names.isdisjoint(way.dialects)]
 
 
 CHANGES: list[Way] = []
@@ -247,6 +251,9 @@ HOSTS_OWN = sa.Table(
     sa.Column("version", sa.Integer),
 )
 """The same table as some other MetaData of the host's has it, under other keys."""
+
+ASIDE = sa.table("aside", *[sa.column(column.name) for column in TABLE.c])
+"""The table of ``put_aside``."""
 
 Write = Callable[[orm.Session, Sequence[str], str], Any]
 
@@ -285,6 +292,13 @@ def driver(session: orm.Session, statement: str, parameters: tuple[str, ...]) ->
 def quoted(session: orm.Session, statement: str) -> str:
     """The statement with its names in backticks quoted as the database does."""
     return statement.replace("`", '"') if session.get_bind().dialect.name == "postgresql" else statement
+
+
+def put_aside(session: orm.Session, ids: Sequence[str]) -> None:
+    """A temporary table ``aside`` of MySQL's with rows of these ids: no other session's locks are in its way."""
+    session.execute(sa.text("DROP TEMPORARY TABLE IF EXISTS aside"))
+    session.execute(sa.text("CREATE TEMPORARY TABLE aside SELECT * FROM person WHERE FALSE"))
+    session.execute(sa.insert(ASIDE), rows(ids, "aside"))
 
 
 def conflicting(session: orm.Session, table: Any = TABLE) -> Any:
@@ -565,7 +579,7 @@ def replace_into(session: orm.Session, ids: Sequence[str], name: str) -> None:
         )
 
 
-@way(CHANGES, "sqlite", "postgresql", exact=False)
+@way(CHANGES, "sqlite", "postgresql", "MySQL", exact=False)
 def text_update_with_a_query_in_front(session: orm.Session, ids: Sequence[str], name: str) -> None:
     """For which Python's sqlite3 begins no transaction."""
     for id in ids:
@@ -575,7 +589,7 @@ def text_update_with_a_query_in_front(session: orm.Session, ids: Sequence[str], 
         session.execute(statement, {"name": name, "id": id})
 
 
-@way(CHANGES, "sqlite", "postgresql", exact=None)
+@way(CHANGES, "sqlite", "postgresql", "MySQL", exact=None)
 def core_update_with_a_query_in_front(session: orm.Session, ids: Sequence[str], name: str) -> None:
     wanted = sa.select(literals(ids).subquery().c.id).cte("wanted")
     session.execute(sa.update(TABLE).where(TABLE.c.id.in_(sa.select(wanted.c.id))).values(first_name=name))
@@ -614,7 +628,7 @@ def text_update_within_a_query(session: orm.Session, ids: Sequence[str], name: s
         session.execute(statement, {"name": name, "id": id})
 
 
-@way(CHANGES, "postgresql")
+@way(CHANGES, "postgresql", "mysql")
 def core_update_from_another_table(session: orm.Session, ids: Sequence[str], name: str) -> None:
     wanted = literals(ids).subquery("wanted")
     session.execute(sa.update(TABLE).where(TABLE.c.id == wanted.c.id).values(first_name=name))
@@ -653,6 +667,82 @@ def prepared_statement_of_the_server(session: orm.Session, ids: Sequence[str], n
     for id in ids:
         connection.exec_driver_sql(f"EXECUTE hidden ('{name}', '{id}')")
     connection.exec_driver_sql("DEALLOCATE hidden")
+
+
+@way(CHANGES, "mysql")
+def on_duplicate_key_update_to_the_new_row(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    """MySQL's ``AS new``, MariaDB's ``VALUES()``."""
+    statement = mysql.insert(TABLE).values(rows(ids, name))
+    session.execute(statement.on_duplicate_key_update(first_name=statement.inserted.first_name))
+
+
+@way(CHANGES, "MySQL", exact=False)
+def text_insert_as_new_on_duplicate_key_update(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    statement = sa.text(
+        "INSERT INTO person (id, first_name, last_name, version) VALUES (:id, :name, '', 1) AS new(i, f, l, v) "
+        "ON DUPLICATE KEY UPDATE first_name = f"
+    )
+    for id in ids:
+        session.execute(statement, {"id": id, "name": name})
+
+
+@way(CHANGES, "mysql", exact=False)
+def text_insert_set_on_duplicate_key_update(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    statement = sa.text(
+        "INSERT person SET id = :id, first_name = '', last_name = '', version = 1 "
+        "ON DUPLICATE KEY UPDATE first_name = :name"
+    )
+    for id in ids:
+        session.execute(statement, {"id": id, "name": name})
+
+
+@way(CHANGES, "mysql", exact=False)
+def text_replace_set(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    session.flush()
+    statement = sa.text("REPLACE person SET id = :id, first_name = :name, last_name = :last, version = 1")
+    session.execute(statement, [{"id": id, "name": name, "last": f"of {id}"} for id in ids])
+
+
+@way(CHANGES, "mysql", exact=False)
+def text_replace_select(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    session.flush()
+    for id in ids:
+        statement = sa.text("REPLACE INTO person (id, first_name, last_name, version) SELECT :id, :name, :last, 1")
+        session.execute(statement, {"id": id, "name": name, "last": f"of {id}"})
+
+
+@way(CHANGES, "MariaDB", exact=False)
+def text_replace_returning(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    session.flush()
+    statement = sa.text(
+        "REPLACE INTO person (id, first_name, last_name, version) VALUES (:id, :name, :last, 1) RETURNING id"
+    )
+    for id in ids:
+        assert session.scalars(statement, {"id": id, "name": name, "last": f"of {id}"}).one() == id
+
+
+@way(CHANGES, "mysql", exact=False)
+def text_update_of_a_join(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    for id in ids:
+        statement = sa.text(
+            "UPDATE LOW_PRIORITY person AS p JOIN (SELECT :id AS id) AS wanted "
+            "ON p.last_name = CONCAT('of ', wanted.id) SET p.first_name = :name"
+        )
+        session.execute(statement, {"id": id, "name": name})
+
+
+@way(CHANGES, "mysql", exact=False)
+def text_update_of_two_tables(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    put_aside(session, ids)
+    statement = "UPDATE aside, `person` SET aside.version = 2, person.first_name = :name WHERE aside.id = person.id"
+    session.execute(sa.text(statement), {"name": name})
+
+
+@way(CHANGES, "mysql", exact=False)
+def core_update_of_two_tables(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    put_aside(session, ids)
+    statement = sa.update(ASIDE).where(TABLE.c.id == ASIDE.c.id)
+    session.execute(statement.values({TABLE.c.first_name: name, ASIDE.c.version: 2}))
 
 
 # Additions
@@ -761,7 +851,7 @@ def on_conflict_do_nothing(session: orm.Session, ids: Sequence[str], name: str) 
     session.execute(conflicting(session).on_conflict_do_nothing(), rows(ids, name))
 
 
-@way(ADDITIONS, "sqlite", "postgresql")
+@way(ADDITIONS, "sqlite", "postgresql", "MariaDB")
 def core_insert_returning(session: orm.Session, ids: Sequence[str], name: str) -> None:
     session.execute(sa.insert(TABLE).returning(TABLE.c.id), rows(ids, name)).all()
 
@@ -777,6 +867,47 @@ def driver_insert(session: orm.Session, ids: Sequence[str], name: str) -> None:
     for id in ids:
         statement = "insert into person (id, first_name, last_name, version) values (?, ?, ?, 1)"
         driver(session, statement, (id, name, f"of {id}"))
+
+
+@way(ADDITIONS, "MySQL", exact=False)
+def text_insert_of_row_constructors(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    for id in ids:
+        statement = "INSERT INTO person (id, first_name, last_name, version) VALUES ROW(:id, :name, :last, 1)"
+        session.execute(sa.text(statement), {"id": id, "name": name, "last": f"of {id}"})
+
+
+@way(ADDITIONS, "mysql", exact=False)
+def text_insert_set(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    statement = sa.text("INSERT IGNORE person SET id = :id, first_name = :name, last_name = :last, version = 1")
+    session.execute(statement, [{"id": id, "name": name, "last": f"of {id}"} for id in ids])
+
+
+@way(ADDITIONS, "mysql", exact=False)
+def text_insert_select(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    for id in ids:
+        statement = "INSERT INTO person (id, first_name, last_name, version) (SELECT :id, :name, :last, 1)"
+        session.execute(sa.text(statement), {"id": id, "name": name, "last": f"of {id}"})
+
+
+@way(ADDITIONS, "MySQL", exact=False)
+def text_insert_table(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    put_aside(session, ids)
+    session.execute(sa.update(ASIDE).values(first_name=name))
+    session.execute(sa.text("INSERT INTO person TABLE aside"))
+
+
+@way(ADDITIONS, "MariaDB", exact=False)
+def text_insert_returning(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    statement = sa.text(
+        "INSERT INTO person (id, first_name, last_name, version) VALUES (:id, :name, :last, 1) RETURNING id"
+    )
+    for id in ids:
+        assert session.scalars(statement, {"id": id, "name": name, "last": f"of {id}"}).one() == id
+
+
+@way(ADDITIONS, "sqlite", "postgresql", "MariaDB")
+def orm_insert_returning_objects(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    assert {one.id for one in session.scalars(sa.insert(Person).returning(Person), rows(ids, name))} == {*ids}
 
 
 # Removals
@@ -840,7 +971,7 @@ def core_delete_of_an_alias(session: orm.Session, ids: Sequence[str], name: str)
     session.execute(sa.delete(other).where(other.c.id.in_(ids)))
 
 
-@way(REMOVALS, "sqlite", "postgresql")
+@way(REMOVALS, "sqlite", "postgresql", "MariaDB")
 def core_delete_returning(session: orm.Session, ids: Sequence[str], name: str) -> None:
     session.execute(sa.delete(TABLE).where(TABLE.c.id.in_(ids)).returning(TABLE.c.id)).all()
 
@@ -856,7 +987,7 @@ def driver_delete(session: orm.Session, ids: Sequence[str], name: str) -> None:
         driver(session, quoted(session, "Delete From `person` Where id = ?"), (id,))
 
 
-@way(REMOVALS, "postgresql")
+@way(REMOVALS, "postgresql", "mysql")
 def core_delete_using_another_table(session: orm.Session, ids: Sequence[str], name: str) -> None:
     wanted = literals(ids).subquery("wanted")
     session.execute(sa.delete(TABLE).where(TABLE.c.id == wanted.c.id))
@@ -870,6 +1001,32 @@ def text_delete_within_an_insert(session: orm.Session, ids: Sequence[str], name:
         statement = "WITH gone_now AS (DELETE FROM person WHERE id = :id RETURNING id) INSERT INTO gone TABLE gone_now"
         session.execute(sa.text(statement), {"id": id})
     session.execute(sa.text("DROP TABLE gone"))
+
+
+@way(REMOVALS, "MariaDB", exact=False)
+def text_delete_returning(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    for id in ids:
+        assert session.scalars(sa.text("DELETE FROM person WHERE id = :id RETURNING id"), {"id": id}).one() == id
+
+
+@way(REMOVALS, "mysql", exact=False)
+def text_delete_of_a_join(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    for id in ids:
+        statement = "DELETE p FROM person AS p JOIN (SELECT :last AS last) AS wanted ON p.last_name = wanted.last"
+        session.execute(sa.text(statement), {"last": f"of {id}"})
+
+
+@way(REMOVALS, "mysql", exact=False)
+def text_delete_of_two_tables(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    put_aside(session, ids)
+    session.execute(sa.text("DELETE QUICK FROM aside, person USING aside JOIN person ON aside.id = person.id"))
+
+
+@way(REMOVALS, "MySQL", exact=False)
+def text_delete_with_a_query_in_front(session: orm.Session, ids: Sequence[str], name: str) -> None:
+    for id in ids:
+        statement = "WITH wanted AS (SELECT :id AS id) DELETE FROM person WHERE id IN (SELECT id FROM wanted)"
+        session.execute(sa.text(statement), {"id": id})
 
 
 # Moves

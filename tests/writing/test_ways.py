@@ -40,7 +40,7 @@ SAMPLE = (
 
 def known_ways(people: Witness, *names: str) -> list[tuple[str, Way, tuple[str, ...]]]:
     """The ways of these names, or all, that the database knows: a name for the test, the way, the ids to write."""
-    known = ways_for([way for way, _ in WAYS.values()], people.engine.dialect.name)
+    known = ways_for([way for way, _ in WAYS.values()], people.engine)
     return [
         (" ".join(key), way, ids)
         for key, (way, ids) in WAYS.items()
