@@ -1,4 +1,8 @@
-"""How PostgreSQL compares and keeps a table's key, from its catalog: a mapped ``String`` may be ``citext`` there."""
+"""How PostgreSQL, MySQL and MariaDB compare and keep a table's key, from their catalogs.
+
+The metadata need not agree: a mapped ``String`` may be ``citext`` on PostgreSQL, and on the other two a column has the
+collation that a dump or an ``ALTER TABLE ... CONVERT`` gave it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ import sqlalchemy as sa
 from person_repo.database.engines import read_engine_of
 from person_repo.database.marks import OWN
 
-__all__ = ["UNKNOWN", "KeyColumns", "key_columns_of"]
+__all__ = ["UNKNOWN", "KeyColumns", "has_catalog", "is_exact_collation", "key_columns_of"]
 
 logger = logging.getLogger("person_repo.writing")
 
@@ -28,7 +32,7 @@ UNKNOWN: Final = KeyColumns(compares_exactly=False, keeps_values=False)
 
 # By name alone, whatever the schema: which table a statement means depends on its connection's search_path. Of a domain
 # the type below it counts. Types that extensions add lie outside pg_catalog; enumerations do, too, and compare exactly.
-_QUERY: Final = sa.text(
+_OF_POSTGRESQL: Final = sa.text(
     """
     SELECT base.typname,
            base.typnamespace = 'pg_catalog'::regnamespace OR base.typtype = 'e',
@@ -46,20 +50,47 @@ _QUERY: Final = sa.text(
 _PADDED: Final = "bpchar"
 """CHAR: filled with blanks, which do not count when it is compared."""
 
+# By name alone here, too: a statement may name a schema, or its engine translate one. Numbers have no collation.
+_OF_MYSQL: Final = sa.text(
+    """
+    SELECT DISTINCT COLUMN_NAME, COLLATION_NAME
+    FROM information_schema.COLUMNS
+    WHERE TABLE_NAME = :name AND COLUMN_NAME IN :columns
+    """
+).bindparams(sa.bindparam("columns", expanding=True))
+
+
+def has_catalog(dialect: sa.Dialect) -> bool:
+    """True if a database's catalog is asked here."""
+    return dialect.name in ("postgresql", "mysql", "mariadb")
+
+
+def is_exact_collation(name: str) -> bool:
+    """True if MySQL or MariaDB takes strings for equal in this collation only if they are: it is binary, and does not
+    pad with blanks.
+    """
+    name = name.lower()
+    return name in ("utf8mb4_0900_bin", "binary") or name.endswith("_nopad_bin")
+
 
 def key_columns_of(engine: sa.Engine, table: sa.Table, names: Sequence[str]) -> KeyColumns | None:
-    """The facts of these columns, true of every table of this name in the database. One query, in a transaction of its
-    own; None if there is no such table, or the database cannot be asked.
+    """The facts of these columns, true of every table of this name in the database, or on the server of MySQL's. One
+    query, in a transaction of its own; None if there is no such table, or the database cannot be asked.
     """
+    is_postgresql = engine.dialect.name == "postgresql"
     try:
         with read_engine_of(engine).connect() as connection:
             parameters = {"name": table.name, "columns": list(names)}
-            columns = connection.execute(_QUERY, parameters, execution_options={OWN: True}).all()
+            query = _OF_POSTGRESQL if is_postgresql else _OF_MYSQL
+            columns = connection.execute(query, parameters, execution_options={OWN: True}).all()
     except sa.exc.SQLAlchemyError as exc:
         logger.warning("the key of %s cannot be asked for; its changes drop the whole class: %s", table.name, exc)
         return None
     if not columns:
         return None
+    if not is_postgresql:
+        exact = all(collation is None or is_exact_collation(collation) for _, collation in columns)
+        return KeyColumns(compares_exactly=exact, keeps_values=True)
     plain = [is_known and type_ != _PADDED for type_, is_known, _ in columns]
     return KeyColumns(
         compares_exactly=all(plain) and all(is_deterministic for _, _, is_deterministic in columns),

@@ -32,7 +32,6 @@ from person_repo.writing.examination import (
 from person_repo.writing.outage import OpenTransaction
 from person_repo.writing.pending import Pending
 from person_repo.writing.sqltext import TextKind, chains, kind_of_text, sqlite_begins_before
-from person_repo.writing.storage import Storage
 from person_repo.writing.tables import Change
 
 __all__ = ["covering", "examine"]
@@ -168,7 +167,7 @@ def _put_in_flight(
             at_once = at_once or not covered.storage.waits_for_commit(change.table.table, options)
     in_flight = InFlight(
         pending,
-        covered.storage,
+        covered,
         driver,
         ends,
         at_once,
@@ -177,7 +176,7 @@ def _put_in_flight(
     )
     in_flight.record(changes)
     if may_commit and covered.storage.is_asked:
-        in_flight.altered = [change.table.table for change in changes]
+        in_flight.altered = [change.table for change in changes]
     may_end = ends or at_once or may_commit or (open_now is False and _is_outside(context.dialect, statement))
     if may_end and in_flight.unannounced:
         pending.place(_transaction_that_can_record(connection, kind, open_now))
@@ -225,15 +224,15 @@ def _transaction_that_can_record(connection: sa.Connection, kind: str, open_now:
 class InFlight:
     """One statement under way, from right before it is sent until its result or its error is here.
 
-    ``pending``: the changes of its transaction. ``storage``: the storage engines of the database's tables. ``driver``:
-    the driver's connection. ``ends``: no transaction is open after it. ``at_once``: its changes are everybody's once it
-    has run, whatever its transaction does. ``begins``: it begins one by text. ``unannounced``: no tombstones are placed
-    for it yet. ``generating``: models whose new keys come with the result. ``counted``: the number of rows it must turn
-    out to match, by model. ``altered``: tables that may have another storage engine after it.
+    ``pending``: the changes of its transaction. ``driver``: the driver's connection. ``ends``: no transaction is open
+    after it. ``at_once``: its changes are everybody's once it has run, whatever its transaction does. ``begins``: it
+    begins one by text. ``unannounced``: no tombstones are placed for it yet. ``generating``: models whose new keys come
+    with the result. ``counted``: the number of rows it must turn out to match, by model. ``altered``: models whose
+    tables it may define anew.
     """
 
     pending: Pending
-    storage: Storage
+    covered: Covered
     driver: Any
     ends: bool
     at_once: bool
@@ -241,7 +240,7 @@ class InFlight:
     unannounced: bool
     generating: list[CoveredModel] = field(default_factory=list)
     counted: list[tuple[CoveredModel, int]] = field(default_factory=list)
-    altered: list[sa.Table] = field(default_factory=list)
+    altered: list[CoveredModel] = field(default_factory=list)
 
     def record(self, changes: Changes) -> None:
         """Add to the changes of the transaction, and remember what only the result can say."""
@@ -276,7 +275,7 @@ class InFlight:
            released, the changes are kept.
         """
         if self.altered:
-            self.storage.forget(self.altered)
+            self.covered.forget_definitions(self.altered)
         has_news = self._learn_from_result(result) if self.generating or self.counted else False
         is_over = is_open(self.driver) is False
         if not (is_over or self.ends or self.at_once):
@@ -309,7 +308,7 @@ class InFlight:
         tombstones stand until the next statement or the transaction is over.
         """
         if self.altered:
-            self.storage.forget(self.altered)
+            self.covered.forget_definitions(self.altered)
         if is_disconnect(context.root_connection):
             return
         if not context.executemany:

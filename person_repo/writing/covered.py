@@ -14,7 +14,7 @@ from person_repo.internals import root_engine
 from person_repo.mapped.keys import Keyspace
 from person_repo.mapped.mapping import EntityMapping, Identity
 from person_repo.writing.cascades import Cascades
-from person_repo.writing.catalog import UNKNOWN, KeyColumns, key_columns_of
+from person_repo.writing.catalog import UNKNOWN, KeyColumns, has_catalog, key_columns_of
 from person_repo.writing.outage import OpenTransaction
 from person_repo.writing.pending import Pending
 from person_repo.writing.storage import Storage
@@ -43,7 +43,11 @@ class CoveredModel(WatchedTable):
         self.backend = backend
         self._engine = weakref.ref(root_engine(engine))
         self._is_on_postgresql = engine.dialect.name == "postgresql"
-        self._key_columns: KeyColumns | None = None
+        # On MySQL a number is a number.
+        self._names_in_catalog = self.key_names if self._is_on_postgresql else self.string_key_names(engine.dialect)
+        self._has_catalog = has_catalog(engine.dialect) and bool(self._names_in_catalog)
+        # Replaced by ``forget_catalog``, so that an answer from before comes to nothing.
+        self._key_columns: list[KeyColumns] = []
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -57,20 +61,29 @@ class CoveredModel(WatchedTable):
     __hash__ = None  # type: ignore[assignment]
 
     def compares_exactly(self, dialect: sa.Dialect) -> bool:
-        """As for any watched table; on PostgreSQL the catalog must agree with the metadata, too."""
-        exact = super().compares_exactly(dialect)
-        return exact and (not self._is_on_postgresql or self._in_catalog().compares_exactly)
+        """As for any watched table; where there is a catalog, it must agree with the metadata, too."""
+        if not super().compares_exactly(dialect):
+            return False
+        if not self._has_catalog:
+            return True
+        known = self._key_columns
+        return (known[0] if known else self._in_catalog()).compares_exactly
 
     def rewrites_keys(self) -> bool:
         """As for any watched table; on PostgreSQL the catalog must agree with the metadata, too."""
         return super().rewrites_keys() or (self._is_on_postgresql and not self._in_catalog().keeps_values)
 
+    def forget_catalog(self) -> None:
+        """Ask again: the table may have other columns now."""
+        self._key_columns = []
+
     def _in_catalog(self) -> KeyColumns:
         """The catalog's facts of the key, asked for until the table is there."""
-        engine = self._engine()
-        if self._key_columns is None and engine is not None:
-            self._key_columns = key_columns_of(engine, self.table, self.key_names)
-        return self._key_columns or UNKNOWN
+        known, engine = self._key_columns, self._engine()
+        if not known and engine is not None:
+            found = key_columns_of(engine, self.table, self._names_in_catalog)
+            known += [] if found is None else [found]
+        return known[0] if known else UNKNOWN
 
     def record(self, pending: Pending, identities: Iterable[Identity] | None) -> None:
         """Add changed rows to a transaction's changes; None is any rows. Raises ``InvalidIdError`` for a row whose key
@@ -95,6 +108,8 @@ class Covered:
         self.models: list[CoveredModel] = []
         self.by_table: dict[str, list[CoveredModel]] = {}
         self.cascades: Cascades[CoveredModel] = Cascades([])
+        # Another object whenever a table may have been defined anew: the forms of compiled statements go by collations.
+        self.definitions = object()
         # Weak: the engine's dialect holds this, and nothing would free either.
         self._engine = weakref.ref(root_engine(engine))
         self.is_on_postgresql = engine.dialect.name == "postgresql"
@@ -107,6 +122,13 @@ class Covered:
         self.models = [*self.models, model]
         self.by_table = {**self.by_table, model.name: [*self.by_table.get(model.name, []), model]}
         self.cascades = Cascades(self.models)
+
+    def forget_definitions(self, models: Iterable[CoveredModel]) -> None:
+        """Ask again for the storage engines of these tables and the collations of their keys."""
+        for model in models:
+            model.forget_catalog()
+            self.storage.forget(model.table)
+        self.definitions = object()
 
     def fence_of(self, backend: LeaseBackend) -> Fence | None:
         """The fence of a cache in this database."""

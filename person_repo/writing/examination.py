@@ -44,11 +44,13 @@ class Form:
     that change by cascades.
 
     ``key_parameters`` is None if the parameters do not name the rows: each execution must be examined. Outdated once
-    other models are covered (``cascades``) or more tables are mapped (``tables``).
+    other models are covered (``cascades``), more tables are mapped (``tables``) or one is defined anew
+    (``definitions``).
     """
 
     cascades: Cascades[CoveredModel]
     tables: int
+    definitions: object
     key_parameters: list[KeyParameters[CoveredModel]] | None
     cascading: Changes
     changes_nothing: bool
@@ -59,7 +61,7 @@ def form_of(covered: Covered, context: Any) -> Form | None:
     form: Form | None = context.compiled.__dict__.get(_FORM)
     if form is None or form.cascades is not covered.cascades or form.tables != form.cascades.size:
         return None
-    return form
+    return form if form.definitions is covered.definitions else None
 
 
 def whole_models(models: list[CoveredModel]) -> Changes:
@@ -124,12 +126,13 @@ def _examine_unknown_form(covered: Covered, connection: sa.Connection, context: 
     cascading = whole_models(covered.cascades.of_statement(statement, parameters))
     if form is None and context.cache_hit is CacheStats.CACHE_HIT:  # It was compiled for an earlier execution.
         keys = None if by_ctes else key_parameters(statement, parameters, covered.by_table, connection.dialect)
-        context.compiled.__dict__[_FORM] = _form(covered.cascades, keys, cascading)
+        context.compiled.__dict__[_FORM] = _form(covered, keys, cascading)
     return changes + cascading
 
 
-def _form(cascades: Cascades[CoveredModel], keys: list[KeyParameters[CoveredModel]] | None, cascading: Changes) -> Form:
-    return Form(cascades, cascades.size, keys, cascading, changes_nothing=keys == [] and not cascading)
+def _form(covered: Covered, keys: list[KeyParameters[CoveredModel]] | None, cascading: Changes) -> Form:
+    cascades, nothing = covered.cascades, keys == [] and not cascading
+    return Form(cascades, cascades.size, covered.definitions, keys, cascading, changes_nothing=nothing)
 
 
 def _of_clauses(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -58,10 +58,9 @@ class Storage:
             all_known[schema, table.name] = answer
         return bool(answer)
 
-    def forget(self, tables: Iterable[sa.Table]) -> None:
-        """Ask again for these tables, whatever their schema: one may have another engine now."""
-        names = {table.name for table in tables}
-        self._known = {key: value for key, value in self._known.items() if key[1] not in names}
+    def forget(self, table: sa.Table) -> None:
+        """Ask again for this table, whatever its schema: it may have another engine now."""
+        self._known = {key: value for key, value in self._known.items() if key[1] != table.name}
 
     def _ask(self, schema: str | None, name: str) -> bool | None:
         """None if there is no answer now. On a connection of our own: a question in the host's transaction could fix

@@ -12,6 +12,7 @@ from sqlalchemy.engine.default import DefaultDialect
 from person_repo.internals import has_bind_expression
 from person_repo.mapped.fields import binds
 from person_repo.mapped.mapping import EntityMapping, Identity
+from person_repo.writing.catalog import is_exact_collation
 
 __all__ = ["Change", "W", "WatchedTable", "sends_unchanged", "sends_value_unchanged"]
 
@@ -56,6 +57,17 @@ class WatchedTable:
         """True if the metadata declares a unique key beside the primary one: an insert can conflict on that, too."""
         constraints = any(isinstance(constraint, sa.UniqueConstraint) for constraint in self.table.constraints)
         return constraints or any(index.unique for index in self.table.indexes)
+
+    def string_key_names(self, dialect: sa.Dialect) -> tuple[str, ...]:
+        """The columns of the primary key that are strings to this database: their collations decide what is equal."""
+        found = []
+        for name, key in zip(self.key_names, self.mapping.key_fields, strict=True):
+            loaded = key.column.type.dialect_impl(dialect)
+            if isinstance(key.column.type, sa.TypeDecorator):
+                loaded = key.column.type.load_dialect_impl(dialect)
+            if isinstance(loaded, sa.String) and not isinstance(loaded, sa.Enum):
+                found.append(name)
+        return tuple(found)
 
     def compares_exactly(self, dialect: sa.Dialect) -> bool:
         """True if ``=`` on the primary key finds rows of equal keys and no others, so that parameters name the rows."""
@@ -118,7 +130,7 @@ def _is_exact(type_: sa.types.TypeEngine[Any], dialect: sa.Dialect) -> bool:
         return False
     collation = (getattr(loaded, "collation", None) or "").lower()
     if dialect.name in ("mysql", "mariadb"):
-        return collation in ("utf8mb4_0900_bin", "binary") or collation.endswith("_nopad_bin")
+        return is_exact_collation(collation)
     # Elsewhere (SQL Server) a column without a collation may fold as MySQL's do.
     known = dialect.name in ("sqlite", "postgresql", "oracle")
     return known and collation in ("", "binary", "c", "posix")
