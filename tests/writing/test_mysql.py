@@ -12,6 +12,9 @@ from sqlalchemy import exc, orm
 from support.hosts import HostBase, begin_again, on_mariadb, on_mysql, on_mysql_and_mariadb, rename
 from support.ways import PEOPLE, TABLE, Witness
 
+from person_repo import Person, PersonService, migrations
+from person_repo.model import ExactString
+
 # The definition of tables
 
 
@@ -163,3 +166,65 @@ def test_rows_are_loaded_from_a_file(people: Witness, loading: sa.Engine, tmp_pa
     assert people.committed()["edsger"][1] == "loaded"
     assert people.committed()["ada"][1] == {"REPLACE": "loaded", "IGNORE": "first"}[how]
     assert people.committed().keys() == {*PEOPLE, "edsger"}
+
+
+# Generated invisible primary keys
+
+
+@pytest.fixture
+def invisible(mysql_url: str) -> Iterator[sa.Engine]:
+    """An engine whose tables get an invisible primary key where they have none."""
+    url = sa.make_url(mysql_url).update_query_dict({"init_command": "SET sql_generate_invisible_primary_key = ON"})
+    engine = sa.create_engine(url)
+    yield engine
+    engine.dispose()
+
+
+def test_our_tables_have_primary_keys_of_their_own(invisible: sa.Engine) -> None:
+    migrations.upgrade(invisible)
+    for table in sa.inspect(invisible).get_table_names():
+        assert sa.inspect(invisible).get_pk_constraint(table)["constrained_columns"] not in ([], ["my_row_id"])
+    with PersonService.over(invisible, "memory://") as people:
+        people.add(Person(id="ada", first_name="Ada", last_name=""))
+
+        assert people.get_one("ada").first_name == "Ada"
+        assert not people.check()
+
+
+class Keyless(HostBase):
+    """A table without a primary key, mapped by a column that the host keeps unique."""
+
+    __tablename__ = "keyless"
+
+    name: orm.Mapped[str] = orm.mapped_column(ExactString(40), primary_key=True)
+    note: orm.Mapped[str] = orm.mapped_column(sa.String(40), default="")
+
+
+KEYLESS: Any = Keyless.__table__
+
+
+@on_mysql
+def test_a_mapped_key_beside_an_invisible_one(
+    invisible: sa.Engine, witness_of: Callable[..., Witness], subtests: pytest.Subtests
+) -> None:
+    with invisible.begin() as connection:
+        # A unique key of columns that are NOT NULL would take its place.
+        connection.exec_driver_sql(
+            "CREATE TABLE keyless (name VARCHAR(40) COLLATE utf8mb4_0900_bin UNIQUE, note VARCHAR(40) NOT NULL)"
+        )
+        assert connection.exec_driver_sql("SELECT COUNT(my_row_id) FROM keyless").scalar() == 0
+    keyless = witness_of(Keyless, [Keyless(name="a"), Keyless(name="b")], engine=invisible, ids="abcdef")
+    of_name = KEYLESS.c.name
+    writes: dict[str, tuple[str, Callable[[orm.Session], Any]]] = {
+        "unit of work": ("a", lambda session: setattr(session.get_one(Keyless, "a"), "note", "changed")),
+        "insert": ("c", lambda session: session.execute(sa.insert(KEYLESS).values(name="c", note="new"))),
+        "add": ("d", lambda session: session.add(Keyless(name="d", note="new"))),
+        "by criteria": ("b", lambda session: session.execute(sa.delete(KEYLESS).where(KEYLESS.c.note == ""))),
+        "move": ("ce", lambda session: session.execute(sa.update(KEYLESS).where(of_name == "c").values(name="e"))),
+        "text": ("", lambda session: session.execute(sa.text("INSERT INTO keyless VALUES ('f', '')"))),
+        "its key": ("", lambda session: session.execute(sa.text("DELETE FROM keyless WHERE my_row_id < 3"))),
+    }
+    for name, (ids, write) in writes.items():
+        expected = keyless.invalidates(*ids) if ids else keyless.drops()
+        with subtests.test(name), expected, keyless.sessions() as session, session.begin():
+            write(session)
