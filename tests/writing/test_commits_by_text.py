@@ -10,7 +10,7 @@ import pymysql
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import exc
-from support.hosts import begin_again, is_mariadb, is_unsure, on_mysql, on_sqlite, rename
+from support.hosts import begin_again, is_mariadb, is_unsure, on_mysql, on_mysql_and_mariadb, on_sqlite, rename
 from support.ways import (
     TABLE,
     Witness,
@@ -164,6 +164,25 @@ def test_earlier_changes_stay_pending_after_a_statement_that_might_have_committe
             rename(connection, "ada")
             connection.execute(sa.text(statement))
             connection.commit()
+
+
+@on_mysql_and_mariadb
+def test_autocommit_that_is_turned_off_and_on_by_text(people: Witness, automatic: sa.Connection) -> None:
+    """Turned on, it commits the transaction that is open."""
+    with people.right():
+        automatic.exec_driver_sql("SET autocommit = 0")
+        rename(automatic, "ada")
+        people.look("not committed yet")
+        automatic.exec_driver_sql("SET @@autocommit = 1")
+        automatic.exec_driver_sql("SET @@SESSION.autocommit := OFF")
+        rename(automatic, "barbara")
+        automatic.exec_driver_sql("SET SESSION autocommit = ON")
+        automatic.exec_driver_sql("SET LOCAL autocommit = 0")
+        rename(automatic, "Grace", "never")
+        automatic.exec_driver_sql("ROLLBACK")
+
+    committed = people.committed()
+    assert [committed[id][1] for id in ("ada", "barbara", "Grace")] == ["changed", "changed", "first"]
 
 
 @on_mysql

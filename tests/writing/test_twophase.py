@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
-from support.hosts import Note, is_unsure, on_mysql_and_mariadb, rename
+from support.hosts import Note, is_unsure, on_mysql, on_mysql_and_mariadb, rename
 from support.ways import (
     Witness,
 )
@@ -93,3 +93,25 @@ def test_two_phases_made_of_text(people: Witness, automatic: sa.Connection, end:
         automatic.exec_driver_sql("XA PREPARE 'host'")
         automatic.exec_driver_sql(f"{end} 'host'")
         rename(automatic, "barbara")
+
+
+@on_mysql
+@pytest.mark.parametrize("detached", [True, False])
+def test_a_connection_goes_on_beside_a_transaction_that_it_prepared(
+    people: Witness, automatic: sa.Connection, detached: bool
+) -> None:
+    """MySQL detaches it from the connection by default, and takes other statements before its COMMIT."""
+    with people.right():
+        automatic.exec_driver_sql(f"SET xa_detach_on_prepare = {'ON' if detached else 'OFF'}")
+        automatic.exec_driver_sql("XA START 'one'")
+        rename(automatic, "ada")
+        automatic.exec_driver_sql("XA END 'one'")
+        automatic.exec_driver_sql("XA PREPARE 'one'")
+        if detached:
+            rename(automatic, "barbara")
+            automatic.exec_driver_sql("START TRANSACTION")
+            rename(automatic, "Grace")
+            automatic.exec_driver_sql("COMMIT")
+        automatic.exec_driver_sql("XA COMMIT 'one'")
+
+    assert people.committed()["ada"][1] == "changed"
