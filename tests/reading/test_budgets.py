@@ -89,7 +89,7 @@ def watched(people: PersonService, step: Callable[[], object]) -> CountingSocket
     backend: Any = people.cached.backend
     connection = backend._pool.connection(backend.servers[0], Budget(10.0))
     inner, runs = connection._socket, []
-    for _ in range(10):
+    for _ in range(50):
         connection._socket = CountingSocket(inner)
         step()
         runs.append(connection._socket)
