@@ -46,15 +46,18 @@ def is_observed(engine: sa.Engine) -> bool:
 
 
 class DirectQuery:
-    """A query by key, compiled once."""
+    """A query by ``size`` keys, compiled once."""
 
-    def __init__(self, query: sa.Select[Any], mapping: EntityMapping[Any], engine: sa.Engine) -> None:
+    def __init__(self, query: sa.Select[Any], mapping: EntityMapping[Any], engine: sa.Engine, size: int) -> None:
         self._engine = engine
         self._dialect = dialect = engine.dialect
         with engine.connect():  # a dialect knows its server from the first connection on
             compiled: Any = query.compile(dialect=dialect, compile_kwargs={"render_postcompile": True})
         self._sql = str(compiled)
         self._names: list[str] | None = None if compiled.positional else list(compiled.params)
+        names = compiled.positiontup if compiled.positional else compiled.params
+        self.takes_keys_only: bool = len(names) == size * len(mapping.key_fields)
+        """False if a column's type has parameters of its own in its SQL, such as the key that decrypts it."""
         binds = [_implementation(field.column.type, dialect).bind_processor(dialect) for field in mapping.key_fields]
         self._binds = binds if any(binds) else None
         self._types = [_implementation(column.type, dialect) for column in result_columns(compiled)]

@@ -21,7 +21,8 @@ __all__ = ["bind_errors_translated", "errors_translated", "is_passing"]
 
 # The numbers are MySQL's and MariaDB's ("Server Error Message Reference", "MariaDB Error Codes").
 _DUPLICATES = frozenset({1062, 1586})  # ER_DUP_ENTRY; ER_DUP_ENTRY_WITH_KEY_NAME
-_CHECKS = frozenset({3819, 4025})  # ER_CHECK_CONSTRAINT_VIOLATED; ER_CONSTRAINT_FAILED
+# ER_TRUNCATED_WRONG_VALUE, of no address, say; ER_CHECK_CONSTRAINT_VIOLATED; ER_CONSTRAINT_FAILED
+_REFUSALS = frozenset({1292, 3819, 4025})
 # ER_CHECKREAD, under innodb_snapshot_isolation; ER_LOCK_WAIT_TIMEOUT; ER_LOCK_DEADLOCK
 _PASSING = frozenset({1020, 1205, 1213})
 _SQLITE_PASSING = frozenset({5, 6})  # SQLITE_BUSY, SQLITE_LOCKED ("Result and Error Codes"), in the lowest byte
@@ -50,10 +51,8 @@ def errors_translated(mapping: EntityMapping[Any], entity: object = None) -> Ite
         if _is_duplicate(error):
             raise _exists(mapping, entity, error) from error
         raise _refused(mapping, error) from error
-    except exc.DataError as error:
-        raise _refused(mapping, error) from error
     except exc.OperationalError as error:
-        if _number_of(error) not in _CHECKS:
+        if _number_of(error) not in _REFUSALS:
             raise
         raise _refused(mapping, error) from error
     except orm_exc.StaleDataError as error:
@@ -64,9 +63,13 @@ def errors_translated(mapping: EntityMapping[Any], entity: object = None) -> Ite
 
 @contextlib.contextmanager
 def bind_errors_translated(mapping: EntityMapping[Any]) -> Iterator[None]:
-    """Raises ``InvalidEntityError`` for a value that its column's type fails to bind (JSON of no JSON, a decorator)."""
+    """Raises ``InvalidEntityError`` for a value that its column's type fails to bind (JSON of no JSON, a decorator), or
+    that the database cannot read as one of the column's type.
+    """
     try:
         yield
+    except exc.DataError as error:
+        raise _refused(mapping, error) from error
     except exc.StatementError as error:
         if isinstance(error, exc.DBAPIError):
             raise

@@ -102,13 +102,16 @@ class Loader(Generic[E]):
 
     def one(self, identity: Identity) -> Loaded:
         """The row of an identity. One query."""
-        if self._may_go_direct and not is_observed(self._engine):
+        if self._goes_direct():
             return self._of_one(self._direct_query(1).rows(identity), identity, True)
         with turn_on(self._engine), self._engine.connect() as connection:
             before = _commit_mark(connection)
             rows = connection.execute(self._one, self._queries.parameters(identity)).fetchmany(1)
             committed = before is not None and _commit_mark(connection) == before
         return self._of_one(rows, identity, committed)
+
+    def _goes_direct(self) -> bool:
+        return self._may_go_direct and not is_observed(self._engine) and self._direct_query(1).takes_keys_only
 
     def _of_one(self, rows: Sequence[Any], identity: Identity, committed: bool) -> Loaded:
         # A case-insensitive collation, or a database that compares numbers with strings, finds the row of another key.
@@ -120,7 +123,7 @@ class Loader(Generic[E]):
 
     def many(self, identities: Sequence[Identity]) -> Loaded:
         """The rows of distinct identities. One query for some nine hundred."""
-        if self._may_go_direct and not is_observed(self._engine):
+        if self._goes_direct():
             parts = [self._direct_among(part) for part in self._queries.parts(identities)]
             return Loaded(self._of_many(chain.from_iterable(parts), identities), True)
         with turn_on(self._engine), self._engine.connect() as connection:
@@ -147,7 +150,7 @@ class Loader(Generic[E]):
         query = self._direct.get(size)
         if query is None:
             select = self._one if size == 1 else self._columns.where(self._queries.among_some(size))
-            query = self._direct[size] = DirectQuery(select, self._mapping, self._engine)
+            query = self._direct[size] = DirectQuery(select, self._mapping, self._engine, size)
         return query
 
     def select(self, *criteria: sa.ColumnElement[bool], limit: int | None = None) -> list[Row]:

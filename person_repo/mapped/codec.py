@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import datetime
 import enum
+import typing
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any, Generic, TypeVar
@@ -151,7 +152,10 @@ def _fingerprint(mapping: EntityMapping[Any]) -> int:
 
 def _type_name(type_: Any) -> str:
     # Not the enumeration's own name: a class that is renamed holds the same members.
-    return "Enum" if isinstance(type_, type) and issubclass(type_, enum.Enum) else str(type_.__name__)
+    if isinstance(type_, type) and issubclass(type_, enum.Enum):
+        return "Enum"
+    # Of ``list[str]`` its name says nothing of the strings.
+    return str(type_) if typing.get_args(type_) else str(type_.__name__)
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -12,17 +12,16 @@ import decimal
 import enum
 import math
 import sys
-import uuid
-import zoneinfo
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, TypeGuard
 
 import sqlalchemy as sa
 from sqlalchemy import orm
-from sqlalchemy.engine.default import DefaultDialect
 
-from person_repo.exceptions import ConfigurationError
 from person_repo.internals import variant_on
+from person_repo.mapped.columns import DIALECT, travel_of
+from person_repo.mapped.travel import Travel
+from person_repo.messages import shown
 
 __all__ = ["Field", "Row", "binds", "fields_of", "mapped_columns"]
 
@@ -34,11 +33,6 @@ _INTEGERS = range(-(2**63), 2**63)
 # A column that the metadata declares as BigInteger may be BIGINT UNSIGNED in the table.
 _INTEGERS_OF_MYSQL = range(-(2**63), 2**64)
 
-_PLAIN_TYPES = (
-    str, int, bool, float, bytes, decimal.Decimal, uuid.UUID,
-    datetime.datetime, datetime.date, datetime.time, datetime.timedelta,
-)  # fmt: skip
-
 _NUL = "\0"
 
 # Of a longer integer no digits are counted: MySQL's NUMERIC ends at 65, and Python needs long to write a million.
@@ -49,20 +43,7 @@ _MAX_DECIMAL_BITS = 1024
 _NUMBERS = (int, float, decimal.Decimal)
 _ACCEPTED_TYPES: dict[Any, tuple[type, ...]] = {bool: (int,), int: (int,), float: _NUMBERS, decimal.Decimal: _NUMBERS}
 
-# A TypeDecorator converts for one and the same dialect on the way into the cache and out of it, whichever dialect read
-# the row.
-_DIALECT = DefaultDialect()
-
 _EXACT = decimal.Context(prec=decimal.MAX_PREC, Emin=decimal.MIN_EMIN, Emax=decimal.MAX_EMAX)
-
-
-class _Travel(NamedTuple):
-    """How the values of a column type travel: see ``Field``."""
-
-    python_type: Any
-    wire: Any
-    encode: Callable[[Any], Any] | None = None
-    decode: Callable[[Any], Any] | None = None
 
 
 class Field:
@@ -72,12 +53,14 @@ class Field:
     type that msgpack carries; ``encode`` and ``decode`` convert to it and from it, None included, and are None for
     values that travel unchanged. ``length``: the most characters, or bytes, that the column takes; None for no limit.
     ``integers``: those that the column may hold. ``dialect``: the name of the dialect whose limits apply, and whose
-    variant of the column's type, if there is one.
+    variant of the column's type, if there is one. ``compared``: converts a value to the one that the database compares;
+    None if that is the value itself. ``may_be_key``: False for a type that no key may have.
     """
 
     __slots__ = (
-        "_accepted_types", "_max_accepted", "_max_ascii", "_max_unchanged", "_on_postgresql", "_type", "_unsigned",
-        "_words", "column", "decode", "encode", "integers", "length", "name", "python_type", "wire",
+        "_accepted_types", "_max_accepted", "_max_ascii", "_max_unchanged", "_on_postgresql", "_part", "_travel",
+        "_type", "_unsigned", "_words", "column", "compared", "decode", "encode", "integers", "length", "may_be_key",
+        "name", "python_type", "wire",
     )  # fmt: skip
 
     def __init__(self, name: str, column: sa.Column[Any], *, dialect: str = "") -> None:
@@ -87,8 +70,13 @@ class Field:
         self._type = type_ = variant_on(column.type, dialect)
         self._unsigned = _is_unsigned(type_, dialect)
         self.integers = _INTEGERS_OF_MYSQL if dialect in ("mysql", "mariadb") else _INTEGERS
-        self.python_type, self.wire, self.encode, self.decode = _travel(type_, column, dialect)
-        self._accepted_types = _accepted_types(type_, self.python_type)
+        self._travel = travel = travel_of(type_, column, dialect)
+        self.python_type, self.wire, self.encode, self.decode = travel[:4]
+        self.compared, self.may_be_key = travel.compared, travel.may_be_key
+        self._accepted_types = _accepted_types(type_, travel)
+        # The values inside a value have the limits of their own type.
+        part = travel.part_type
+        self._part = None if part is None else Field(name, sa.Column(column.name, part), dialect=dialect)
         self._words = frozenset(type_.enums) if isinstance(type_, sa.Enum) else None
         plain = self.encode is None and self.python_type in (str, bytes)
         self.length: int | None = getattr(type_, "length", None) if plain else None
@@ -96,7 +84,7 @@ class Field:
         # nor changed. -1 is no string.
         longest = sys.maxsize if self.length is None else self.length
         self._max_ascii = longest if plain and self.python_type is str and self._words is None else -1
-        self._max_unchanged = self._max_ascii if _keeps_strings(type_) else -1
+        self._max_unchanged = self._max_ascii if travel.is_kept and _keeps_strings(type_) else -1
         self._max_accepted = -1 if self._on_postgresql else self._max_ascii  # NUL is ASCII
 
     def refusal(self, value: Any) -> str | None:
@@ -124,8 +112,20 @@ class Field:
             return None if value in self._words else f"is none of {', '.join(sorted(self._words))}"
         time_too = self.python_type is datetime.date and isinstance(value, datetime.datetime)
         if self._accepted_types is None or (isinstance(value, self._accepted_types) and not time_too):
+            return self._refusal_inside(value, Field.mismatch)
+        known = self.python_type is not object
+        takes = self.python_type.__name__ if known else " or ".join(type_.__name__ for type_ in self._accepted_types)
+        return f"is {type(value).__name__}; the column takes {takes}"
+
+    def _refusal_inside(self, value: Any, refusal: Callable[[Field, Any], str | None]) -> str | None:
+        """The first reason why a part of a value is refused; None if there is none, or if values have no parts."""
+        part, parts = self._part, self._travel.parts
+        if part is None or parts is None:
             return None
-        return f"is {type(value).__name__}; the column takes {self.python_type.__name__}"
+        for inner in parts(value):
+            if inner is not None and (reason := refusal(part, inner)) is not None:
+                return f"holds {shown(inner)}, which {reason}"
+        return None
 
     def excess(self, value: Any) -> str | None:
         """The reason why a value of the right kind is beyond what the column, or any database, can hold."""
@@ -148,7 +148,9 @@ class Field:
             return "is not finite; no number of MySQL's is"
         if isinstance(value, decimal.Decimal):
             return self._decimal_excess(value)
-        return None
+        if self._travel.values is not None and value not in self._travel.values:
+            return f"is none of the values of {type(self._type).__name__}"
+        return self._refusal_inside(value, Field.excess)
 
     def _decimal_excess(self, value: decimal.Decimal) -> str | None:
         if not value.is_finite():
@@ -169,7 +171,7 @@ class Field:
             return value
         if type(value) is not self.python_type:
             value = _plain(value, self.python_type)
-        if value is None or self.refusal(value) is not None or _rounds(self._type, value):
+        if value is None or self.refusal(value) is not None or not self._travel.is_kept or _rounds(self._type, value):
             return None
         # MySQL without strict mode keeps the largest number of the column in the place of a larger one.
         if isinstance(value, int) and value not in _INTEGERS and not self._unsigned:
@@ -211,80 +213,13 @@ def binds(type_: sa.types.TypeEngine[Any]) -> TypeGuard[sa.TypeDecorator[Any]]:
     return isinstance(type_, sa.TypeDecorator) and type(type_).process_bind_param is not bind
 
 
-def _travel(type_: sa.types.TypeEngine[Any], column: sa.Column[Any], dialect: str) -> _Travel:
-    """Cases: enumerations, by name, as SQLAlchemy stores them; JSON; a ``TypeDecorator``, by its own two conversions;
-    times with a zone of PostgreSQL's; the types that msgpack carries unchanged.
-    """
-    if isinstance(type_, sa.Enum) and type_.enum_class is not None:
-        return _enumerated(type_.enum_class)
-    if isinstance(type_, sa.JSON):
-        return _Travel(object, Any)
-    if isinstance(type_, sa.PickleType):
-        raise ConfigurationError(
-            f"column {column} is a PickleType; what is cached is never unpickled: use JSON or a typed column"
-        )
-    if isinstance(type_, sa.TypeDecorator) and _loads(type_):
-        return _decorated(type_, column, dialect)
-    if dialect == "postgresql" and isinstance(type_, sa.DateTime) and type_.timezone:
-        return _Travel(datetime.datetime, tuple[datetime.datetime, str], _zoned, _in_zone)
-    python_type = _python_type(type_)
-    if python_type in _PLAIN_TYPES:
-        return _Travel(python_type, python_type)
-    if isinstance(type_, sa.TypeDecorator):
-        return _travel(variant_on(type_.impl_instance, dialect), column, dialect)
-    raise ConfigurationError(
-        f"column {column} has the type {type_!r}, whose values cannot be cached; wrap it in a TypeDecorator "
-        f"that binds to one of {', '.join(t.__name__ for t in _PLAIN_TYPES)}"
-    )
-
-
-def _enumerated(enum_class: type[enum.Enum]) -> _Travel:
-    members: dict[Any, Any] = {None: None, **enum_class.__members__}
-    return _Travel(enum_class, str, lambda member: None if member is None else member.name, members.__getitem__)
-
-
-def _zoned(value: datetime.datetime | None) -> Any:
-    """A time with the name of its zone. psycopg returns times in the zone of its session; msgpack carries UTC."""
-    return None if value is None else (value, getattr(value.tzinfo, "key", ""))
-
-
-def _in_zone(value: Any) -> datetime.datetime | None:
-    if value is None:
-        return None
-    time, name = value
-    moved: datetime.datetime = time.astimezone(zoneinfo.ZoneInfo(name)) if name else time
-    return moved
-
-
-def _decorated(type_: sa.TypeDecorator[Any], column: sa.Column[Any], dialect: str) -> _Travel:
-    inner = _travel(variant_on(type_.impl_instance, dialect), column, dialect)
-
-    def encode(value: Any) -> Any:
-        bound = type_.process_bind_param(value, _DIALECT)
-        return bound if inner.encode is None else inner.encode(bound)
-
-    def decode(value: Any) -> Any:
-        return type_.process_result_value(value if inner.decode is None else inner.decode(value), _DIALECT)
-
-    return _Travel(object, inner.wire, encode, decode)
-
-
-def _python_type(type_: sa.types.TypeEngine[Any]) -> Any:
-    try:
-        return type_.python_type
-    except NotImplementedError:
-        return object
-
-
-def _loads(type_: sa.TypeDecorator[Any]) -> bool:
-    """True for a decorator that converts loaded values, whose ``python_type`` therefore says nothing of them."""
-    return type(type_).process_result_value is not sa.TypeDecorator.process_result_value
-
-
-def _accepted_types(type_: sa.types.TypeEngine[Any], python_type: Any) -> tuple[type, ...] | None:
+def _accepted_types(type_: sa.types.TypeEngine[Any], travel: Travel) -> tuple[type, ...] | None:
     """The types of which a column takes instances; None for any: JSON, and what a host's decorator converts."""
+    python_type = travel.python_type
     if binds(type_) and python_type not in (str, bytes):
         return None
+    if travel.accepts is not None:
+        return travel.accepts
     return None if python_type is object else _ACCEPTED_TYPES.get(python_type, (python_type,))
 
 
@@ -309,7 +244,7 @@ def _keeps_strings(type_: sa.types.TypeEngine[Any]) -> bool:
 def _rounds(type_: sa.types.TypeEngine[Any], value: Any) -> bool:
     """True if some database would keep another value than this one, which has the column's own type."""
     if isinstance(type_, sa.TypeDecorator):
-        bound = type_.process_bind_param(value, _DIALECT) if binds(type_) else value
+        bound = type_.process_bind_param(value, DIALECT) if binds(type_) else value
         return bool(bound != value) or _rounds(type_.impl_instance, value)
     if isinstance(value, str):
         return isinstance(type_, sa.CHAR) and value.endswith(" ")  # MySQL drops the blanks that pad a CHAR

@@ -197,6 +197,8 @@ class EntityMapping(Generic[E]):
         if value is not None and not compares and is_document(field.column.type):
             return Document(field.column) == Document(sa.bindparam(None, value, type_=field.column.type))
         side: Any = getattr(self.entity, field.name) if compares else field.column
+        if field.compared is not None:
+            value = field.compared(value)
         return cast("sa.ColumnElement[bool]", side == value)
 
     def _criterion_on_postgresql(self, field: Field, value: Any) -> sa.ColumnElement[bool] | None:
@@ -246,7 +248,7 @@ def _key_fields(mapper: orm.Mapper[Any], by_name: Mapping[str, Field]) -> tuple[
     base = mapper.base_mapper
     keys = tuple(by_name[base.get_property_by_column(cast("sa.Column[Any]", c)).key] for c in base.primary_key)
     for field in keys:
-        if not (isinstance(field.python_type, type) and issubclass(field.python_type, _KEY_TYPES)):
+        if not (field.may_be_key and isinstance(field.python_type, type) and issubclass(field.python_type, _KEY_TYPES)):
             raise ConfigurationError(
                 f"{mapper.class_.__name__}.{field.name} is part of the primary key and has the type "
                 f"{field.column.type!r}; keys may be {', '.join(t.__name__ for t in _KEY_TYPES)}"
