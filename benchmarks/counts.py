@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -26,8 +27,9 @@ class CallgrindError(Exception):
 
 
 def is_available() -> bool:
-    """True if valgrind is installed."""
-    return shutil.which("valgrind") is not None
+    """True if valgrind is installed, and this Python is no script that starts another program: it is not followed."""
+    with open(sys.executable, "rb") as program:
+        return shutil.which("valgrind") is not None and program.read(2) != b"#!"
 
 
 def instructions(

@@ -113,7 +113,7 @@ def test_hits_go_on_when_the_server_has_forgotten_the_password(
     with person_repo.connect(plain, f"{MEMORY}&fence_interval=0.01") as people:
         people.add(person())
         people.get(person().id)
-        with sa.create_engine(mysql_url).connect() as root:
+        with sa.create_engine(mysql_url, poolclass=sa.NullPool).connect() as root:
             root.exec_driver_sql("FLUSH PRIVILEGES")
         people.engine.dispose()
         read_engine_of(people.engine).dispose()

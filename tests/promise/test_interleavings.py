@@ -437,7 +437,7 @@ def test_a_cached_copy_takes_nothing_back_that_others_wrote(town: Town) -> None:
     column is reverted in the database.
     """
     town.settled(ada=OLD)
-    with sa.create_engine(town.engine.url).begin() as unseen:
+    with sa.create_engine(town.engine.url, poolclass=sa.NullPool).begin() as unseen:
         unseen.exec_driver_sql("UPDATE person SET first_name = 'Augusta' WHERE id = 'ada'")
     both = copy(NEW, first_name="Augusta")
 
@@ -546,7 +546,7 @@ def test_to_invalidate_in_one_process_is_to_invalidate_in_all(town: Town, by: st
     town.settled(ada=OLD, bob=BOB)
     reader = MANY.reader(town.here, "eve")
     reader.goes("after many")
-    with sa.create_engine(town.engine.url).begin() as unseen:
+    with sa.create_engine(town.engine.url, poolclass=sa.NullPool).begin() as unseen:
         unseen.exec_driver_sql("UPDATE person SET last_name = 'Lovelace' WHERE id = 'ada'")
         unseen.exec_driver_sql("INSERT INTO person VALUES ('eve', 'Eve', 'Online', 1)")
     if by == "id":
@@ -613,7 +613,7 @@ def deploy(town: Town) -> Iterator[tuple[Service[Before], Service[After]]]:
     before.add(Before(id="ada", name="0"))
     assert before.get("ada") == before.get_many(["ada"])["ada"] == Before(id="ada", name="0")
     assert before.stats().hits == 1
-    with sa.create_engine(town.engine.url).begin() as migration:
+    with sa.create_engine(town.engine.url, poolclass=sa.NullPool).begin() as migration:
         migration.exec_driver_sql("ALTER TABLE badge ADD COLUMN color VARCHAR(40) NOT NULL DEFAULT 'grey'")
     yield before, after
     before.close()
