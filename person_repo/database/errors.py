@@ -21,7 +21,7 @@ __all__ = ["bind_errors_translated", "errors_translated", "is_passing"]
 
 # The numbers are MySQL's and MariaDB's ("Server Error Message Reference", "MariaDB Error Codes").
 _DUPLICATES = frozenset({1062, 1586})  # ER_DUP_ENTRY; ER_DUP_ENTRY_WITH_KEY_NAME
-# ER_TRUNCATED_WRONG_VALUE, of no address, say; ER_CHECK_CONSTRAINT_VIOLATED; ER_CONSTRAINT_FAILED
+# ER_TRUNCATED_WRONG_VALUE (a string that is no address); ER_CHECK_CONSTRAINT_VIOLATED; ER_CONSTRAINT_FAILED
 _REFUSALS = frozenset({1292, 3819, 4025})
 # ER_CHECKREAD, under innodb_snapshot_isolation; ER_LOCK_WAIT_TIMEOUT; ER_LOCK_DEADLOCK
 _PASSING = frozenset({1020, 1205, 1213})

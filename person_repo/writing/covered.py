@@ -66,7 +66,7 @@ class CoveredModel(WatchedTable):
             return False
         if not self._has_catalog:
             return True
-        known = self._key_columns
+        known = self._key_columns  # This is ``_in_catalog`` without a call, at each statement.
         return (known[0] if known else self._in_catalog()).compares_exactly
 
     def rewrites_keys(self) -> bool:

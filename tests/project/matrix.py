@@ -55,8 +55,9 @@ def written(page: str, table: str) -> str:
 
 
 def write(folder: Path) -> None:
-    """Writes the table of the reports in a folder into the README."""
-    PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), table(reports(folder))), encoding="utf-8")
+    """Writes the table of the reports in a folder into the README, which stays as it is if there are none."""
+    if found := reports(folder):
+        PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), table(found)), encoding="utf-8")
 
 
 if __name__ == "__main__":

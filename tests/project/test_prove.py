@@ -6,8 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+from project import matrix
 from promise import prove
+from promise.environments import ENVIRONMENTS, Environment, UnavailableError
 from promise.prove import ROWS
+from support.servers.programs import MEMCACHED
 
 pytest_plugins = ["pytester"]
 
@@ -121,3 +124,64 @@ def test_rows_that_passed_at_a_commit_are_known_at_it_alone(tmp_path: Path, monk
     assert [prove.State("abc").has_passed(name) for name in (one, two)] == [True, False]
     assert not prove.State("def").has_passed(one)
     assert not prove.State("").has_passed(one)
+
+
+# The matrix
+
+
+class Machine(Environment):
+    """An environment that is this one, or that cannot be made."""
+
+    def make(self) -> str:
+        if self.name == "gone":
+            raise UnavailableError("there is no such Python")
+        return self.name
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_the_tests_are_run_in_each_environment_until_they_have_passed_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """A run counts by its exit code, too: a worker that crashes leaves tests that passed."""
+    called: list[str] = []
+
+    def call(command: list[str], environment: dict[str, str], _seconds: float | None) -> int:
+        called.append(command[0])
+        assert environment["PERSON_REPO_SEED"] == "7"
+        results = Path(command[command.index("--results") + 1])
+        results.write_text('{"passed": 5, "failed": 0, "error": 0, "failures": []}', encoding="utf-8")
+        return code if command[0] == "two" else 0
+
+    monkeypatch.setattr(prove, "STATE", tmp_path / "full.json")
+    monkeypatch.setattr(prove, "REPORTS", tmp_path / "none")
+    monkeypatch.setattr(prove, "_call", call)
+    monkeypatch.setattr(Environment, "variables", lambda _: {})
+    page = matrix.PAGE.read_text("utf-8")
+    row = prove.Row("matrix", "", 0, 1, environments=[Machine("one"), Machine("gone"), Machine("two")])
+    first = prove.run_in_each(row, 7, prove.State("abc"))
+    again = prove.run_in_each(row, 7, prove.State("abc"))
+
+    assert called == (["one", "two"] if code == 0 else ["one", "two", "two"])
+    assert first.failed
+    assert (first.numbers["passed"], first.numbers["error"]) == (10, 1)
+    assert first.numbers["failures"] == ["gone: there is no such Python"]
+    assert again.numbers["amounts"] == {"of 3 environments": 2 if code == 0 else 1}
+    assert matrix.PAGE.read_text("utf-8") == page  # no report, no table
+
+
+def test_each_environment_differs_from_the_first_in_one_thing() -> None:
+    first, *others = ENVIRONMENTS
+    for other in others:
+        assert sum(getattr(first, name) != getattr(other, name) for name in ("python", "sqlalchemy", "memcached")) == 1
+
+
+def test_a_memcached_that_is_named_is_taken_if_it_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert MEMCACHED.path_variable
+    other = tmp_path / "memcached"
+    other.write_text("#!/bin/sh\necho memcached 1.6.99\n", encoding="utf-8")
+    other.chmod(0o755)
+    monkeypatch.setenv(MEMCACHED.path_variable, str(other))
+    assert MEMCACHED.find() == str(other)
+    monkeypatch.setenv(MEMCACHED.path_variable, "/bin/true")
+    assert MEMCACHED.find() is None
+    assert "/bin/true" in MEMCACHED.remedy()

@@ -114,24 +114,19 @@ class Result:
 def run(row: Row, seed: int, *, until: float | None, rounds: int, variables: Mapping[str, str]) -> Result:
     """Runs a row, its output as it comes."""
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="person_repo-") as folder:
-        results = Path(folder) / "results.json"
-        command = [
-            *[sys.executable, "-m", "pytest", "-q", *row.selection(), "--proofs", "all", "--rounds", str(rounds)],
-            *["-n", "auto", "--maxprocesses", "4", "--dist", "load", "--maxschedchunk", "1", "--results", str(results)],
-            *([] if until is None else ["--until", str(until)]),
-        ]
-        environment = {**os.environ, **variables, "PERSON_REPO_SEED": str(seed)}
-        code = _call(command, environment, None if until is None else until - time.time() + LATE)
-        numbers = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
-    numbers = {"passed": 0, "failed": 0, "error": 0, "cases": 0, "amounts": {}, "failures": [], **numbers}
-    return Result(row, numbers, time.monotonic() - began, seed, code != 0 or not numbers["passed"])
+    arguments = [
+        *[*row.selection(), "--proofs", "all", "--rounds", str(rounds), "--dist", "load", "--maxschedchunk", "1"],
+        *([] if until is None else ["--until", str(until)]),
+    ]
+    seconds = None if until is None else until - time.time() + LATE
+    numbers, failed = _tested(sys.executable, arguments, seed, variables, seconds)
+    return Result(row, numbers, time.monotonic() - began, seed, failed)
 
 
 def run_in_each(row: Row, seed: int, state: State) -> Result:
     """Runs the tests in each of the row's environments that they have not passed in, and writes the README's table."""
     began = time.monotonic()
-    numbers: dict[str, Any] = {"passed": 0, "failed": 0, "error": 0, "cases": 0, "failures": []}
+    total: dict[str, Any] = {"passed": 0, "failed": 0, "error": 0, "cases": 0, "failures": []}
     passed = 0
     for environment in row.environments:
         name = f"{row.name}: {environment.name}"
@@ -140,35 +135,38 @@ def run_in_each(row: Row, seed: int, state: State) -> Result:
             passed += 1
             continue
         announce(name)
-        found = _tests_in(environment, seed)
-        is_passed = bool(found["passed"]) and not found["failed"] and not found["error"]
-        passed += is_passed
-        state.keep(name, passed=is_passed)
+        numbers, failed = _tested_in(environment, seed)
+        passed += not failed
+        state.keep(name, passed=not failed)
         for key in ("passed", "failed", "error"):
-            numbers[key] += found[key]
-        numbers["failures"] += [f"{environment.name}: {failure}" for failure in found["failures"]]
+            total[key] += numbers[key]
+        total["failures"] += [f"{environment.name}: {failure}" for failure in numbers["failures"]]
         matrix.write(REPORTS)
-    numbers["amounts"] = {f"of {len(row.environments)} environments": passed}
-    return Result(row, numbers, time.monotonic() - began, seed, passed < len(row.environments))
+    total["amounts"] = {f"of {len(row.environments)} environments": passed}
+    return Result(row, total, time.monotonic() - began, seed, passed < len(row.environments))
 
 
-def _tests_in(environment: Environment, seed: int) -> Mapping[str, Any]:
+def _tested_in(environment: Environment, seed: int) -> tuple[dict[str, Any], bool]:
+    try:
+        python, variables = environment.make(), environment.variables()
+    except UnavailableError as exc:
+        print(exc, flush=True)
+        return {"passed": 0, "failed": 0, "error": 1, "failures": [str(exc)]}, True
+    return _tested(python, ["--dist", "worksteal", f"--report={REPORTS}"], seed, variables, None)
+
+
+def _tested(
+    python: str, arguments: Sequence[str], seed: int, variables: Mapping[str, str], seconds: float | None
+) -> tuple[dict[str, Any], bool]:
+    """Runs pytest. Returns the numbers of the run, and whether it failed."""
     with tempfile.TemporaryDirectory(prefix="person_repo-") as folder:
         results = Path(folder) / "results.json"
-        try:
-            python = environment.make()
-            variables = {**os.environ, **environment.variables(), "PERSON_REPO_SEED": str(seed)}
-        except UnavailableError as exc:
-            print(exc, flush=True)
-            return {"passed": 0, "failed": 0, "error": 1, "failures": [str(exc)]}
-        command = [
-            *[python, "-m", "pytest", "-q", "-n", "auto", "--maxprocesses", "4", "--dist", "worksteal"],
-            *[f"--report={REPORTS}", f"--results={results}"],
-        ]
-        _call(command, variables, None)
-        if results.exists():
-            return dict(json.loads(results.read_text(encoding="utf-8")))
-    return {"passed": 0, "failed": 0, "error": 1, "failures": ["the tests did not come to their end"]}
+        command = [python, "-m", "pytest", "-q", "-n", "auto", "--maxprocesses", "4", "--results", str(results)]
+        environment = {**os.environ, **variables, "PERSON_REPO_SEED": str(seed)}
+        code = _call([*command, *arguments], environment, seconds)
+        found = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
+    numbers = {"passed": 0, "failed": 0, "error": 0, "cases": 0, "amounts": {}, "failures": [], **found}
+    return numbers, code != 0 or not numbers["passed"]
 
 
 def _call(command: Sequence[str], environment: Mapping[str, str], seconds: float | None) -> int:
