@@ -31,7 +31,7 @@ from person_repo.writing.examination import (
 )
 from person_repo.writing.outage import OpenTransaction
 from person_repo.writing.pending import Pending
-from person_repo.writing.sqltext import TextKind, chains, kind_of_text, sqlite_begins_before
+from person_repo.writing.sqltext import TextKind, chains, kind_of_text, may_alter, sqlite_begins_before
 from person_repo.writing.tables import Change
 
 __all__ = ["covering", "examine"]
@@ -105,7 +105,8 @@ def examine(covered: Covered, context: Any, statement: str) -> None:
         return
     changes = _changes(covered, context, statement, kind, form, is_core=writes)
     if changes or may_commit or kind != TextKind.WRITE:
-        _put_in_flight(covered, context, statement, kind, changes, may_commit=may_commit)
+        alters = covered.has_catalog and bool(changes) and not writes and may_alter(statement, kind)
+        _put_in_flight(covered, context, statement, kind, changes, may_commit=may_commit, alters=alters)
 
 
 def _changes(covered: Covered, context: Any, statement: str, kind: str, form: Form | None, *, is_core: bool) -> Changes:
@@ -126,7 +127,14 @@ def _changes(covered: Covered, context: Any, statement: str, kind: str, form: Fo
 
 
 def _put_in_flight(
-    covered: Covered, context: Any, statement: str, kind: str, changes: Changes, *, may_commit: bool
+    covered: Covered,
+    context: Any,
+    statement: str,
+    kind: str,
+    changes: Changes,
+    *,
+    may_commit: bool,
+    alters: bool,
 ) -> None:
     """Record the changes of a statement with its transaction, and announce them now if the COMMIT may be too late.
 
@@ -149,7 +157,7 @@ def _put_in_flight(
         kind = TextKind.ROLLBACK
     open_now = is_open(driver)
     if kind == TextKind.BEGIN and open_now is False:
-        info[SINCE] = len(covered.models)  # A host's listener begins transactions itself, before ``do_begin``.
+        info[SINCE] = len(covered.news)  # A host's listener begins transactions itself, before ``do_begin``.
     pending = covered.pending_in(info)
     if kind in _SAVEPOINTS:
         pending = _pending_of_savepoint(covered, info, pending, begins=kind == TextKind.SAVEPOINT and open_now is False)
@@ -173,10 +181,12 @@ def _put_in_flight(
         at_once,
         begins=_begins(kind, statement),
         unannounced=kind != TextKind.ROLLBACK,
+        since=len(covered.news),
     )
     in_flight.record(changes)
-    if may_commit and covered.storage.is_asked:
-        in_flight.altered = [change.table for change in changes]
+    if alters:
+        covered.alter([change.table for change in changes], pending)
+        in_flight.since = len(covered.news)
     may_end = ends or at_once or may_commit or (open_now is False and _is_outside(context.dialect, statement))
     if may_end and in_flight.unannounced:
         pending.place(_transaction_that_can_record(connection, kind, open_now))
@@ -227,8 +237,8 @@ class InFlight:
     ``pending``: the changes of its transaction. ``driver``: the driver's connection. ``ends``: no transaction is open
     after it. ``at_once``: its changes are everybody's once it has run, whatever its transaction does. ``begins``: it
     begins one by text. ``unannounced``: no tombstones are placed for it yet. ``generating``: models whose new keys come
-    with the result. ``counted``: the number of rows it must turn out to match, by model. ``altered``: models whose
-    tables it may define anew.
+    with the result. ``counted``: the number of rows it must turn out to match, by model. ``since``: the number of
+    ``Covered.news`` when it was examined.
     """
 
     pending: Pending
@@ -238,9 +248,9 @@ class InFlight:
     at_once: bool
     begins: bool
     unannounced: bool
+    since: int
     generating: list[CoveredModel] = field(default_factory=list)
     counted: list[tuple[CoveredModel, int]] = field(default_factory=list)
-    altered: list[CoveredModel] = field(default_factory=list)
 
     def record(self, changes: Changes) -> None:
         """Add to the changes of the transaction, and remember what only the result can say."""
@@ -274,14 +284,17 @@ class InFlight:
         4. MySQL ended a transaction on the way, maybe before a part of it, or the changes were made at once: they are
            released, the changes are kept.
         """
-        if self.altered:
-            self.covered.forget_definitions(self.altered)
+        if self.pending.altered and self.covered.storage.is_asked:
+            self.covered.settle(self.pending)  # MySQL has committed before and after it.
         has_news = self._learn_from_result(result) if self.generating or self.counted else False
         is_over = is_open(self.driver) is False
         if not (is_over or self.ends or self.at_once):
             return
         is_sqlite = context.dialect.name == "sqlite"
         pending = self.pending
+        for model in self.covered.news[self.since :]:
+            has_news = True
+            model.record(pending, None)
         if has_news or self.unannounced:
             pending.place_afterwards()
         if _is_unfetched(result) if is_sqlite else has_more_results(self.driver):
@@ -307,8 +320,8 @@ class InFlight:
         Other failures (a listener of the host's, an interrupt) do not come here: the models stay suspected, and the
         tombstones stand until the next statement or the transaction is over.
         """
-        if self.altered:
-            self.covered.forget_definitions(self.altered)
+        if self.pending.altered and self.covered.storage.is_asked:
+            self.covered.settle(self.pending)
         if is_disconnect(context.root_connection):
             return
         if not context.executemany:

@@ -26,7 +26,7 @@ PENDING = "person_repo"
 """The key in a DBAPI connection's ``info`` for its transaction's ``Pending``. Nothing there: nothing has changed."""
 
 SINCE = "person_repo_since"
-"""The key in a DBAPI connection's ``info`` for the number of models that were covered when its transaction began."""
+"""The key in a DBAPI connection's ``info`` for the number of ``Covered.news`` when its transaction began."""
 
 COMMITTING = "person_repo_committing"
 """The key in a DBAPI connection's ``info`` that is there while the dialect sends COMMIT PREPARED as text."""
@@ -46,8 +46,9 @@ class CoveredModel(WatchedTable):
         # On MySQL a number is a number.
         self._names_in_catalog = self.key_names if self._is_on_postgresql else self.string_key_names(engine.dialect)
         self._has_catalog = has_catalog(engine.dialect) and bool(self._names_in_catalog)
-        # Replaced by ``forget_catalog``, so that an answer from before comes to nothing.
+        # Replaced by ``alter`` and ``settle``, so that an answer from before comes to nothing.
         self._key_columns: list[KeyColumns] = []
+        self._altering: weakref.WeakSet[Pending] = weakref.WeakSet()
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -73,14 +74,20 @@ class CoveredModel(WatchedTable):
         """As for any watched table; on PostgreSQL the catalog must agree with the metadata, too."""
         return super().rewrites_keys() or (self._is_on_postgresql and not self._in_catalog().keeps_values)
 
-    def forget_catalog(self) -> None:
+    def alter(self, pending: Pending) -> None:
+        """A transaction may define the table anew: until its outcome is known (``settle``), nothing is known of it."""
+        self._altering.add(pending)
+        self._key_columns = []
+
+    def settle(self, pending: Pending) -> None:
         """Ask again: the table may have other columns now."""
+        self._altering.discard(pending)
         self._key_columns = []
 
     def _in_catalog(self) -> KeyColumns:
         """The catalog's facts of the key, asked for until the table is there."""
-        known, engine = self._key_columns, self._engine()
-        if not known and engine is not None:
+        known, engine = self._key_columns, self._engine()  # Before the question whether they are about to change.
+        if not known and engine is not None and not self._altering:
             found = key_columns_of(engine, self.table, self._names_in_catalog)
             known += [] if found is None else [found]
         return known[0] if known else UNKNOWN
@@ -106,6 +113,8 @@ class Covered:
     def __init__(self, engine: sa.Engine) -> None:
         # Replaced and never changed: statements read them without a lock.
         self.models: list[CoveredModel] = []
+        # A model whenever it was covered, or its table may have been defined anew. Only ever appended to.
+        self.news: list[CoveredModel] = []
         self.by_table: dict[str, list[CoveredModel]] = {}
         self.cascades: Cascades[CoveredModel] = Cascades([])
         # Another object whenever a table may have been defined anew: the forms of compiled statements go by collations.
@@ -113,6 +122,7 @@ class Covered:
         # Weak: the engine's dialect holds this, and nothing would free either.
         self._engine = weakref.ref(root_engine(engine))
         self.is_on_postgresql = engine.dialect.name == "postgresql"
+        self.has_catalog = has_catalog(engine.dialect)
         self.storage = Storage(root_engine(engine))
 
     def add(self, model: CoveredModel) -> None:
@@ -120,14 +130,28 @@ class Covered:
         if model in self.models:
             return
         self.models = [*self.models, model]
+        self.news.append(model)
         self.by_table = {**self.by_table, model.name: [*self.by_table.get(model.name, []), model]}
         self.cascades = Cascades(self.models)
 
-    def forget_definitions(self, models: Iterable[CoveredModel]) -> None:
-        """Ask again for the storage engines of these tables and the collations of their keys."""
+    def alter(self, models: Iterable[CoveredModel], pending: Pending) -> None:
+        """A transaction may define these tables anew. Until its end, others that change rows of theirs drop the models:
+        a statement that was examined by the old definition may run by the new one.
+        """
         for model in models:
-            model.forget_catalog()
+            model.alter(pending)
+            pending.altered.append(model)
+            self.news.append(model)
+        self.definitions = object()
+
+    def settle(self, pending: Pending) -> None:
+        """Ask again for the storage engines of the tables that a transaction altered, and the collations of their keys:
+        its outcome is known.
+        """
+        for model in pending.altered:
+            model.settle(pending)
             self.storage.forget(model.table)
+        pending.altered = []
         self.definitions = object()
 
     def fence_of(self, backend: LeaseBackend) -> Fence | None:
@@ -144,16 +168,16 @@ class Covered:
 
     def new_pending(self) -> Pending:
         """The changes of a transaction that has made none."""
-        return Pending(self.fence_of)
+        return Pending(self)
 
     def pending_in(self, info: dict[Any, Any]) -> Pending | None:
         """The changes of the transaction on a DBAPI connection with this ``info``; None if there are none.
 
         A model that was covered in the middle of the transaction is recorded as a whole: nobody saw what came before.
+        So is one whose table may have been defined anew: what came before was read by its old definition.
         """
-        models = self.models
-        seen, info[SINCE] = info.get(SINCE, 0), len(models)
-        for model in models[seen:]:
+        seen, info[SINCE] = info.get(SINCE, 0), len(self.news)
+        for model in self.news[seen:]:
             model.record(self.pending_for(info), None)
         pending: Pending | None = info.get(PENDING)
         return pending
@@ -162,5 +186,5 @@ class Covered:
         """The same, to record changes in."""
         pending: Pending | None = info.get(PENDING)
         if pending is None:
-            pending = info[PENDING] = Pending(self.fence_of)
+            pending = info[PENDING] = Pending(self)
         return pending

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Protocol
+from typing import Any, Protocol
 
 from person_repo.cache.contract import LeaseBackend, Place
 from person_repo.fence.view import Fence
@@ -13,14 +13,17 @@ from person_repo.writing import outage
 from person_repo.writing.outage import OpenTransaction
 from person_repo.writing.tombstones import PlacedTombstones
 
-__all__ = ["Fences", "Pending"]
+__all__ = ["Pending", "Written"]
 
 
-class Fences(Protocol):
-    """The fence of a cache, for the database that is written."""
+class Written(Protocol):
+    """The database that a transaction writes."""
 
-    def __call__(self, backend: LeaseBackend) -> Fence | None:
+    def fence_of(self, backend: LeaseBackend) -> Fence | None:
         """The fence of a backend's cache, or None if that cache has none."""
+
+    def settle(self, pending: Pending) -> None:
+        """The outcome of the transaction is known: the tables that it may have defined anew can be asked for again."""
 
 
 @dataclass(slots=True)
@@ -35,17 +38,19 @@ class _Changed:
         self.keys.pop(group, None)
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True, weakref_slot=True)
 class Pending:
     """The changes of one DBAPI connection's transaction, and the tombstones placed for them so far.
 
     ``add``, ``add_group``, ``suspect`` and ``resolve`` record; ``place`` comes before the COMMIT, ``finish`` after the
-    outcome. ``begun_by_text``, ``begun_by_savepoint``: the host's own SQL began the transaction.
+    outcome. ``begun_by_text``, ``begun_by_savepoint``: the host's own SQL began the transaction. ``altered``: the
+    models whose tables it may define anew.
     """
 
-    fences: Fences
+    written: Written
     begun_by_text: bool = False
     begun_by_savepoint: bool = False
+    altered: list[Any] = field(default_factory=list)
     _changed: dict[LeaseBackend, _Changed] = field(default_factory=dict)
     _suspected: list[tuple[LeaseBackend, str]] = field(default_factory=list)
     _tombstones: PlacedTombstones = field(default_factory=PlacedTombstones)
@@ -104,7 +109,7 @@ class Pending:
         for backend, changed in self._changed.items():
             keys = [*chain.from_iterable(changed.keys.values())]
             unplaced = self._tombstones.place(backend, keys, changed.groups)
-            fence = self.fences(backend) if unplaced else None
+            fence = self.written.fence_of(backend) if unplaced else None
             if fence is not None:
                 outage.after_commit(fence, unplaced)
 
@@ -115,7 +120,7 @@ class Pending:
         if transaction is not None or backend.settings.on_unreachable == "proceed":
             # Otherwise a transaction prepared long ago commits now: rows inserted at its PREPARE may be delivered.
             places = places - recorded
-        fence = self.fences(backend) if places else None
+        fence = self.written.fence_of(backend) if places else None
         if fence is None:
             return
         if transaction is None:
@@ -127,6 +132,8 @@ class Pending:
 
     def finish(self, *, committed: bool = True) -> None:
         """Release the tombstones: the transaction is over. Never raises."""
+        if self.altered:
+            self.written.settle(self)
         recorded, self._recorded = self._recorded, {}
         self._changed = {}
         unanswered = self._tombstones.release()
@@ -144,7 +151,7 @@ class Pending:
     ) -> None:
         """Block the places that the transaction recorded, and record those where the release met nobody."""
         for backend in {*recorded, *unanswered}:
-            fence = self.fences(backend)
+            fence = self.written.fence_of(backend)
             if fence is not None:
                 in_transaction = recorded.get(backend, set())
                 fence.block_locally(in_transaction)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["TextKind", "chains", "kind_of_text", "reaches_any_table", "sqlite_begins_before"]
+__all__ = ["TextKind", "chains", "kind_of_text", "may_alter", "reaches_any_table", "sqlite_begins_before"]
 
 
 class TextKind:
@@ -32,6 +32,7 @@ _READS = frozenset(
 )  # fmt: skip
 _EXPLAINS = frozenset({"EXPLAIN", "DESCRIBE", "DESC"})
 _RUNS_ANYTHING = frozenset({"CALL", "EXECUTE", "EXEC", "DO", "BINLOG", "IMPORT"})
+_CHANGES_ROWS = frozenset({"INSERT", "UPDATE", "DELETE", "REPLACE", "MERGE", "WITH", "COPY", "LOAD", "TRUNCATE"})
 # The MySQL manual, "Statements That Cause an Implicit Commit". Some commit only in some forms (CREATE TABLE does,
 # CREATE TEMPORARY TABLE does not), and by some MariaDB runs another statement (ANALYZE UPDATE ...).
 _IMPLICIT_COMMITS = frozenset(
@@ -119,6 +120,12 @@ def _kind_of_boundary(first: str, second: str, text: str, *, is_sqlite: bool) ->
         case "RELEASE" if is_sqlite:
             return TextKind.RELEASE
     return None
+
+
+def may_alter(text: str, kind: str) -> bool:
+    """True if SQL text of this kind may define a table anew: it is not one statement that changes rows."""
+    words = _WORDS.match(text)
+    return kind == TextKind.ANY or ";" in text or not words or words[1].upper() not in _CHANGES_ROWS
 
 
 def chains(text: str) -> bool:

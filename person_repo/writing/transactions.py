@@ -26,8 +26,8 @@ class Transactions:
         self._prepared: dict[Any, Pending] = {}
 
     def do_begin(self, begin: Callable[[Any], None], dbapi_connection: Any) -> None:
-        """BEGIN: from here on the covered models are watched."""
-        dbapi_connection.info[SINCE] = len(self._covered.models)
+        """BEGIN: from here on the covered models are watched, and whether their tables are defined anew."""
+        dbapi_connection.info[SINCE] = len(self._covered.news)
         begin(dbapi_connection)
 
     def do_commit(self, commit: Callable[[Any], None], dbapi_connection: Any) -> None:
@@ -58,7 +58,7 @@ class Transactions:
 
     def do_begin_twophase(self, begin: Callable[..., None], connection: sa.Connection, xid: Any) -> None:
         """As ``do_begin``."""
-        connection.connection.info[SINCE] = len(self._covered.models)
+        connection.connection.info[SINCE] = len(self._covered.news)
         begin(connection, xid)
 
     def do_prepare_twophase(self, prepare: Callable[..., None], connection: sa.Connection, xid: Any) -> None:
@@ -107,6 +107,7 @@ class Transactions:
         pending = self._covered.new_pending()
         for model in self._covered.models:
             model.record(pending, None)
+        self._covered.alter(self._covered.models, pending)
         return pending
 
     def do_rollback_twophase(

@@ -68,8 +68,13 @@ class Witness:
         self._closed = False
         self._looking = True
         schemas = engine.get_execution_options().get("schema_translate_map")
+        # A prepared statement fails on PostgreSQL once the table has another definition.
+        prepared = {"prepare_threshold": None} if engine.dialect.name == "postgresql" else {}
         self._direct = sa.create_engine(
-            engine.url, isolation_level="AUTOCOMMIT", execution_options={"schema_translate_map": schemas}
+            engine.url,
+            isolation_level="AUTOCOMMIT",
+            execution_options={"schema_translate_map": schemas},
+            connect_args=prepared,
         )
         if covers:
             self.watch(engine)

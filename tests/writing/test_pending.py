@@ -7,6 +7,7 @@ import logging
 import pytest
 from support.servers import Memcached
 
+from person_repo.cache.contract import LeaseBackend
 from person_repo.cache.memcached.backend import MemcachedBackend
 from person_repo.cache.memory import MemoryBackend
 from person_repo.testing import GROUP
@@ -50,9 +51,19 @@ def test_an_unreachable_server_is_logged_once_and_once_when_it_is_back(
     backend.close()
 
 
+class Unfenced:
+    """A database without a fence."""
+
+    def fence_of(self, backend: LeaseBackend) -> None:
+        return None
+
+    def settle(self, pending: Pending) -> None:
+        pass
+
+
 def test_a_whole_group_takes_no_more_keys() -> None:
     backend = MemoryBackend({"max_keys": 2})
-    pending = Pending(lambda backend: None)
+    pending = Pending(Unfenced())
     pending.add(backend, GROUP, KEYS[:2])
     assert not pending.has_whole(backend, GROUP)
 
@@ -66,7 +77,7 @@ def test_a_whole_group_takes_no_more_keys() -> None:
 
 def test_a_suspected_group_is_whole_until_it_is_resolved() -> None:
     backend = MemoryBackend({})
-    pending = Pending(lambda backend: None)
+    pending = Pending(Unfenced())
     pending.suspect(backend, GROUP)
     pending.suspect(backend, GROUP)
     pending.resolve(backend, GROUP)
