@@ -19,6 +19,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
 from support.clocks import Clock
+from support.exchanges import keys_on
 from support.servers import Memcached
 from support.urls import patient_url
 
@@ -120,10 +121,9 @@ class Site:
         # The clock decides when the fence is polled.
         return replace(self.people.stats() - before, fence_polls=0), len(seen)
 
-    def items(self) -> list[str]:
-        """The numbers of items on the servers that do not fail."""
-        lines = [line for server in self.servers[1:] for line in server.ask("stats").splitlines()]
-        return [line for line in lines if line.startswith("STAT curr_items ")]
+    def items(self) -> list[set[str]]:
+        """The keys on the servers that do not fail."""
+        return [keys_on(server) for server in self.servers[1:]]
 
     def outage(self, fault: Callable[[Proxy], None]) -> None:
         """The first server fails, until its circuit is open."""

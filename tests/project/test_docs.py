@@ -437,39 +437,27 @@ def test_the_listing_of_the_architecture_is_that_of_the_files() -> None:
 # The pages as Sphinx builds them
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the pages, built as ``make docs`` does. A warning is an error."""
+def test_the_pages_build_without_a_warning_and_describe_every_public_method(
+    tmp_path: Path, subtests: pytest.Subtests
+) -> None:
+    """They are built as ``make docs`` does. A warning is an error."""
     pytest.importorskip("sphinx", reason="sphinx is not installed: the pages ARE NOT BUILT (make test installs it)")
-    folder = tmp_path_factory.mktemp("html")
     done = subprocess.run(
-        [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", str(DOCS), str(folder)],
+        [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", str(DOCS), str(tmp_path)],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return folder
-
-
-@pytest.fixture(scope="module")
-def described(built: Path) -> set[str]:
-    """The full names that the API pages describe."""
-    *_, names = (built / "objects.inv").read_bytes().split(b"\n", 4)
-    return {line.split()[0] for line in zlib.decompress(names).decode().splitlines()}
-
-
-def test_the_pages_build_without_a_warning(built: Path) -> None:
     for page in PAGES:
         if page not in ROOT_PAGES:
-            assert (built / page.relative_to(DOCS).with_suffix(".html")).is_file()
+            assert (tmp_path / page.relative_to(DOCS).with_suffix(".html")).is_file()
 
-
-@pytest.mark.parametrize(
-    "owner", [person_repo.Service, person_repo.Repository, person_repo.BoundRepository, LeaseBackend]
-)
-def test_every_public_method_is_described(owner: type, described: set[str]) -> None:
-    module = "person_repo.backends" if owner is LeaseBackend else "person_repo"
-    methods = {f"{module}.{owner.__name__}.{name}" for name in vars(owner) if not name.startswith("_")}
-    assert methods
-    assert methods - described == set()
+    *_, names = (tmp_path / "objects.inv").read_bytes().split(b"\n", 4)
+    described = {line.split()[0] for line in zlib.decompress(names).decode().splitlines()}
+    for owner in (person_repo.Service, person_repo.Repository, person_repo.BoundRepository, LeaseBackend):
+        with subtests.test(owner.__name__):
+            module = "person_repo.backends" if owner is LeaseBackend else "person_repo"
+            methods = {f"{module}.{owner.__name__}.{name}" for name in vars(owner) if not name.startswith("_")}
+            assert methods
+            assert methods - described == set()

@@ -91,7 +91,8 @@ def test_a_write_of_another_spelling_is_seen(
         made(where, collation)
         plain = witness_of(Plain, [], ids=SPELLINGS, engine=sa.create_engine(people_engine.url))
         for name, write in WRITES.items():
-            for spelling in ("ADA", "ada ", "\u00e4da") if where == "of the column" else ("ADA",):
+            has_all = where == "of the column" and name in ("update", "upsert", "delete")
+            for spelling in ("ADA", "ada ", "\u00e4da") if has_all else ("ADA",):
                 with plain.sessions() as session, session.begin():
                     session.execute(sa.delete(Plain))
                     session.add_all([Plain(name="ada"), Plain(name="bob")])
