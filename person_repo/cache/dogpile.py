@@ -9,6 +9,8 @@ from typing import Any, Literal
 import msgspec
 from dogpile.cache.api import NO_VALUE, BytesBackend, CantDeserializeException, NoValue
 
+from person_repo.interruptions import is_repeated
+
 __all__ = ["DogpileFace", "well_formed"]
 
 
@@ -30,6 +32,8 @@ class DogpileFace(BytesBackend):
         try:
             return msgspec.msgpack.decode(value)
         except Exception as exc:  # Bytes from a cache are untrusted: whatever they provoke is a miss.
+            if not is_repeated(exc, lambda: msgspec.msgpack.decode(value)):
+                raise
             raise CantDeserializeException(f"{value[:40]!r} is no msgpack") from exc
 
     def get_serialized_multi(self, keys: Iterable[str]) -> list[Any]:

@@ -14,6 +14,7 @@ from person_repo.cache.contract import Place
 from person_repo.database.savepoints import savepoint
 from person_repo.database.schema import REMEDY, has_fence, outdated
 from person_repo.exceptions import CacheUnavailableError
+from person_repo.interruptions import DATABASE_ERRORS
 from person_repo.model import FENCE
 from person_repo.settings import CacheSettings
 
@@ -82,7 +83,7 @@ class FenceTable:
         """
         try:
             return self._read()
-        except sa.exc.SQLAlchemyError as exc:
+        except DATABASE_ERRORS as exc:
             self._change_state(TableState.UNREADABLE, exc)
             raise
 
@@ -136,7 +137,7 @@ class FenceTable:
             with _connected(self.writer) as connection:
                 for start in range(0, len(rows), _ROWS_PER_INSERT):
                     connection.execute(sa.insert(FENCE).values(rows[start : start + _ROWS_PER_INSERT]))
-        except sa.exc.SQLAlchemyError as exc:
+        except DATABASE_ERRORS as exc:
             raise CacheUnavailableError(f"the fence of {self._name} cannot be written: {exc}") from exc
 
     def delete(self, ids: Collection[int]) -> bool:
@@ -146,7 +147,7 @@ class FenceTable:
         try:
             with _connected(self.writer, waits_for_lock=False) as connection:
                 connection.execute(sa.delete(FENCE).where(FENCE.c.id.in_(list(ids))))
-        except sa.exc.SQLAlchemyError as exc:
+        except DATABASE_ERRORS as exc:
             logger.debug("delivered rows stay in the fence for now: %s", exc)
             return False
         return True
@@ -176,7 +177,7 @@ class FenceTable:
         try:
             with _connected(self.reader) as connection:
                 exists = has_fence(connection)
-        except sa.exc.SQLAlchemyError as exc:
+        except DATABASE_ERRORS as exc:
             self._change_state(TableState.UNREADABLE, exc)
             return False
         self._change_state(TableState.READABLE if exists else TableState.MISSING)
@@ -207,7 +208,7 @@ class FenceTable:
         self._is_revision_known = True
         try:
             problem = outdated(connection)
-        except sa.exc.SQLAlchemyError as exc:
+        except DATABASE_ERRORS as exc:
             logger.debug("the revision of the schema cannot be read: %s", exc)
             return
         if problem is not None:

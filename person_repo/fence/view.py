@@ -17,6 +17,7 @@ from person_repo.cache.contract import LeaseBackend, Place, group_of, marker_of
 from person_repo.database.engines import has_one_connection, read_engine_of
 from person_repo.fence.table import FenceTable, Row
 from person_repo.forks import on_fork
+from person_repo.interruptions import DATABASE_ERRORS
 
 __all__ = ["Fence", "fence_of"]
 
@@ -140,7 +141,7 @@ class Fence:
         self.backend.counters.fence_polls += 1
         try:
             rows, servers = table.read()
-        except sa.exc.SQLAlchemyError:
+        except DATABASE_ERRORS:
             # A hit can only be stale if some writer also lost a cache server. Only ``strict`` refuses hits for that.
             if self._settings.on_unreachable == "strict":
                 raise

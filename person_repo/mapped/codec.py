@@ -21,6 +21,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from person_repo.exceptions import RejectedItemError, UncacheableError
+from person_repo.interruptions import is_repeated
 from person_repo.mapped.mapping import EntityMapping, Row
 from person_repo.mapped.sealing import Seal
 
@@ -69,10 +70,17 @@ class Codec(Generic[E]):
                 encoded = self._seal.seal(encoded, key)
             changed = self._changed(row, self.decode(encoded, key))
         except Exception as exc:  # a host's TypeDecorator may raise anything, and the read must not fail for it
+            if not is_repeated(exc, lambda: self._try_encoding(key, row)):
+                raise
             raise UncacheableError(f"{key}: {exc}") from exc
         if changed is not None:
             raise UncacheableError(f"{key}: {changed} would not come back from the cache as it is")
         return encoded
+
+    def _try_encoding(self, key: str, row: Row | None) -> None:
+        """Raises what ``encode`` met."""
+        encoded = self._encode((self.schema, key, None if row is None else self._to_wire(row)))
+        self._changed(row, self.decode(encoded if self._seal is None else self._seal.seal(encoded, key), key))
 
     def decode(self, item: bytes, key: str) -> Row | None:
         """The row of an item, or None for a known absence.
@@ -84,8 +92,16 @@ class Codec(Generic[E]):
             if schema == self.schema and named == key:
                 return row if row is None or self._as_is else self._from_wire(row)
         except Exception as exc:  # hostile bytes provoke many errors (depth, range, encoding, names): one outcome
+            if not is_repeated(exc, lambda: self._try_decoding(item, key)):
+                raise
             raise RejectedItemError(f"{key}: {exc}") from exc
         raise RejectedItemError(f"{key}: the item is of key {named!r:.120} and schema {schema:x}")
+
+    def _try_decoding(self, item: bytes, key: str) -> None:
+        """Raises what ``decode`` met, apart from another key or schema."""
+        _, _, row = self._decode(item if self._seal is None else self._seal.open(item, key))
+        if row is not None and not self._as_is:
+            self._from_wire(row)
 
     def decode_all(self, items: Sequence[bytes], keys: Sequence[str]) -> list[Row | None] | None:
         """``decode`` each item, by a fast path without a call for each if rows travel unchanged and unsealed.
@@ -102,7 +118,11 @@ class Codec(Generic[E]):
                 if named != key or schema != own_schema:
                     return None
                 rows.append(row)
-        except Exception:  # as in ``decode``
+        except RejectedItemError:
+            return None
+        except Exception as exc:  # as in ``decode``
+            if not is_repeated(exc, lambda: [*map(self._try_decoding, items, keys)]):
+                raise
             return None
         return rows
 

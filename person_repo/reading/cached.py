@@ -16,6 +16,7 @@ from person_repo.database.bound import BoundRepository
 from person_repo.database.ids import identities, listed, required
 from person_repo.database.repository import Repository, SQLAlchemyRepository
 from person_repo.fence.view import Fence, fence_of
+from person_repo.interruptions import is_repeated
 from person_repo.mapped.codec import Codec, RejectedItemError
 from person_repo.mapped.keys import Keyspace
 from person_repo.mapped.mapping import Identity, Row
@@ -106,7 +107,9 @@ class CachedRepository(Repository[E]):
         rows = self._read_through.rows(batch)
         try:
             return self.mapping.hydrate_all(zip(batch.ids, rows, strict=True))
-        except Exception:  # One row cannot be made an object; go row by row to find which.
+        except Exception as exc:  # One row cannot be made an object; go row by row to find which.
+            if not is_repeated(exc, lambda: self.mapping.hydrate_all(zip(batch.ids, rows, strict=True))):
+                raise
             pairs = [(id, self._hydrate(id, row)) for id, row in zip(batch.ids, rows, strict=True)]
             return {id: entity for id, entity in pairs if entity is not None}
 
@@ -162,11 +165,14 @@ class CachedRepository(Repository[E]):
             return self._hydrate_committed(id, row, exc)
 
     def _hydrate_committed(self, id: Any, row: Row | None, exc: Exception) -> E | None:
-        """The object of the database's row, after a listener raised ``exc`` for the row that was read.
+        """The object of the database's row, after ``exc`` was raised for the row that was read, by a listener or from
+        elsewhere.
 
         If the database has the same row, the error is the host's to see, from here as from there. Otherwise only the
         cache had the row: the item is of no use, and goes.
         """
+        if row is not None and not is_repeated(exc, lambda: self.mapping.hydrate(row)):
+            raise exc
         identity = self.mapping.identity(id)
         assert identity is not None, id
         key, full_key = self.keys.key_of(identity)

@@ -24,12 +24,11 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
-import sqlalchemy as sa
-
 from person_repo.cache.contract import BLOCKED, BUSY, Expiring, Fetched, Lease, LeaseBackend, Outcome
 from person_repo.database.loading import Loader
 from person_repo.exceptions import OverloadError
 from person_repo.fence.view import Fence
+from person_repo.interruptions import DATABASE_ERRORS
 from person_repo.mapped.codec import Codec, RejectedItemError
 from person_repo.mapped.mapping import Identity, Row
 from person_repo.observability.counters import Counters
@@ -254,7 +253,7 @@ class ReadThrough:
                     self._fetch_again(batch)
                 if batch.to_load:  # Stored before the turn ends, so that the next reader in the queue hits.
                     self._load_now(batch)
-        except (sa.exc.SQLAlchemyError, OverloadError) as exc:
+        except (*DATABASE_ERRORS, OverloadError) as exc:
             if not batch.may_stay:
                 raise
             self._take_current(batch, exc)

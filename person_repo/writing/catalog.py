@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from person_repo.database.engines import read_engine_of
 from person_repo.database.marks import OWN
+from person_repo.interruptions import DATABASE_ERRORS
 
 __all__ = ["UNKNOWN", "KeyColumns", "has_catalog", "is_exact_collation", "key_columns_of"]
 
@@ -83,7 +84,7 @@ def key_columns_of(engine: sa.Engine, table: sa.Table, names: Sequence[str]) -> 
             parameters = {"name": table.name, "columns": list(names)}
             query = _OF_POSTGRESQL if is_postgresql else _OF_MYSQL
             columns = connection.execute(query, parameters, execution_options={OWN: True}).all()
-    except sa.exc.SQLAlchemyError as exc:
+    except DATABASE_ERRORS as exc:
         logger.warning("the key of %s cannot be asked for; its changes drop the whole class: %s", table.name, exc)
         return None
     if not columns:

@@ -17,6 +17,7 @@ from sqlalchemy.engine.interfaces import ExecutionContext
 from person_repo.database.marks import DECLARED, OWN
 from person_repo.exceptions import InvalidIdError
 from person_repo.internals import MAKE_RESULT, has_listeners, is_disconnect
+from person_repo.interruptions import is_repeated
 from person_repo.writing.connections import commits_itself, driver_of, has_failed, has_more_results, info_of, is_open
 from person_repo.writing.covered import SINCE, Covered, CoveredModel
 from person_repo.writing.examination import (
@@ -103,7 +104,15 @@ def examine(covered: Covered, context: Any, statement: str) -> None:
     kind, may_commit = (TextKind.WRITE, False) if writes else kind_of_text(statement, context.dialect.name)
     if kind == TextKind.READ and not may_commit:
         return
-    changes = _changes(covered, context, statement, kind, form, is_core=writes)
+    try:
+        changes = _changes(covered, context, statement, kind, form, is_core=writes)
+    except sa.exc.DBAPIError:
+        raise  # Our own key query failed; the host's statement would have failed the same way.
+    except Exception as exc:  # A kind of statement never seen before: it must neither fail because of us nor go unseen.
+        if not is_repeated(exc, lambda: _changes(covered, context, statement, kind, form, is_core=writes)):
+            raise
+        logger.exception("the changes of a statement cannot be found; every cached model is dropped: %.200s", statement)
+        changes = whole_models(covered.models)
     if changes or may_commit or kind != TextKind.WRITE:
         alters = covered.has_catalog and bool(changes) and not writes and may_alter(statement, kind)
         _put_in_flight(covered, context, statement, kind, changes, may_commit=may_commit, alters=alters)
@@ -111,16 +120,10 @@ def examine(covered: Covered, context: Any, statement: str) -> None:
 
 def _changes(covered: Covered, context: Any, statement: str, kind: str, form: Form | None, *, is_core: bool) -> Changes:
     connection: sa.Connection = context.root_connection
-    try:
-        declared = context.execution_options.get(DECLARED)
-        if declared is not None:
-            return of_declared(covered, connection, declared)
-        return of_core(covered, context, form) if is_core else of_text(covered, connection, statement, kind)
-    except sa.exc.DBAPIError:
-        raise  # Our own key query failed; the host's statement would have failed the same way.
-    except Exception:  # A kind of statement never seen before: it must neither fail because of us nor go unseen.
-        logger.exception("the changes of a statement cannot be found; every cached model is dropped: %.200s", statement)
-        return whole_models(covered.models)
+    declared = context.execution_options.get(DECLARED)
+    if declared is not None:
+        return of_declared(covered, connection, declared)
+    return of_core(covered, context, form) if is_core else of_text(covered, connection, statement, kind)
 
 
 # The statement and its transaction

@@ -20,7 +20,8 @@ A statement that commits by itself (AUTOCOMMIT, COMMIT as text) has steps 5 and 
 on MySQL, a procedure, anything SQLite runs outside a transaction) has step 5 before it; step 6 comes after it if the
 driver says that no transaction is open any more (``connections``), else at the transaction's end.
 
-After an acknowledged commit nothing here raises; before it a failing cache does only if ``on_unreachable`` wants that.
+After an acknowledged commit no failing cache raises here; before it one does only if ``on_unreachable`` wants that. An
+exception that the host sends meanwhile (a time limit, Ctrl-C) always arrives (``interruptions``).
 
 All of it hangs on the engine's dialect: on its functions, the one place that every path to a statement and to a COMMIT
 passes, and on its execution contexts. None of it is a listener: SQLAlchemy has no event after a COMMIT, and an engine

@@ -81,7 +81,8 @@ def before_autocommit(fence: Fence, places: Collection[Place], *, held_for: floa
 
 
 def after_commit(fence: Fence, places: Collection[Place]) -> None:
-    """Record places where a tombstone was placed and its release met nobody. Never raises: the change is committed.
+    """Record places where a tombstone was placed and its release met nobody. A failure is logged, since the change
+    is committed.
 
     The server may have lost the tombstone in between, and taken an old entry.
     """

@@ -131,19 +131,20 @@ class Pending:
             self._recorded[backend] = recorded | places
 
     def finish(self, *, committed: bool = True) -> None:
-        """Release the tombstones: the transaction is over. Never raises."""
+        """Release the tombstones: the transaction is over. Raises nothing but what the host has sent meanwhile."""
         if self.altered:
             self.written.settle(self)
         recorded, self._recorded = self._recorded, {}
         self._changed = {}
-        unanswered = self._tombstones.release()
-        if committed and (recorded or unanswered):
-            self._fence_after(recorded, unanswered)
+        unanswered: dict[LeaseBackend, set[Place]] = {}
+        try:
+            unanswered = self._tombstones.release()
+        finally:
+            if committed and (recorded or unanswered):
+                self._fence_after(recorded, unanswered)
 
     def release_made(self) -> None:
-        """Release the tombstones and keep the changes: they are made for everybody, and the transaction goes on. Never
-        raises.
-        """
+        """Release the tombstones and keep the changes: they are made for everybody, and the transaction goes on."""
         self._fence_after({}, self._tombstones.release())
 
     def _fence_after(

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from person_repo.database.engines import read_engine_of
 from person_repo.database.marks import OWN
+from person_repo.interruptions import DATABASE_ERRORS
 
 __all__ = ["Storage"]
 
@@ -73,7 +74,7 @@ class Storage:
             with read_engine_of(engine).connect() as connection:
                 parameters = {"schema": schema, "name": name}
                 row = connection.execute(_QUESTION, parameters, execution_options={OWN: True}).first()
-        except sa.exc.SQLAlchemyError as exc:
+        except DATABASE_ERRORS as exc:
             logger.warning(
                 "the storage engine of %s cannot be asked for; its changes are announced early: %s", name, exc
             )

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Iterable, Sequence
 
 from person_repo.cache.contract import LeaseBackend, Place, Tombstones
+from person_repo.interruptions import is_repeated
 
 __all__ = ["PlacedTombstones"]
 
@@ -14,7 +15,9 @@ logger = logging.getLogger("person_repo.writing")
 
 
 class PlacedTombstones:
-    """The tombstones of one change: ``place`` before it, ``release`` after it. Neither raises for a failing cache."""
+    """The tombstones of one change: ``place`` before it, ``release`` after it. Neither raises for a failing cache: a
+    backend does not. Other exceptions, such as those that the host sends, leave.
+    """
 
     __slots__ = ("_placed",)
 
@@ -24,12 +27,7 @@ class PlacedTombstones:
     def place(self, backend: LeaseBackend, keys: Sequence[str], groups: Iterable[str] = ()) -> frozenset[Place]:
         """Place tombstones on items and whole groups; returns the places where none could be put."""
         names = list(groups)
-        try:
-            tombstones = backend.put_tombstones(keys, names)
-        except Exception:
-            backend.counters.errors += 1
-            logger.exception("tombstones could not be placed; cached reads may be old until the ttl")
-            return frozenset()
+        tombstones = backend.put_tombstones(keys, names)
         backend.counters.tombstones += len(keys)
         backend.counters.model_drops += len(names)
         self._placed.append((backend, tombstones))
@@ -41,19 +39,26 @@ class PlacedTombstones:
     def release(self) -> dict[LeaseBackend, set[Place]]:
         """Remove them; returns, by cache, the places where no server answered. May be called again.
 
-        Never raises: the change is committed, or rolled back.
+        An exception of the host's that comes meanwhile is raised once all are released. One that no ``Exception`` is,
+        such as Ctrl-C, is raised at once: the tombstones that are left stand until their ttl.
         """
         placed, self._placed = self._placed, []
         unanswered: dict[LeaseBackend, set[Place]] = {}
+        interruption: Exception | None = None
         for backend, tombstones in placed:
             try:
                 silent = backend.release(tombstones)
-            except Exception:
-                backend.counters.errors += 1
-                logger.exception("tombstones could not be released; their keys go to the database until the ttl")
+            except Exception as exc:
+                if is_repeated(exc, lambda: backend.release(tombstones)):  # noqa: B023
+                    backend.counters.errors += 1
+                    logger.exception("tombstones could not be released; their keys go to the database until the ttl")
+                else:
+                    interruption = exc
             else:
                 if silent:
                     unanswered.setdefault(backend, set()).update(silent)
+        if interruption is not None:
+            raise interruption
         return unanswered
 
 

@@ -215,6 +215,7 @@ def stores_no_nul(people: PersonService) -> bool:
 
 
 @pytest.mark.every_database
+@pytest.mark.proof(name="suite", sample=4)
 def test_ids_that_can_be_stored_are_absent_in_every_method_and_then_found_by_no_other(
     people: PersonService, statements: Statements
 ) -> None:

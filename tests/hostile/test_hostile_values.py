@@ -68,6 +68,7 @@ def outcome_of(parcels: Service[Parcel], field: str, value: Any, how: str) -> st
     return "written"
 
 
+@pytest.mark.proof(name="suite", sample=4)
 @pytest.mark.parametrize("how", ["find", "add", "add_many", "update", "upsert"])
 def test_a_value_is_stored_as_it_is_or_refused(engine: sa.Engine, how: str, statements: Statements) -> None:
     """A list that reached a driver could become a part of the statement; a word could become a number."""

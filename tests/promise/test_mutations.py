@@ -516,7 +516,7 @@ MUTATIONS = [
 ]
 
 
-@pytest.mark.proof(name="mutations", sample=6)
+@pytest.mark.proof(name="mutations", sample=4)
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("mutation", MUTATIONS + FENCE_MUTATIONS, ids=lambda mutation: mutation.name)
 def test_a_safeguard_taken_away_is_missed(

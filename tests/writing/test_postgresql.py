@@ -230,6 +230,7 @@ def folding(people_engine: sa.Engine) -> sa.Engine:
     return people_engine
 
 
+@pytest.mark.proof(name="suite", sample=2)
 @pytest.mark.parametrize("type_", CREATED.values(), ids=CREATED)
 def test_keys_that_the_metadata_takes_for_plain_strings(
     folding: sa.Engine, witness_of: Callable[..., Witness], type_: str, subtests: pytest.Subtests

@@ -60,7 +60,7 @@ def test_a_commit_drops_exactly_what_it_changed_whatever_the_way(people: Witness
         assert people.looks > looks + 4
 
 
-@pytest.mark.proof(name="ways", sample=2)
+@pytest.mark.proof(name="ways", sample=1)
 def test_a_commit_drops_exactly_what_it_changed_after_others_of_the_same_form(
     people: Witness, subtests: pytest.Subtests
 ) -> None:
@@ -114,7 +114,7 @@ def test_a_transaction_that_drops_a_model_examines_no_more_of_its_keys(
 
 
 @pytest.mark.every_database
-@pytest.mark.proof(name="ways")
+@pytest.mark.proof(name="ways", sample=3)
 def test_each_statement_that_commits_itself_is_announced_whatever_the_way(
     people: Witness, subtests: pytest.Subtests
 ) -> None:

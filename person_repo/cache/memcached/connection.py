@@ -17,6 +17,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 from pymemcache.client.base import Client  # type: ignore[import-untyped]
+from pymemcache.exceptions import MemcacheError  # type: ignore[import-untyped]
 
 from person_repo.cache.memcached import wire
 from person_repo.cache.memcached.wire import LARGEST_REQUEST, KnownMarker, ProtocolError, Reply
@@ -31,6 +32,8 @@ _TOLERANCE: Final = 0.001
 _MOMENT: Final = 0.005
 _MOMENTS: Final = 0.05
 _RECEIVE: Final = 64 * 1024
+_REFUSALS: Final = (OSError, ValueError, MemcacheError)
+"""The errors of sockets, TLS and names that pymemcache lets through when it connects."""
 _RECEIVE_MANY: Final = 256 * 1024
 
 
@@ -105,7 +108,7 @@ class Connection:
         self._asked_at = began = time.monotonic()
         try:
             self._client = _connected(address or server, settings, tls, budget)
-        except Exception as exc:  # pymemcache lets any error of the socket or TLS through.
+        except _REFUSALS as exc:
             raise CacheUnavailableError(f"memcached {server}: {_reason(exc)}") from exc
         finally:
             budget.remaining -= time.monotonic() - began
@@ -282,7 +285,7 @@ def _connected(server: str, settings: CacheSettings, tls: ssl.SSLContext | None,
         )
         try:
             connect_now(client)
-        except Exception as exc:
+        except _REFUSALS as exc:
             failure = exc
         else:
             return client
