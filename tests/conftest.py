@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import gc
 import signal
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -50,12 +49,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if not any("database_url" in names for names in named):
             databases = pytest.mark.parametrize("database_url", ["sqlite", "mysql", *OTHERS], indirect=True)
             metafunc.definition.add_marker(databases)
-
-
-def pytest_collection_finish() -> None:
-    """pytest: the garbage collector need not look through thousands of tests each time."""
-    gc.collect()
-    gc.freeze()
 
 
 # A shell has processes in the background ignore Ctrl-C, and their children inherit that: the tests of Ctrl-C would wait

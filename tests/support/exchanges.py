@@ -71,7 +71,8 @@ def keys_on(server: Memcached) -> set[str]:
     # "metadump all" walks the LRU lists, and leaves out items that the maintainer is moving just then.
     while (answer := _dump(server, "hash")).startswith(b"BUSY"):  # the server's own crawler is at work
         time.sleep(0.01)
-    return {unquote(line.split()[0].removeprefix("key=")) for line in answer.decode().splitlines()[:-1]}
+    lines = [line for line in answer.decode().splitlines() if line.startswith("key=")]  # 1.6.45 says OK, too.
+    return {unquote(line.split()[0].removeprefix("key=")) for line in lines}
 
 
 def _dump(server: Memcached, way: str) -> bytes:
