@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import dataclasses
 import doctest
+import gc
 import importlib.util
 import os
 import re
@@ -31,6 +32,7 @@ import subprocess
 import sys
 import tempfile
 import types
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -174,6 +176,10 @@ class Run:
             elif isinstance(value, sa.Engine):
                 value.dispose()
         del sys.modules["page"]
+        # A page need not close all that it opens; later tests are not to be told.
+        self.namespace.clear()
+        with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+            gc.collect()
 
 
 @pytest.fixture
