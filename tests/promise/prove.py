@@ -90,7 +90,9 @@ class Result:
     def amount(self) -> str:
         """How much of it was done, in words."""
         done = self.numbers["passed"]
-        cases = f"{done:,} of {self.numbers['cases'] or done:,} cases"
+        # Of the suite only the marked cases are counted beforehand.
+        all_of_them = max(self.numbers["cases"], done + self.numbers["failed"] + self.numbers["error"])
+        cases = f"{done:,} of {all_of_them:,} cases"
         return "; ".join([cases, *[f"{count:,} {name}" for name, count in self.numbers["amounts"].items()]])
 
     @property
