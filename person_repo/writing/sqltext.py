@@ -32,7 +32,7 @@ _READS = frozenset(
 )  # fmt: skip
 _EXPLAINS = frozenset({"EXPLAIN", "DESCRIBE", "DESC"})
 _RUNS_ANYTHING = frozenset({"CALL", "EXECUTE", "EXEC", "DO", "BINLOG", "IMPORT"})
-_CHANGES_ROWS = frozenset({"INSERT", "UPDATE", "DELETE", "REPLACE", "MERGE", "WITH", "COPY", "LOAD", "TRUNCATE"})
+_DEFINES = frozenset({"ALTER", "CREATE", "DROP", "RENAME", "SET"})  # SET STATEMENT ... FOR ALTER (MariaDB)
 # The MySQL manual, "Statements That Cause an Implicit Commit". Some commit only in some forms (CREATE TABLE does,
 # CREATE TEMPORARY TABLE does not), and by some MariaDB runs another statement (ANALYZE UPDATE ...).
 _IMPLICIT_COMMITS = frozenset(
@@ -123,9 +123,10 @@ def _kind_of_boundary(first: str, second: str, text: str, *, is_sqlite: bool) ->
 
 
 def may_alter(text: str, kind: str) -> bool:
-    """True if SQL text of this kind may define a table anew: it is not one statement that changes rows."""
+    """True if SQL text of this kind may define a table anew. Of several statements any may."""
     words = _WORDS.match(text)
-    return kind == TextKind.ANY or ";" in text or not words or words[1].upper() not in _CHANGES_ROWS
+    first = words[1].upper() if words else ""
+    return kind == TextKind.ANY or ";" in text.rstrip("; \t\r\n") or first in _DEFINES
 
 
 def chains(text: str) -> bool:

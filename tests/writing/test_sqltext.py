@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from person_repo.writing.sqltext import TextKind, chains, kind_of_text
+from person_repo.writing.sqltext import TextKind, chains, kind_of_text, may_alter
 
 READ, WRITE, ANY = TextKind.READ, TextKind.WRITE, TextKind.ANY
 BEGIN, COMMIT, ROLLBACK = TextKind.BEGIN, TextKind.COMMIT, TextKind.ROLLBACK
@@ -135,3 +135,21 @@ def test_text_that_means_nothing_is_read_in_no_time(text: str) -> None:
 )
 def test_a_chained_end_begins_the_next_transaction(text: str, expected: bool) -> None:
     assert chains(text) is expected
+
+
+DEFINING = [
+    "ALTER TABLE person ALTER id TYPE citext", "/* now */ alter table person engine=MyISAM", "DROP TABLE person;",
+    "CREATE OR REPLACE TABLE person (id int)", "RENAME TABLE other TO person", "CALL migrate()",
+    "SET STATEMENT lock_wait_timeout = 1 FOR ALTER TABLE person ADD note int", "SELECT 1; ALTER TABLE person ADD a int",
+]  # fmt: skip
+CHANGING_ROWS = [
+    "INSERT INTO person VALUES (1)", "update person set id = 1;", "WITH a AS (SELECT 1) DELETE FROM person",
+    "REPLACE INTO person VALUES (1)", "COPY person FROM STDIN", "LOAD DATA INFILE 'a' INTO TABLE person",
+    "TRUNCATE person", "LOCK TABLE person IN EXCLUSIVE MODE", "ANALYZE person", "COMMIT", "",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [*DEFINING, *CHANGING_ROWS])
+def test_a_table_is_defined_anew_by_some_statements_only(text: str) -> None:
+    """The others need not make those beside them drop the model."""
+    assert may_alter(text, kind_of_text(text, "mysql")[0]) is (text in DEFINING)
