@@ -176,6 +176,8 @@ def _put_in_flight(
     if covered.storage.is_asked:
         for change in changes:
             at_once = at_once or not covered.storage.waits_for_commit(change.table.table, options)
+    if alters:
+        covered.alter([change.table for change in changes], pending)
     in_flight = InFlight(
         pending,
         covered,
@@ -187,9 +189,6 @@ def _put_in_flight(
         since=len(covered.news),
     )
     in_flight.record(changes)
-    if alters:
-        covered.alter([change.table for change in changes], pending)
-        in_flight.since = len(covered.news)
     may_end = ends or at_once or may_commit or (open_now is False and _is_outside(context.dialect, statement))
     if may_end and in_flight.unannounced:
         pending.place(_transaction_that_can_record(connection, kind, open_now))
@@ -287,7 +286,7 @@ class InFlight:
         4. MySQL ended a transaction on the way, maybe before a part of it, or the changes were made at once: they are
            released, the changes are kept.
         """
-        if self.pending.altered and self.covered.storage.is_asked:
+        if self.pending.alters and self.covered.storage.is_asked:
             self.covered.settle(self.pending)  # MySQL has committed before and after it.
         has_news = self._learn_from_result(result) if self.generating or self.counted else False
         is_over = is_open(self.driver) is False
@@ -323,7 +322,7 @@ class InFlight:
         Other failures (a listener of the host's, an interrupt) do not come here: the models stay suspected, and the
         tombstones stand until the next statement or the transaction is over.
         """
-        if self.pending.altered and self.covered.storage.is_asked:
+        if self.pending.alters and self.covered.storage.is_asked:
             self.covered.settle(self.pending)
         if is_disconnect(context.root_connection):
             return

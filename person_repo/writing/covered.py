@@ -79,10 +79,13 @@ class CoveredModel(WatchedTable):
         self._altering.add(pending)
         self._key_columns = []
 
-    def settle(self, pending: Pending) -> None:
-        """Ask again: the table may have other columns now."""
+    def settle(self, pending: Pending) -> bool:
+        """Ask again if this transaction was one that may have given the table other columns; returns whether it was."""
+        if pending not in self._altering:
+            return False
         self._altering.discard(pending)
         self._key_columns = []
+        return True
 
     def _in_catalog(self) -> KeyColumns:
         """The catalog's facts of the key, asked for until the table is there."""
@@ -138,9 +141,9 @@ class Covered:
         """A transaction may define these tables anew. Until its end, others that change rows of theirs drop the models:
         a statement that was examined by the old definition may run by the new one.
         """
+        pending.alters = True
         for model in models:
             model.alter(pending)
-            pending.altered.append(model)
             self.news.append(model)
         self.definitions = object()
 
@@ -148,10 +151,10 @@ class Covered:
         """Ask again for the storage engines of the tables that a transaction altered, and the collations of their keys:
         its outcome is known.
         """
-        for model in pending.altered:
-            model.settle(pending)
-            self.storage.forget(model.table)
-        pending.altered = []
+        pending.alters = False
+        for model in self.models:
+            if model.settle(pending):
+                self.storage.forget(model.table)
         self.definitions = object()
 
     def fence_of(self, backend: LeaseBackend) -> Fence | None:

@@ -27,4 +27,4 @@ def invalidate(
             outage.before_autocommit(fence, unplaced, held_for=0)
             fence.block_locally(unplaced)
     finally:
-        tombstones.release()
+        tombstones.release({})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, Protocol
+from typing import Protocol
 
 from person_repo.cache.contract import LeaseBackend, Place
 from person_repo.fence.view import Fence
@@ -43,14 +43,14 @@ class Pending:
     """The changes of one DBAPI connection's transaction, and the tombstones placed for them so far.
 
     ``add``, ``add_group``, ``suspect`` and ``resolve`` record; ``place`` comes before the COMMIT, ``finish`` after the
-    outcome. ``begun_by_text``, ``begun_by_savepoint``: the host's own SQL began the transaction. ``altered``: the
-    models whose tables it may define anew.
+    outcome. ``begun_by_text``, ``begun_by_savepoint``: the host's own SQL began the transaction. ``alters``: it
+    may define tables anew.
     """
 
     written: Written
     begun_by_text: bool = False
     begun_by_savepoint: bool = False
-    altered: list[Any] = field(default_factory=list)
+    alters: bool = False
     _changed: dict[LeaseBackend, _Changed] = field(default_factory=dict)
     _suspected: list[tuple[LeaseBackend, str]] = field(default_factory=list)
     _tombstones: PlacedTombstones = field(default_factory=PlacedTombstones)
@@ -132,20 +132,24 @@ class Pending:
 
     def finish(self, *, committed: bool = True) -> None:
         """Release the tombstones: the transaction is over. Raises nothing but what the host has sent meanwhile."""
-        if self.altered:
+        if self.alters:
             self.written.settle(self)
         recorded, self._recorded = self._recorded, {}
         self._changed = {}
         unanswered: dict[LeaseBackend, set[Place]] = {}
         try:
-            unanswered = self._tombstones.release()
+            self._tombstones.release(unanswered)
         finally:
             if committed and (recorded or unanswered):
                 self._fence_after(recorded, unanswered)
 
     def release_made(self) -> None:
         """Release the tombstones and keep the changes: they are made for everybody, and the transaction goes on."""
-        self._fence_after({}, self._tombstones.release())
+        unanswered: dict[LeaseBackend, set[Place]] = {}
+        try:
+            self._tombstones.release(unanswered)
+        finally:
+            self._fence_after({}, unanswered)
 
     def _fence_after(
         self, recorded: dict[LeaseBackend, set[Place]], unanswered: dict[LeaseBackend, set[Place]]
@@ -160,4 +164,4 @@ class Pending:
 
     def release_early(self) -> None:
         """Release the tombstones and keep the changes: the transaction goes on."""
-        self._tombstones.release()
+        self._tombstones.release({})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import weakref
 from collections.abc import Iterable, Sequence
@@ -36,30 +37,32 @@ class PlacedTombstones:
         backend.counters.unplaced += len(tombstones.failed_keys) + len(tombstones.failed_groups)
         return tombstones.missing
 
-    def release(self) -> dict[LeaseBackend, set[Place]]:
-        """Remove them; returns, by cache, the places where no server answered. May be called again.
+    def release(self, unanswered: dict[LeaseBackend, set[Place]]) -> None:
+        """Remove them; adds to ``unanswered``, by cache, the places where no server answered. May be called again.
 
         An exception of the host's that comes meanwhile is raised once all are released. One that no ``Exception`` is,
         such as Ctrl-C, is raised at once: the tombstones that are left stand until their ttl.
         """
         placed, self._placed = self._placed, []
-        unanswered: dict[LeaseBackend, set[Place]] = {}
         interruption: Exception | None = None
         for backend, tombstones in placed:
             try:
-                silent = backend.release(tombstones)
+                if silent := backend.release(tombstones):
+                    unanswered.setdefault(backend, set()).update(silent)
             except Exception as exc:
-                if is_repeated(exc, lambda: backend.release(tombstones)):  # noqa: B023
+                if is_repeated(exc, functools.partial(_release, backend, tombstones, unanswered)):
                     backend.counters.errors += 1
                     logger.exception("tombstones could not be released; their keys go to the database until the ttl")
                 else:
                     interruption = exc
-            else:
-                if silent:
-                    unanswered.setdefault(backend, set()).update(silent)
         if interruption is not None:
             raise interruption
-        return unanswered
+
+
+def _release(backend: LeaseBackend, tombstones: Tombstones, unanswered: dict[LeaseBackend, set[Place]]) -> None:
+    """The same again, after an exception that may not have been the backend's."""
+    if silent := backend.release(tombstones):
+        unanswered.setdefault(backend, set()).update(silent)
 
 
 _unreachable: weakref.WeakKeyDictionary[LeaseBackend, set[str]] = weakref.WeakKeyDictionary()

@@ -20,7 +20,7 @@ KEYS = [f"{GROUP}:s{number}" for number in range(30)]
 def place_and_release(backend: MemcachedBackend, key: str) -> None:
     tombstones = PlacedTombstones()
     tombstones.place(backend, [key])
-    tombstones.release()
+    tombstones.release({})
 
 
 def levels(caplog: pytest.LogCaptureFixture) -> list[str]:

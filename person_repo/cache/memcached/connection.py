@@ -32,9 +32,10 @@ _TOLERANCE: Final = 0.001
 _MOMENT: Final = 0.005
 _MOMENTS: Final = 0.05
 _RECEIVE: Final = 64 * 1024
+_RECEIVE_MANY: Final = 256 * 1024
+
 _REFUSALS: Final = (OSError, ValueError, MemcacheError)
 """The errors of sockets, TLS and names that pymemcache lets through when it connects."""
-_RECEIVE_MANY: Final = 256 * 1024
 
 
 class Budget:
