@@ -18,11 +18,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
 from support.forks import forking, running_in_child
-from support.servers import Memcached, free_port
+from support.partitions import backend_of, cut_off, heal
+from support.servers import Memcached
 from support.urls import patient_url
 
-from person_repo.cache.memcached.backend import MemcachedBackend
-from person_repo.cache.region import lease_backend
 from person_repo.exceptions import CacheUnavailableError
 from person_repo.model import FENCE, Base, Person
 from person_repo.service import PersonService, connect
@@ -33,27 +32,6 @@ NUMBERS = 4000
 
 LIMIT = 240
 """Seconds after which a step that never ends is an error."""
-
-
-def backend_of(people: PersonService) -> MemcachedBackend:
-    backend = lease_backend(people.region)
-    assert isinstance(backend, MemcachedBackend)
-    return backend
-
-
-def cut_off(people: PersonService, *servers: str) -> None:
-    """From now on this process reaches nobody at the addresses of these servers, or of all servers if none is named."""
-    backend = backend_of(people)
-    backend.addresses = dict.fromkeys(servers or backend.servers, f"127.0.0.1:{free_port()}")
-    backend.close()
-
-
-def heal(people: PersonService) -> None:
-    """The servers can be reached again, and the circuits of this process are closed."""
-    backend = backend_of(people)
-    backend.addresses = {}
-    while not all(breaker.is_closed and not breaker.is_failing for breaker in backend._pool.breakers.values()):
-        backend.fetch_many("probe", [f"probe:{n}" for n in range(50)])
 
 
 def undelivered(people: PersonService) -> int:

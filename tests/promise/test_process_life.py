@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 from sqlalchemy.util import queue
 from support.forks import forking, in_child, running_in_child
+from support.interruptions import came_of
 from support.proofs import is_sample
 from support.servers import Memcached
 from support.unruly import Door
@@ -197,13 +198,6 @@ def finalisers_may_be_interrupted(monkeypatch: pytest.MonkeyPatch) -> Iterator[N
     pools.setLevel(logging.CRITICAL)
     yield
     pools.setLevel(logging.NOTSET)
-
-
-def came_of(exc: BaseException | None, interruption: type[BaseException]) -> bool:
-    """True for an interruption, and for an error of SQLAlchemy's finally clauses after one."""
-    while exc is not None and not isinstance(exc, interruption):
-        exc = exc.__context__
-    return exc is not None
 
 
 class Interruption(BaseException):
