@@ -27,5 +27,6 @@ def is_repeated(error: Exception, attempt: Callable[[], object]) -> bool:
     try:
         attempt()
     except Exception as again:
-        return type(again) is type(error)
+        # The second attempt is made deeper in the stack, and may come to its end where the first found another error.
+        return type(again) is type(error) or isinstance(again, RecursionError)
     return False

@@ -611,6 +611,24 @@ def test_megabytes_cost_no_more_memory_than_they_are_long_by_a_factor(filler: st
     assert peak < 80 * max(map(len, items))
 
 
+def _nested(depth: int) -> Any:
+    value: Any = object()
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def test_depths_at_which_only_one_of_two_attempts_reaches_the_end_of_the_stack() -> None:
+    for depth in range(sys.getrecursionlimit() + 10):
+        cut_short = HEAD + b"\x91" * depth
+        hostile(cut_short, PARCEL_CODEC, PARCEL_KEY)
+        assert PARCEL_CODEC.decode_all([cut_short], [PARCEL_KEY]) is None
+    place = PARCEL.index(parcel().contents)
+    for depth in range(sys.getrecursionlimit() - 250, sys.getrecursionlimit() + 10):
+        with pytest.raises(UncacheableError):
+            PARCEL_CODEC.encode(PARCEL_KEY, (*PARCEL[:place], _nested(depth), *PARCEL[place + 1 :]))
+
+
 @pytest.mark.parametrize("item", [None, "text", 7, (1, KEY, ADA)])
 def test_anything_but_bytes_is_rejected(item: Any) -> None:
     hostile(item)
