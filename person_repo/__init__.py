@@ -31,10 +31,12 @@ if TYPE_CHECKING:
     from person_repo.checks import Finding
     from person_repo.database.bound import BoundRepository
     from person_repo.database.repository import Repository, SQLAlchemyRepository
+    from person_repo.declare import cached
     from person_repo.model import Base, ExactString, Person
     from person_repo.observability.counters import Stats
     from person_repo.reading.cached import CachedRepository
     from person_repo.service import PersonService, Service, connect
+    from person_repo.writing.declared import cover
 
 # Type checkers read this list, so it is a plain one.
 __all__ = [
@@ -62,7 +64,9 @@ __all__ = [
     "StaleEntityError",
     "Stats",
     "UnknownFieldError",
+    "cached",
     "connect",
+    "cover",
     "make_region",
 ]
 
@@ -73,10 +77,12 @@ _PUBLIC_MODULES = ("backends", "exceptions", "migrations", "settings", "testing"
 _LAZY_MODULES = (
     "observability.counters",
     "model",
+    "declare",
     "cache.region",
     "database.bound",
     "database.repository",
     "reading.cached",
+    "writing.declared",
     "checks",
     "service",
 )

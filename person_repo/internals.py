@@ -42,6 +42,7 @@ __all__ = [
     "set_values",
     "upserted_columns",
     "variant_on",
+    "watch_pool",
 ]
 
 
@@ -71,6 +72,33 @@ def root_engine(engine: sa.Engine) -> sa.Engine:
     while isinstance(engine, OptionEngine):
         engine = engine._proxied
     return engine
+
+
+def watch_pool(pool: sa.Pool, take: Callable[[Any], None], give_back: Callable[[Any], None]) -> Callable[[], None]:
+    """Call a function with the record of each connection that is taken from a pool, right after, and with each that
+    comes back, right before: ``Pool._do_get``, ``Pool._do_return_conn``. Returns the function that ends it.
+
+    Without it, a commit that was under way while its engine was covered would not be seen. The pool's events have no
+    safe end: a listener cannot be removed while another thread calls it.
+    """
+    watched: Any = pool
+    get, return_record = watched._do_get, watched._do_return_conn
+
+    def watched_get() -> Any:
+        record = get()
+        take(record)
+        return record
+
+    def watched_return(record: Any) -> None:
+        give_back(record)
+        return_record(record)
+
+    def end() -> None:
+        for name in ("_do_get", "_do_return_conn"):
+            watched.__dict__.pop(name, None)
+
+    watched._do_get, watched._do_return_conn = watched_get, watched_return
+    return end
 
 
 has_listeners: Callable[[Any], bool] = attrgetter("_has_events")

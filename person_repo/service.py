@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import weakref
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from types import TracebackType
@@ -23,7 +24,7 @@ from person_repo.exceptions import ConfigurationError
 from person_repo.model import Person
 from person_repo.observability.counters import Stats
 from person_repo.reading.cached import CachedRepository
-from person_repo.writing.coverage import cover
+from person_repo.writing.declared import cover_class
 from person_repo.writing.invalidation import invalidate
 
 __all__ = ["PersonService", "Service", "connect"]
@@ -49,6 +50,7 @@ class Service(Repository[E]):
         self.use_db = use_db
         self.closing = contextlib.ExitStack()
         """Closed with the service, last; a host may push its own things."""
+        self._engines: weakref.WeakSet[sa.Engine] = weakref.WeakSet()
         self._override: ContextVar[bool | None] = ContextVar("use_db", default=None)
         for repository in (database, cached.database):
             self.cover(repository.engine)
@@ -144,8 +146,12 @@ class Service(Repository[E]):
     # The cache
 
     def cover(self, engine: sa.Engine) -> None:
-        """Keeps the promise for writes through another engine, too. May be called again."""
-        cover(engine, self.cached.mapping, self.cached.keys, self.cached.backend)
+        """Keeps the promise for writes through another engine, too, for every class that is declared in the same cache.
+        May be called again.
+        """
+        if engine not in self._engines:
+            cover_class(engine, self.cached.mapping.entity, self.cached.backend)
+            self._engines.add(engine)
 
     def invalidate(self, *ids: Any) -> None:
         """Drops these entities from the cache, after writes that SQLAlchemy never saw.

@@ -110,6 +110,19 @@ def _heard(*_: Any) -> None:
     """A listener that does nothing."""
 
 
+def watched_connections(engine: sa.Engine) -> bool:
+    seen: list[str] = []
+    pools = [engine.pool, sa.create_engine("sqlite://", poolclass=sa.pool.NullPool).pool]
+    pools += [sa.create_engine("sqlite://", poolclass=kind).pool for kind in (sa.pool.QueuePool, sa.pool.StaticPool)]
+    for pool in pools:
+        end = internals.watch_pool(pool, lambda _: seen.append("taken"), lambda _: seen.append("back"))
+        pool.connect().close()
+        end()
+        pool.connect().close()
+        pool.dispose()
+    return seen == ["taken", "back"] * len(pools)
+
+
 def clause_of(statement: Any) -> Any:
     return internals.post_values_clause(statement)
 
@@ -212,6 +225,7 @@ ASKED: dict[str, Callable[[sa.Engine], bool]] = {
         isinstance(internals.variant_on(sa.JSON().with_variant(sa.Text(), "sqlite"), "sqlite"), sa.Text)
         and isinstance(internals.variant_on(sa.JSON().with_variant(sa.Text(), "sqlite"), "mysql"), sa.JSON)
     ),
+    "watch_pool": watched_connections,
 }
 
 

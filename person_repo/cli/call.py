@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from person_repo.service import PersonService
 
 __all__ = ["TEXT", "Call", "Failure", "database_errors", "pass_call", "shared_options", "undisturbed"]
+
+logger = logging.getLogger("person_repo.cli")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -68,6 +71,14 @@ class Call:
         ):
             _require_schema(people.engine)
             yield people
+
+    def warn_if_no_cache_was_told(self) -> None:
+        """After a change: without the name of a cache, applications that cache people have not heard of it."""
+        if self.cache_url is None and self.settings().cache_url == Settings().cache_url:
+            logger.warning(
+                "no cache was named, so an application that caches people goes on with what it has; name its cache by "
+                "--cache-url or PERSON_REPO_CACHE_URL (null:// if there is none)"
+            )
 
     @contextlib.contextmanager
     def engine(self, *, may_create: bool = False) -> Iterator[sa.Engine]:

@@ -31,6 +31,7 @@ def add(call: Call, id: str, first_name: str, last_name: str) -> None:
     _refuse_bad({"id": id, "first_name": first_name, "last_name": last_name})
     with call.people() as people:
         people.add(Person(id=id, first_name=first_name, last_name=last_name))
+    call.warn_if_no_cache_was_told()
     _print_person(call, Person(id=id, first_name=first_name, last_name=last_name))
 
 
@@ -87,6 +88,7 @@ def update(call: Call, /, id: str, **names: str | None) -> None:
     _refuse_bad(changes)
     with call.people() as people:
         person = people.update(id, **changes)
+    call.warn_if_no_cache_was_told()
     _print_person(call, person)
 
 
@@ -106,6 +108,8 @@ def delete(call: Call, ids: tuple[str, ...]) -> None:
             session.commit()
             call.after_interrupt = "the deletion was complete"
     missing = [id for id in dict.fromkeys(ids) if id not in deleted]
+    if deleted:
+        call.warn_if_no_cache_was_told()
     if call.json:
         print_json({"deleted": deleted, "missing": missing})
     else:

@@ -13,7 +13,7 @@ import enum
 import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 
 import sqlalchemy as sa
 from sqlalchemy import orm
@@ -201,7 +201,8 @@ def mapped_columns(mapper: orm.Mapper[Any]) -> Iterable[tuple[orm.ColumnProperty
     no row of its own whose change could be seen.
     """
     base = mapper.base_mapper.local_table
-    for prop in mapper.column_attrs:
+    for name, _ in mapper.columns.items():  # Not ``column_attrs``, which would configure all mappers of the host.
+        prop = cast("orm.ColumnProperty[Any]", mapper.get_property(name))
         columns = [column for column in prop.columns if isinstance(column, sa.Column)]
         if columns:
             yield prop, next((column for column in columns if column.table is base), columns[0])

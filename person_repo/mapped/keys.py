@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from person_repo.exceptions import InvalidIdError
-from person_repo.mapped.mapping import Identity
+from person_repo.mapped.identities import Identity, IdentityMapping
 from person_repo.messages import shown
 
 __all__ = ["LONGEST_KEY", "Keyspace"]
@@ -53,6 +53,11 @@ class Keyspace:
         self.group = f"pr:{namespace}:{name}"
         self._text = f"{self.group}:s"
         self._longest = min(longest, _LONGEST_PLAIN)
+
+    @classmethod
+    def of(cls, mapping: IdentityMapping[Any], namespace: str) -> Keyspace:
+        """The keys of a class's rows as a cache holds them (``EntityMapping.stored``)."""
+        return cls(namespace, mapping.cache_name, mapping.longest_plain_id)
 
     def plain_key_of(self, id: Any) -> str | None:
         """Fast path for most ids: the key, on the wire and in full, of a short string of unreserved characters.

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
-import decimal
-import enum
 import operator
-import sys
-import uuid
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import sqlalchemy as sa
 from sqlalchemy import exc, orm
@@ -18,19 +13,15 @@ from person_repo.exceptions import ConfigurationError, InvalidEntityError, Inval
 from person_repo.mapped.documents import Document, is_document
 from person_repo.mapped.fields import Field, Row, fields_of, mapped_columns
 from person_repo.mapped.hydration import Hydrator
+from person_repo.mapped.identities import Identity, IdentityMapping, mapper_of
 from person_repo.messages import shown
 
 __all__ = ["EntityMapping", "Field", "Identity", "Row", "mapper_of"]
 
 E = TypeVar("E")
 
-Identity = tuple[Any, ...]
-"""The values of a primary key, in the order of the mapped columns; a tuple for a key of one column, too."""
 
-_KEY_TYPES = (str, int, bytes, decimal.Decimal, uuid.UUID, datetime.datetime, datetime.date, enum.Enum)
-
-
-class EntityMapping(Generic[E]):
+class EntityMapping(IdentityMapping[E]):
     """All that loading, caching and invalidating need to know of a mapped class.
 
     ``dialect``: the name of the dialect of the database in which the class is kept, whose limits apply.
@@ -39,12 +30,9 @@ class EntityMapping(Generic[E]):
     """
 
     def __init__(self, entity: type[E], *, dialect: str = "") -> None:
-        mapper = mapper_of(entity)
-        self.entity = entity
-        self.mapper: orm.Mapper[E] = mapper
-        self.name = entity.__name__
-        self.table = cast("sa.Table", mapper.base_mapper.local_table)
-        """The table that has the primary key."""
+        super().__init__(entity, dialect=dialect)
+        mapper = self.mapper
+        self._dialect = dialect
         self.fields = fields_of(mapper, dialect=dialect)
         self.columns = tuple(field.column for field in self.fields)
         # Siblings may have attributes of one name for different columns; the first is taken.
@@ -53,32 +41,39 @@ class EntityMapping(Generic[E]):
         self._not_null = frozenset(name for name, field in self.by_name.items() if not _takes_none(field, mapper))
         self.required_names = _required_names(mapper, self._not_null)
         """The names without which no entity of this very class can be stored."""
-        self.key_fields = _key_fields(mapper, self.by_name)
-        key_indexes = tuple(self.fields.index(field) for field in self.key_fields)
+        key_indexes = tuple(self.columns.index(field.column) for field in self.key_fields)
         self.identity_in: Callable[[Row], Identity] = _picker(key_indexes)
         """Returns the primary key's values in a row."""
         self.source, self.restriction = _source(mapper)
         """The table or join that rows are selected from, and the criterion that they meet; None if all rows do."""
-        self.key_columns = _key_columns(mapper)
-        """The columns of the primary key in each table that holds a part of an entity."""
         self._hydrator = Hydrator(mapper, self.fields, key_indexes)
         self._hydrators = _hydrators(mapper, self.fields, key_indexes)
         self._discriminator = _discriminator(mapper, self.columns)
-        self.longest_plain_id = _longest_plain_id(self.key_fields)
-        """The length up to which an ASCII string needs no further check as an id but for NUL; -1 if every id does."""
         self._on_postgresql = dialect == "postgresql"
         self._max_unchecked = -1 if self._on_postgresql else self.longest_plain_id
 
     @property
-    def cache_name(self) -> str:
-        """The name of this class's entities in a cache, the same on every host: the table's.
+    def stored(self) -> EntityMapping[Any]:
+        """The mapping of the rows as a cache keeps them: that of the root of a hierarchy, so that all its classes share
+        one entry for an entity.
 
-        For a class that inherits, the class is added: a row of the table may be none of its entities.
+        It is the class's own where the root has no discriminator: a row of the root's does not say of which class it
+        is.
         """
-        if self.mapper.inherits is None:
-            return self.table.fullname
-        kind = self.mapper.polymorphic_identity
-        return f"{self.table.fullname}/{self.name if kind is None else kind}"
+        root = self.mapper.base_mapper
+        if root is self.mapper or root.polymorphic_on is None:
+            return self
+        return EntityMapping(root.class_, dialect=self._dialect)
+
+    @property
+    def kinds(self) -> frozenset[Any]:
+        """The discriminators of this class and of those that inherit from it."""
+        kinds = [variant.polymorphic_identity for variant in self.mapper.self_and_descendants]
+        return frozenset(kind for kind in kinds if kind is not None)
+
+    def kind_of(self, row: Row) -> Any:
+        """The discriminator in a row; None for a class that has none."""
+        return None if self._discriminator is None else row[self._discriminator]
 
     @property
     def inherits(self) -> bool:
@@ -108,15 +103,6 @@ class EntityMapping(Generic[E]):
             if field.excess(value) is not None:
                 return None
         return values
-
-    def stored_identity(self, values: Iterable[Any]) -> Identity | None:
-        """The identity under which readers find a row that was written with these key values.
-
-        None if only the database knows it, because it converts, rounds or pads one of them: then an invalidation must
-        drop the whole model. A row written with the integer key ``True`` is found under ``1``.
-        """
-        stored = tuple(field.as_stored(value) for field, value in zip(self.key_fields, values, strict=True))
-        return None if None in stored else stored
 
     def id_of(self, identity: Identity) -> Any:
         """The id that callers pass: the value itself for a key of one column, else the tuple."""
@@ -226,36 +212,6 @@ class EntityMapping(Generic[E]):
         )
 
 
-def mapper_of(entity: type[E]) -> orm.Mapper[E]:
-    """The mapper of a class. Raises ``ConfigurationError`` if there is none, or none that can be cached."""
-    mapper = sa.inspect(entity, raiseerr=False)
-    if not isinstance(mapper, orm.Mapper):
-        raise ConfigurationError(f"{entity!r:.120} is not a mapped class")
-    hierarchy = list(mapper.base_mapper.self_and_descendants)
-    if not all(isinstance(variant.local_table, sa.Table) for variant in hierarchy):
-        raise ConfigurationError(
-            f"{entity.__name__} is mapped to {str(mapper.local_table)!r:.120}; only tables can be cached"
-        )
-    if any(variant.concrete for variant in hierarchy):
-        raise ConfigurationError(
-            f"{entity.__name__} takes part in concrete inheritance; only joined and single-table inheritance "
-            "can be cached"
-        )
-    return mapper
-
-
-def _key_fields(mapper: orm.Mapper[Any], by_name: Mapping[str, Field]) -> tuple[Field, ...]:
-    base = mapper.base_mapper
-    keys = tuple(by_name[base.get_property_by_column(cast("sa.Column[Any]", c)).key] for c in base.primary_key)
-    for field in keys:
-        if not (field.may_be_key and isinstance(field.python_type, type) and issubclass(field.python_type, _KEY_TYPES)):
-            raise ConfigurationError(
-                f"{mapper.class_.__name__}.{field.name} is part of the primary key and has the type "
-                f"{field.column.type!r}; keys may be {', '.join(t.__name__ for t in _KEY_TYPES)}"
-            )
-    return keys
-
-
 def _hydrators(mapper: orm.Mapper[Any], fields: Sequence[Field], key_indexes: Sequence[int]) -> dict[Any, Hydrator]:
     """The hydrators of a hierarchy by discriminator; empty for a class on its own."""
     variants = list(mapper.self_and_descendants)
@@ -292,21 +248,6 @@ def _source(mapper: orm.Mapper[Any]) -> tuple[sa.FromClause, sa.ColumnElement[bo
     return source, mapper.polymorphic_on.in_([kind for kind in kinds if kind is not None])
 
 
-def _key_columns(mapper: orm.Mapper[Any]) -> dict[sa.Table, tuple[sa.Column[Any], ...]]:
-    """The columns of the primary key in each table of a class, of its bases and of those that inherit from it."""
-    key_columns: dict[sa.Table, tuple[sa.Column[Any], ...]] = {}
-    for variant in mapper.self_and_descendants:
-        for part in variant.tables:
-            table = cast("sa.Table", part)
-            columns = [
-                next((column for column in variant.get_property_by_column(key).columns if column.table is table), None)
-                for key in cast("Iterable[sa.Column[Any]]", mapper.base_mapper.primary_key)
-            ]
-            if all(column is not None for column in columns):
-                key_columns[table] = tuple(cast("sa.Column[Any]", column) for column in columns)
-    return key_columns
-
-
 def _parts(id: tuple[Any, ...]) -> tuple[Any, ...]:
     # Not by the methods of a subclass, such as a named tuple, which may say anything.
     return tuple.__getitem__(id, slice(None))
@@ -317,12 +258,6 @@ def _picker(indexes: Sequence[int]) -> Callable[[Row], Identity]:
         return operator.itemgetter(*indexes)
     # For one index an itemgetter returns no tuple; for a slice it does.
     return operator.itemgetter(slice(indexes[0], indexes[0] + 1))
-
-
-def _longest_plain_id(key: Sequence[Field]) -> int:
-    if len(key) > 1 or key[0].python_type is not str:
-        return -1
-    return sys.maxsize if key[0].length is None else key[0].length
 
 
 def _required_names(mapper: orm.Mapper[Any], not_null: Container[str]) -> tuple[str, ...]:

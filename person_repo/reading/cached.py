@@ -14,12 +14,13 @@ from person_repo.cache.contract import BLOCKED, Coherence, Lease, LeaseBackend
 from person_repo.cache.region import lease_backend, region_of
 from person_repo.database.bound import BoundRepository
 from person_repo.database.ids import identities, listed, required
+from person_repo.database.loading import Loader
 from person_repo.database.repository import Repository, SQLAlchemyRepository
 from person_repo.fence.view import Fence, fence_of
 from person_repo.interruptions import is_repeated
 from person_repo.mapped.codec import Codec, RejectedItemError
 from person_repo.mapped.keys import Keyspace
-from person_repo.mapped.mapping import Identity, Row
+from person_repo.mapped.mapping import EntityMapping, Identity, Row
 from person_repo.mapped.sealing import Seal
 from person_repo.observability.counters import Counters, Stats
 from person_repo.reading.batch import Batch
@@ -52,16 +53,20 @@ class CachedRepository(Repository[E]):
         self.region = region_of(cache)
         self.backend: LeaseBackend = lease_backend(self.region)
         self.mapping = database.mapping
-        self.keys = Keyspace(self.backend.settings.namespace, self.mapping.cache_name, self.mapping.longest_plain_id)
+        self.stored: EntityMapping[E] = self.mapping.stored
+        """The mapping of the rows that the cache holds: of a hierarchy's class, that of the root."""
+        # The discriminators of this class's rows; None if all rows are of this class.
+        self._kinds = None if self.stored is self.mapping else self.mapping.kinds
+        self.keys = Keyspace.of(self.stored, self.backend.settings.namespace)
         self.counters = Counters()
         self.fence: Fence | None = fence_of(database.engine, self.backend, database.read_engine)
-        self._codec = Codec(self.mapping, Seal.of(self.backend.settings.secret))
+        self._codec = Codec(self.stored, Seal.of(self.backend.settings.secret))
         self._read_through = ReadThrough(
             self.keys.group,
             self.backend,
             self.fence,
             self._codec,
-            database.loader,
+            database.loader if self._kinds is None else Loader(self.stored, database.read_engine),
             self.counters,
             sleep=sleep,
             clock=clock,
@@ -82,10 +87,10 @@ class CachedRepository(Repository[E]):
         if self.database.on_hosts_connection:
             return self.database.get(id)
         row = self._row(id)
-        if row is None:
+        if row is None or (self._kinds is not None and self.stored.kind_of(row) not in self._kinds):
             return None
         try:
-            return self.mapping.hydrate(row)
+            return self.stored.hydrate(row)
         except Exception as exc:
             return self._hydrate_committed(id, row, exc)
 
@@ -104,11 +109,11 @@ class CachedRepository(Repository[E]):
         if self.database.on_hosts_connection:
             return self.database.get_many(ids)
         batch = self._batch(listed(ids))
-        rows = self._read_through.rows(batch)
+        rows = self._of_this_class(self._read_through.rows(batch))
         try:
-            return self.mapping.hydrate_all(zip(batch.ids, rows, strict=True))
+            return self.stored.hydrate_all(zip(batch.ids, rows, strict=True))
         except Exception as exc:  # One row cannot be made an object; go row by row to find which.
-            if not is_repeated(exc, lambda: self.mapping.hydrate_all(zip(batch.ids, rows, strict=True))):
+            if not is_repeated(exc, lambda: self.stored.hydrate_all(zip(batch.ids, rows, strict=True))):
                 raise
             pairs = [(id, self._hydrate(id, row)) for id, row in zip(batch.ids, rows, strict=True)]
             return {id: entity for id, entity in pairs if entity is not None}
@@ -117,7 +122,14 @@ class CachedRepository(Repository[E]):
         """True if there is such an entity, at the cost of ``get``. Raises ``InvalidIdError``."""
         if self.database.on_hosts_connection:
             return self.database.exists(id)
-        return self._row(id) is not None
+        return self._of_this_class([self._row(id)]) != [None]
+
+    def _of_this_class(self, rows: list[Row | None]) -> list[Row | None]:
+        """The rows, with None for those of other classes of the hierarchy."""
+        kinds = self._kinds
+        if kinds is None:
+            return rows
+        return [None if row is None or self.stored.kind_of(row) not in kinds else row for row in rows]
 
     def _row(self, id: Any) -> Row | None:
         """The row of an id, or None. Fast path for a hit and for a plain miss; ``ReadThrough.rows`` takes the rest."""
@@ -160,7 +172,7 @@ class CachedRepository(Repository[E]):
 
     def _hydrate(self, id: Any, row: Row | None) -> E | None:
         try:
-            return None if row is None else self.mapping.hydrate(row)
+            return None if row is None else self.stored.hydrate(row)
         except Exception as exc:
             return self._hydrate_committed(id, row, exc)
 
@@ -171,16 +183,16 @@ class CachedRepository(Repository[E]):
         If the database has the same row, the error is the host's to see, from here as from there. Otherwise only the
         cache had the row: the item is of no use, and goes.
         """
-        if row is not None and not is_repeated(exc, lambda: self.mapping.hydrate(row)):
+        if row is not None and not is_repeated(exc, lambda: self.stored.hydrate(row)):
             raise exc
         identity = self.mapping.identity(id)
         assert identity is not None, id
         key, full_key = self.keys.key_of(identity)
-        (current,) = self._read_through.rows(Batch([id], [key], [full_key], [identity]), [BLOCKED])
+        (current,) = self._of_this_class(self._read_through.rows(Batch([id], [key], [full_key], [identity]), [BLOCKED]))
         if current == row:
             raise exc
         self._read_through.discard(key, RejectedItemError(f"{full_key}: no object can be made of it: {exc}"))
-        return None if current is None else self.mapping.hydrate(current)
+        return None if current is None else self.stored.hydrate(current)
 
     # Other reads, and writes: ``help`` shows the text of ``Repository`` for those without their own
 

@@ -1,4 +1,4 @@
-"""``cover(engine, ...)``: from then on every write through an engine keeps its cached entities coherent.
+"""``cover_all(engine, ...)``: from then on every write through an engine keeps its cached entities coherent.
 
 The steps of one write, by any code, on any connection of that engine:
 
@@ -33,21 +33,23 @@ from __future__ import annotations
 import functools
 import threading
 import weakref
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from person_repo.cache.contract import LeaseBackend
 from person_repo.exceptions import ConfigurationError
 from person_repo.forks import on_fork
+from person_repo.internals import root_engine
+from person_repo.mapped.identities import IdentityMapping
 from person_repo.mapped.keys import Keyspace
-from person_repo.mapped.mapping import EntityMapping
 from person_repo.writing.contexts import covering, examine
 from person_repo.writing.covered import Covered, CoveredModel
 from person_repo.writing.transactions import Transactions
+from person_repo.writing.unseen import Group, Unseen, has_connected
 
-__all__ = ["cover"]
+__all__ = ["Part", "cover_all", "require_engine"]
 
 _WRAPPED = (
     "do_begin", "do_begin_twophase", "do_commit", "do_commit_twophase", "do_prepare_twophase", "do_rollback",
@@ -56,32 +58,53 @@ _WRAPPED = (
 """The functions of a dialect that ``Transactions`` wraps, each by the one of its name."""
 
 
-def cover(engine: sa.Engine, mapping: EntityMapping[Any], keys: Keyspace, backend: LeaseBackend) -> None:
-    """Keep the cached entities of one class coherent with every write through an engine. May be called again.
+class Part(NamedTuple):
+    """A class as ``cover_all`` takes it: its rows, their keys, and the cache that holds them."""
 
-    Engines made from one by ``execution_options`` are one engine here. Raises ``ConfigurationError`` for anything else
-    than an ``Engine``: an ``AsyncEngine`` has a ``sync_engine``.
-    """
+    mapping: IdentityMapping[Any]
+    keys: Keyspace
+    backend: LeaseBackend
+
+
+def require_engine(engine: object) -> None:
+    """Raises ``ConfigurationError`` for anything else than an ``Engine``: an ``AsyncEngine`` has a ``sync_engine``."""
     if not isinstance(engine, sa.Engine):
         raise ConfigurationError(
             f"cover() takes an Engine, not {engine!r:.120}; of an AsyncEngine give the sync_engine"
         )
-    for table in mapping.key_columns:
-        _covered_by(engine).add(CoveredModel(mapping, table, keys, backend, engine))
 
 
-_covered: weakref.WeakKeyDictionary[sa.Dialect, Covered] = weakref.WeakKeyDictionary()
-_covering = threading.Lock()
+def cover_all(engine: sa.Engine, parts: Sequence[Part]) -> None:
+    """Keep the cached entities of some classes coherent with every write through an engine. May be called again.
 
-
-def _covered_by(engine: sa.Engine) -> Covered:
-    """The models that an engine's dialect is covered for; wraps the dialect the first time."""
+    Engines made from one by ``execution_options`` are one engine here. All that begins after it returned is covered;
+    ``unseen`` sees to what is under way on other connections.
+    """
+    models = [CoveredModel(*part, engine, table) for part in parts for table in part.mapping.key_columns]
+    # One thread at a time, from the first look at the models to the last one added: none is lost.
     with _covering:
         covered = _covered.get(engine.dialect)
+        news = [model for model in models if covered is None or model not in covered.models]
+        if not news:
+            return
+        unseen = wait = None
+        if has_connected(engine):
+            pool = root_engine(engine).pool
+            unseen = _unseen.get(pool) or _unseen.setdefault(pool, Unseen(pool))
+            wait = unseen.begin()
         if covered is None:
             covered = _covered[engine.dialect] = Covered(engine)
             _wrap(engine.dialect, covered)
-        return covered
+        for model in news:
+            covered.add(model)
+        if unseen is not None and wait is not None:
+            groups = {(model.backend, model.keys.group) for model in news}
+            unseen.watch(wait, [Group(backend, covered.fence_of(backend), group) for backend, group in groups])
+
+
+_covered: weakref.WeakKeyDictionary[sa.Dialect, Covered] = weakref.WeakKeyDictionary()
+_unseen: weakref.WeakKeyDictionary[sa.Pool, Unseen] = weakref.WeakKeyDictionary()
+_covering = threading.Lock()
 
 
 def _wrap(dialect: Any, covered: Covered) -> None:

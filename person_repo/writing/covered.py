@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from person_repo.cache.contract import LeaseBackend
 from person_repo.fence.view import Fence, fence_of
 from person_repo.internals import root_engine
+from person_repo.mapped.identities import Identity, IdentityMapping
 from person_repo.mapped.keys import Keyspace
-from person_repo.mapped.mapping import EntityMapping, Identity
 from person_repo.writing.cascades import Cascades
 from person_repo.writing.catalog import UNKNOWN, KeyColumns, has_catalog, key_columns_of
 from person_repo.writing.outage import OpenTransaction
@@ -36,7 +36,7 @@ class CoveredModel(WatchedTable):
     """A watched table of a model, with the cache that holds its entities. ``engine``: the covered one."""
 
     def __init__(
-        self, mapping: EntityMapping[Any], table: sa.Table, keys: Keyspace, backend: LeaseBackend, engine: sa.Engine
+        self, mapping: IdentityMapping[Any], keys: Keyspace, backend: LeaseBackend, engine: sa.Engine, table: sa.Table
     ) -> None:
         super().__init__(mapping, table)
         self.keys = keys

@@ -11,7 +11,7 @@ from sqlalchemy.engine.default import DefaultDialect
 
 from person_repo.internals import has_bind_expression
 from person_repo.mapped.fields import binds
-from person_repo.mapped.mapping import EntityMapping, Identity
+from person_repo.mapped.identities import Identity, IdentityMapping
 from person_repo.writing.catalog import is_exact_collation
 
 __all__ = ["Change", "W", "WatchedTable", "sends_unchanged", "sends_value_unchanged"]
@@ -35,7 +35,7 @@ class WatchedTable:
     table, in the order of ``mapping.key_fields``.
     """
 
-    mapping: EntityMapping[Any]
+    mapping: IdentityMapping[Any]
     table: sa.Table
     name: str = field(init=False)
     key_names: tuple[str, ...] = field(init=False)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 from support.command import Run, call
 
 import person_repo
@@ -23,9 +24,14 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def run(database_url: str) -> Run:
-    """Calls the command line on a database with the schema."""
+    """Calls the command line on a database with the schema; names a cache if the environment names none."""
     migrations.upgrade(database_url)
-    return lambda *args, input=None: call("--database-url", database_url, *args, input=input)
+
+    def run(*args: str, input: bytes | None = None) -> Result:
+        cache = () if "PERSON_REPO_CACHE_URL" in os.environ else ("--cache-url", "memory://")
+        return call("--database-url", database_url, *cache, *args, input=input)
+
+    return run
 
 
 @pytest.fixture

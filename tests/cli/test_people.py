@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from support.command import KNUTH, LAUREATES, Run, answer, error
+from support.command import HEADER, KNUTH, LAUREATES, Run, answer, call, error
 
 from person_repo import PersonService
 
@@ -94,3 +94,35 @@ def test_a_row_is_one_line_if_stdout_is_no_terminal(run: Run) -> None:
 def test_an_id_may_begin_with_a_dash(run: Run) -> None:
     assert run("add", "--", "-1", "Minus", "One").exit_code == 0
     assert "Minus" in run("get", "--", "-1").stdout
+
+
+CHANGES = {
+    "add": ["add", "new", "Ada", "Lovelace"],
+    "update": ["update", "knuth-1974", "--first-name", "Don"],
+    "delete": ["delete", "knuth-1974"],
+    "import": ["import", "-"],
+}
+
+
+@sqlite_only
+@pytest.mark.parametrize("command", CHANGES.values(), ids=CHANGES)
+def test_a_change_without_the_name_of_a_cache_warns_that_none_was_told(
+    run: Run, database_url: str, command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("add", *KNUTH.values())
+    result = call("--database-url", database_url, *command, input=HEADER + b"one,A,B\n")
+    assert result.exit_code == 0
+    assert result.stderr.startswith("person-repo: warning: no cache was named, so an application that caches people ")
+    assert call("--database-url", database_url, "list").stderr == ""
+
+    monkeypatch.setenv("PERSON_REPO_CACHE_URL", "null://")
+    assert call("--database-url", database_url, "add", "another", "A", "B").stderr == ""
+
+
+@sqlite_only
+def test_the_warning_is_json_under_json_and_comes_with_a_change_only(run: Run, database_url: str) -> None:
+    run("add", *KNUTH.values())
+    result = call("--database-url", database_url, "--json", "delete", "nobody")
+    assert [*json.loads(result.stderr)] == ["error", "exit_code", "message", "missing"]
+    result = call("--database-url", database_url, "--json", "delete", "knuth-1974")
+    assert [*json.loads(result.stderr)] == ["warning"]

@@ -21,7 +21,7 @@ from person_repo.mapped.codec import Codec
 from person_repo.model import Person
 from person_repo.observability.counters import Stats
 from person_repo.reading.cached import CachedRepository
-from person_repo.writing.coverage import cover
+from person_repo.writing.coverage import Part, cover_all
 
 __all__ = [
     "IDS",
@@ -102,7 +102,7 @@ class Bench:
         self.elsewhere = self.backend if other else lease_backend(make_region(cache_url))
         self.group = self.people.keys.group
         self._statements = statements
-        cover(self.database.engine, self.mapping, self.people.keys, self.backend)
+        cover_all(self.database.engine, [Part(self.mapping, self.people.keys, self.backend)])
 
     def key(self, *identity: Any) -> str:
         return self.people.keys.key_of(identity)[0]

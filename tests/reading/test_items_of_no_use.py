@@ -18,7 +18,7 @@ from person_repo.cache.region import make_region
 from person_repo.database.repository import SQLAlchemyRepository
 from person_repo.model import Person
 from person_repo.reading.cached import CachedRepository
-from person_repo.writing.coverage import cover
+from person_repo.writing.coverage import Part, cover_all
 
 # Items that cannot be decoded here
 
@@ -241,7 +241,7 @@ def test_two_versions_of_a_model_never_see_each_others_old_rows(
     old = CachedRepository(SQLAlchemyRepository(OldPerson, old_engine), region)
     new = CachedRepository(SQLAlchemyRepository(NewPerson, new_engine), region)
     for repository, on in ((old, old_engine), (new, new_engine)):
-        cover(on, repository.mapping, repository.keys, repository.backend)
+        cover_all(on, [Part(repository.mapping, repository.keys, repository.backend)])
     old.add(OldPerson(id="ada", name="0"))
     for number in range(1, 7):
         for _ in range(2):

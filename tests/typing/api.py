@@ -36,7 +36,9 @@ from person_repo import (
     StaleEntityError,
     Stats,
     UnknownFieldError,
+    cached,
     connect,
+    cover,
     make_region,
     migrations,
 )
@@ -158,6 +160,27 @@ def inside_a_session(
     assert_type(bound.update("ada", first_name="Augusta"), Person)
     assert_type(bound.delete("ada"), bool)
     return bound
+
+
+@person_repo.cached
+class Shop(Base):
+    __tablename__ = "shop"
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+
+
+@person_repo.cached(cache="orders")
+class Receipt(Base):
+    __tablename__ = "receipt"
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+
+
+def declarations(engine: sa.Engine, region: CacheRegion) -> None:
+    assert_type(Shop(id=1).id, int)
+    assert_type(Receipt(id=1), Receipt)
+    assert_type(cached(Person, cache="default"), type[Person])
+    cover(engine, region)
+    cover(engine, "memory://")
+    cover(engine, {"default": region, "orders": "memory://"})
 
 
 def the_cache(people: PersonService, other: sa.Engine) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from person_repo import ExactString, Service, make_region
+from person_repo import ConfigurationError, ExactString, Service, make_region
 
 
 class Host(orm.MappedAsDataclass, orm.DeclarativeBase):
@@ -68,7 +68,7 @@ def cars(vehicles: Service[Vehicle]) -> Iterator[Service[Car]]:
         yield cars
 
 
-def answers(service: Service, id: str) -> list[object]:  # type: ignore[type-arg]
+def answers(service: Service, id: object) -> list[object]:  # type: ignore[type-arg]
     with service.using(use_db=True):
         expected = service.get(id)
     return [expected, service.get(id), service.get(id), service.get_many([id]).get(id)]
@@ -156,3 +156,132 @@ def test_a_discriminator_of_no_class_is_an_error(vehicles: Service[Vehicle]) -> 
     for use_db in (True, False, False):
         with vehicles.using(use_db=use_db), pytest.raises(sa.exc.InvalidRequestError, match="saucer"):
             vehicles.get("ufo")
+
+
+# One thing under one root, whichever class a service is over
+
+
+class Staff(orm.DeclarativeBase):
+    pass
+
+
+class Employee(Staff):
+    __tablename__ = "employee"
+    id = sa.Column(sa.Integer, primary_key=True)
+    name = sa.Column(ExactString(40))
+    kind = sa.Column(ExactString(20))
+    __mapper_args__ = {"polymorphic_on": kind, "polymorphic_identity": "employee"}
+
+
+class Engineer(Employee):
+    """Joined by a key of another name."""
+
+    __tablename__ = "engineer"
+    engineer_id = sa.Column(sa.ForeignKey("employee.id"), primary_key=True)
+    skill = sa.Column(ExactString(40))
+    __mapper_args__ = {"polymorphic_identity": "engineer"}
+
+
+class Manager(Employee):
+    __tablename__ = "manager"
+    manager_id = sa.Column(sa.ForeignKey("employee.id"), primary_key=True)
+    budget = sa.Column(sa.Integer)
+    __mapper_args__ = {"polymorphic_identity": "manager"}
+
+
+WRITES_TO_STAFF = {
+    "the base's row": lambda session: session.execute(sa.update(Employee.__table__).values(name="new")),
+    "the class's row": lambda session: session.execute(sa.update(Engineer.__table__).values(skill="new")),
+    "an attribute of the base": lambda session: setattr(session.get_one(Employee, 1), "name", "new"),
+    "an attribute of the class": lambda session: setattr(session.get_one(Engineer, 1), "skill", "new"),
+    "text": lambda session: session.execute(sa.text("UPDATE engineer SET skill = 'new' WHERE engineer_id = 1")),
+    "delete": lambda session: session.delete(session.get_one(Employee, 1)),
+}
+
+
+@pytest.mark.parametrize("write", WRITES_TO_STAFF.values(), ids=WRITES_TO_STAFF)
+@pytest.mark.parametrize(("reads", "writes"), [(Employee, Engineer), (Engineer, Employee), (Engineer, Manager)])
+def test_a_process_with_a_service_over_one_class_is_seen_by_a_process_with_another(
+    engine: sa.Engine, cache_url: str, reads: type[Employee], writes: type[Employee], write: Callable[..., None]
+) -> None:
+    Staff.metadata.create_all(engine)
+    with orm.Session(engine) as session, session.begin():
+        session.add_all([Engineer(id=1, name="old", skill="old"), Manager(id=2, name="old", budget=1)])
+    other, region = sa.create_engine(engine.url), make_region(cache_url)
+    with Service.over(reads, engine, region) as readers, Service.over(writes, other, region):
+        assert readers.get(1) is not None
+        with orm.Session(other) as session, session.begin():
+            write(session)
+        expected, *cached = [
+            None if found is None else (found.name, found.skill)  # type: ignore[attr-defined]
+            for found in answers(readers, 1)
+        ]
+        assert cached == [expected] * 3
+    other.dispose()
+
+
+def test_classes_of_a_hierarchy_share_their_entries(engine: sa.Engine, cache_url: str) -> None:
+    Staff.metadata.create_all(engine)
+    with orm.Session(engine) as session, session.begin():
+        session.add_all([Engineer(id=1, name="Ada", skill="all"), Manager(id=2, name="Bob", budget=1)])
+    region = make_region(cache_url)
+    with Service.over(Employee, engine, region) as staff, Service.over(Engineer, engine, region) as engineers:
+        assert [type(found) for found in staff.get_many([1, 2]).values()] == [Engineer, Manager]
+        before = engineers.stats()
+        assert engineers.get_one(1).skill == "all"
+        assert (engineers.get(2), engineers.exists(2), engineers.exists(1)) == (None, False, True)
+        assert [*engineers.get_many([1, 2, 3])] == [1]
+        spent = engineers.stats() - before
+        assert (spent.hits, spent.loads) == (6, 1)  # that of 3
+        with engineers.using(use_db=True):
+            assert (engineers.get(2), engineers.exists(2), [*engineers.get_many([1, 2, 3])]) == (None, False, [1])
+
+
+class Fruit(Staff):
+    """Without a discriminator: a row does not say of which class it is."""
+
+    __tablename__ = "fruit"
+    id = sa.Column(sa.Integer, primary_key=True)
+    name = sa.Column(ExactString(40))
+
+
+class Apple(Fruit):
+    __tablename__ = "apple"
+    apple_id = sa.Column(sa.ForeignKey("fruit.id"), primary_key=True)
+    sort = sa.Column(ExactString(40))
+
+
+@pytest.mark.parametrize(("reads", "writes"), [(Fruit, Apple), (Apple, Fruit)])
+def test_a_hierarchy_without_a_discriminator_is_one_thing_to_writers_too(
+    engine: sa.Engine, cache_url: str, reads: type[Fruit], writes: type[Fruit]
+) -> None:
+    Staff.metadata.create_all(engine)
+    with orm.Session(engine) as session, session.begin():
+        session.add(Apple(id=1, name="old", sort="old"))
+    other, region = sa.create_engine(engine.url), make_region(cache_url)
+    with Service.over(reads, engine, region) as readers, Service.over(writes, other, region):
+        assert readers.get_one(1).name == "old"
+        with other.begin() as connection:
+            connection.execute(sa.update(Fruit.__table__).values(name="new"))
+            connection.execute(sa.update(Apple.__table__).values(sort="new"))
+        found = readers.get_one(1)
+        assert (type(found), found.name, getattr(found, "sort", "new")) == (reads, "new", "new")
+    other.dispose()
+
+
+def test_a_class_that_is_not_joined_by_its_whole_key_is_refused() -> None:
+    class Odd(Staff):
+        __tablename__ = "odd"
+        id = sa.Column(sa.Integer, primary_key=True)
+        name = sa.Column(ExactString(40))
+        kind = sa.Column(ExactString(20))
+        __mapper_args__ = {"polymorphic_on": kind, "polymorphic_identity": "odd"}
+
+    class Odder(Odd):
+        __tablename__ = "odder"
+        odder_id = sa.Column(sa.Integer, primary_key=True)
+        odd_name = sa.Column(ExactString(40))
+        __mapper_args__ = {"inherit_condition": odd_name == Odd.name, "polymorphic_identity": "odder"}
+
+    with pytest.raises(ConfigurationError, match=r"Odder is joined by .*; only a class that is joined by the whole"):
+        Service.over(Odd, sa.create_engine("sqlite://"), "memory://")

@@ -19,7 +19,7 @@ from support.ways import (
     ways_for,
 )
 
-from person_repo.mapped.mapping import EntityMapping
+from person_repo.mapped.identities import IdentityMapping
 from person_repo.model import Person
 from person_repo.service import Service
 
@@ -100,9 +100,9 @@ def test_a_transaction_that_drops_a_model_examines_no_more_of_its_keys(
     people: Witness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[object] = []
-    find = EntityMapping.stored_identity
+    find = IdentityMapping.stored_identity
     monkeypatch.setattr(
-        EntityMapping, "stored_identity", lambda self, values: looked.append(values) or find(self, values)
+        IdentityMapping, "stored_identity", lambda self, values: looked.append(values) or find(self, values)
     )
     most = people.service.cached.backend.settings.max_keys
     chunks = [rows([f"{chunk} {at}" for at in range(400)], "new") for chunk in range(10)]

@@ -40,6 +40,8 @@ def import_(call: Call, file: str, skip_bad: str | None) -> None:
 
         report = import_people(people, source, skip_bad=skip_bad, progress=progress)
         call.after_interrupt = "the import was complete"
+    if report.imported:
+        call.warn_if_no_cache_was_told()
     bad_rows = str(report.bad_rows) if report.bad_rows else None
     if call.json:
         print_json({"file": report.file, "imported": report.imported, "skipped": report.skipped, "bad_rows": bad_rows})

@@ -431,7 +431,7 @@ class _Writer(_Player):
         dialect.do_prepare_twophase = lambda connection, xid: connection.prepare()
         dialect.do_commit_twophase = lambda connection, xid, is_prepared, recover: connection.commit()
         keys = Keyspace(backend.settings.namespace, mapping.table.fullname)
-        coverage.cover(self._engine, mapping, keys, backend)
+        coverage.cover_all(self._engine, [coverage.Part(mapping, keys, backend)])
         self._covered = coverage._covered[dialect]
         (self._model,) = self._covered.models
 

@@ -1,0 +1,146 @@
+"""A mapped class as writers need it: its tables, its primary key in each of them, and the identity of a row.
+
+Nothing here configures the host's mappers, nor asks for the type of a column that is no key: some of a class's columns
+may refer to tables that come later.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import enum
+import sys
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import Any, Generic, TypeVar, cast
+
+import sqlalchemy as sa
+from sqlalchemy import exc, orm
+from sqlalchemy.sql import operators, visitors
+
+from person_repo.exceptions import ConfigurationError
+from person_repo.mapped.fields import Field
+
+__all__ = ["Identity", "IdentityMapping", "is_resolved", "mapper_of"]
+
+E = TypeVar("E")
+
+Identity = tuple[Any, ...]
+"""The values of a primary key, in the order of the mapped columns; a tuple for a key of one column, too."""
+
+_KEY_TYPES = (str, int, bytes, decimal.Decimal, uuid.UUID, datetime.datetime, datetime.date, enum.Enum)
+
+
+class IdentityMapping(Generic[E]):
+    """The key of one mapped class. ``dialect``: the name of the dialect of the database in which the class is kept.
+
+    Raises ``ConfigurationError`` for a class that is not mapped, or not mapped in a way that can be cached.
+    """
+
+    def __init__(self, entity: type[E], *, dialect: str = "") -> None:
+        mapper = mapper_of(entity)
+        self.entity = entity
+        self.mapper: orm.Mapper[E] = mapper
+        self.name = entity.__name__
+        self.table = cast("sa.Table", mapper.base_mapper.local_table)
+        """The table that has the primary key."""
+        self.key_fields = _key_fields(mapper, dialect)
+        self.key_columns = _key_columns(mapper)
+        """The columns of the primary key in each table that holds a part of an entity."""
+        self.longest_plain_id = _longest_plain_id(self.key_fields)
+        """The length up to which an ASCII string needs no further check as an id but for NUL; -1 if every id does."""
+
+    @property
+    def cache_name(self) -> str:
+        """The name of this class's entities in a cache, the same on every host: the table's.
+
+        A class that inherits and is cached by itself (``stored``) adds its name: its rows are others than its base's.
+        """
+        return self.table.fullname if self.mapper.inherits is None else f"{self.table.fullname}/{self.name}"
+
+    def stored_identity(self, values: Iterable[Any]) -> Identity | None:
+        """The identity under which readers find a row that was written with these key values.
+
+        None if only the database knows it, because it converts, rounds or pads one of them: then an invalidation must
+        drop the whole model. A row written with the integer key ``True`` is found under ``1``.
+        """
+        stored = tuple(field.as_stored(value) for field, value in zip(self.key_fields, values, strict=True))
+        return None if None in stored else stored
+
+
+def is_resolved(entity: type[Any]) -> bool:
+    """True if the types of a mapped class's key are known: that of a foreign key comes with the table it refers to."""
+    columns = cast("tuple[sa.Column[Any], ...]", mapper_of(entity).base_mapper.primary_key)
+    return not any(isinstance(column.type, sa.types.NullType) for column in columns)
+
+
+def mapper_of(entity: type[E]) -> orm.Mapper[E]:
+    """The mapper of a class. Raises ``ConfigurationError`` if there is none, or none that can be cached."""
+    try:
+        # ``sa.inspect`` would configure all mappers of the host, some of which may name classes that come later.
+        mapper = orm.class_mapper(entity, configure=False)
+    except (orm.exc.UnmappedClassError, exc.ArgumentError):
+        raise ConfigurationError(f"{entity!r:.120} is not a mapped class") from None
+    hierarchy = list(mapper.base_mapper.self_and_descendants)
+    if not all(isinstance(variant.local_table, sa.Table) for variant in hierarchy):
+        raise ConfigurationError(
+            f"{entity.__name__} is mapped to {str(mapper.local_table)!r:.120}; only tables can be cached"
+        )
+    if any(variant.concrete for variant in hierarchy):
+        raise ConfigurationError(
+            f"{entity.__name__} takes part in concrete inheritance; only joined and single-table inheritance "
+            "can be cached"
+        )
+    return mapper
+
+
+def _key_fields(mapper: orm.Mapper[Any], dialect: str) -> tuple[Field, ...]:
+    base = mapper.base_mapper
+    columns = cast("tuple[sa.Column[Any], ...]", base.primary_key)
+    keys = tuple(Field(base.get_property_by_column(column).key, column, dialect=dialect) for column in columns)
+    for field in keys:
+        if not (field.may_be_key and isinstance(field.python_type, type) and issubclass(field.python_type, _KEY_TYPES)):
+            raise ConfigurationError(
+                f"{mapper.class_.__name__}.{field.name} is part of the primary key and has the type "
+                f"{field.column.type!r}; keys may be {', '.join(t.__name__ for t in _KEY_TYPES)}"
+            )
+    return keys
+
+
+def _key_columns(mapper: orm.Mapper[Any]) -> dict[sa.Table, tuple[sa.Column[Any], ...]]:
+    """The columns of the primary key in each table of a class, of its bases and of those that inherit from it.
+
+    Raises ``ConfigurationError`` for a table that is joined to its base by anything else than the whole key.
+    """
+    in_hierarchy: dict[Any, tuple[sa.Column[Any], ...]] = {
+        mapper.base_mapper.local_table: cast("tuple[sa.Column[Any], ...]", mapper.base_mapper.primary_key)
+    }
+    for variant in mapper.base_mapper.self_and_descendants:
+        if variant.inherits is not None and variant.local_table not in in_hierarchy:
+            equal_to = _equated(variant.inherit_condition, variant.local_table)
+            columns = [equal_to.get(column) for column in in_hierarchy[variant.inherits.local_table]]
+            if any(column is None for column in columns):
+                raise ConfigurationError(
+                    f"{variant.class_.__name__} is joined by {variant.inherit_condition}; only a class that is joined "
+                    f"by the whole primary key of {variant.inherits.class_.__name__} can be cached"
+                )
+            in_hierarchy[variant.local_table] = tuple(cast("list[sa.Column[Any]]", columns))
+    tables = {table for variant in mapper.self_and_descendants for table in variant.tables}
+    return {table: columns for table, columns in in_hierarchy.items() if table in tables}
+
+
+def _equated(condition: Any, table: Any) -> dict[Any, sa.Column[Any]]:
+    """The columns of a table by those of other tables that a join's condition says they equal."""
+    equal_to: dict[Any, sa.Column[Any]] = {}
+    for comparison in visitors.iterate(condition):
+        if isinstance(comparison, sa.BinaryExpression) and comparison.operator is operators.eq:
+            for one, other in ((comparison.left, comparison.right), (comparison.right, comparison.left)):
+                if isinstance(one, sa.Column) and one.table is table:
+                    equal_to[other] = one
+    return equal_to
+
+
+def _longest_plain_id(key: Sequence[Field]) -> int:
+    if len(key) > 1 or key[0].python_type is not str:
+        return -1
+    return sys.maxsize if key[0].length is None else key[0].length

@@ -1,0 +1,353 @@
+"""Coverage by declaration: whichever services a process has, it keeps coherent what others cache."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import orm
+from support.declarations import undone
+
+import person_repo
+from person_repo import ConfigurationError, ExactString, Person, PersonService, Service, make_region
+from person_repo.writing import covered
+
+
+@pytest.fixture(autouse=True)
+def _undone() -> Iterator[None]:
+    with undone():
+        yield
+
+
+class Shop(orm.MappedAsDataclass, orm.DeclarativeBase):
+    pass
+
+
+class Order(Shop):
+    __tablename__ = "shop_order"
+    id: orm.Mapped[str] = orm.mapped_column(ExactString(40), primary_key=True)
+    name: orm.Mapped[str] = orm.mapped_column(ExactString(40))
+
+
+class Elsewhere(orm.MappedAsDataclass, orm.DeclarativeBase):
+    pass
+
+
+class Line(Elsewhere):
+    """Of another base than ``Order``."""
+
+    __tablename__ = "shop_line"
+    id: orm.Mapped[str] = orm.mapped_column(ExactString(40), primary_key=True)
+    name: orm.Mapped[str] = orm.mapped_column(ExactString(40))
+
+
+@pytest.fixture
+def shop(engine: sa.Engine) -> sa.Engine:
+    for base in (Shop, Elsewhere):
+        base.metadata.create_all(engine)
+    with orm.Session(engine) as session, session.begin():
+        session.add_all([Order("1", "old"), Line("1", "old")])
+    return engine
+
+
+@pytest.fixture
+def other(shop: sa.Engine) -> Iterator[sa.Engine]:
+    """Another process's engine for the same database."""
+    other = sa.create_engine(shop.url)
+    yield other
+    other.dispose()
+
+
+def rename(entity: type[Any], engine: sa.Engine, name: str = "new") -> None:
+    with orm.Session(engine) as session, session.begin():
+        session.get_one(entity, "1").name = name
+
+
+def test_a_process_with_one_service_keeps_the_other_declared_classes_coherent(
+    shop: sa.Engine, other: sa.Engine, cache_url: str
+) -> None:
+    person_repo.cached(Order)
+    person_repo.cached(Line)
+    region = make_region(cache_url)
+    with Service.over(Line, shop, region) as lines, Service.over(Order, other, region):
+        assert lines.get_one("1").name == "old"
+        rename(Line, other)
+        assert lines.get_one("1").name == "new"
+
+
+def test_a_process_that_only_writes_covers_with_one_line(shop: sa.Engine, other: sa.Engine, cache_url: str) -> None:
+    person_repo.cached(Order)
+    person_repo.cached(Line, cache="lines")
+    region = make_region(cache_url)
+    person_repo.cover(other, {"default": region, "lines": region})
+    person_repo.cover(other, {"default": region, "lines": region})
+    with Service.over(Line, shop, region) as lines, Service.over(Order, shop, region) as orders:
+        for service, entity in ((lines, Line), (orders, Order)):
+            assert service.get_one("1").name == "old"
+            rename(entity, other)
+            assert service.get_one("1").name == "new"
+
+
+def test_person_is_covered_without_a_word(people_engine: sa.Engine, cache_url: str) -> None:
+    other = sa.create_engine(people_engine.url)
+    region = make_region(cache_url)
+    person_repo.cover(other, region)
+    with PersonService.over(people_engine, region) as people:
+        assert people.get("ada") is None
+        with orm.Session(other) as session, session.begin():
+            session.add(Person("ada", "Ada", "Lovelace"))
+        assert people.get_one("ada").first_name == "Ada"
+    other.dispose()
+
+
+_WRITER = """
+import sys
+import sqlalchemy as sa
+from sqlalchemy import orm
+import person_repo
+
+class Base(orm.DeclarativeBase):
+    pass
+
+@person_repo.cached
+class Order(Base):
+    __tablename__ = "shop_order"
+    id = orm.mapped_column(person_repo.ExactString(40), primary_key=True)
+    name = orm.mapped_column(person_repo.ExactString(40))
+
+engine = sa.create_engine(sys.argv[1])
+person_repo.cover(engine, sys.argv[2])
+with orm.Session(engine) as session, session.begin():
+    session.get_one(Order, "1").name = "by another process"
+engine.dispose()
+"""
+
+
+@pytest.mark.parametrize("cache_url", ["memcached"], indirect=True)
+def test_another_process_that_only_writes(shop: sa.Engine, cache_url: str) -> None:
+    with Service.over(Order, shop, cache_url) as orders:
+        assert orders.get_one("1").name == "old"
+        url = shop.url.render_as_string(hide_password=False)
+        subprocess.run([sys.executable, "-c", _WRITER, url, cache_url], check=True, timeout=60)
+        assert orders.get_one("1").name == "by another process"
+
+
+def test_a_declared_cache_without_a_region_is_refused_by_name() -> None:
+    person_repo.cached(Line, cache="lines")
+    engine = sa.create_engine("sqlite://")
+    with pytest.raises(ConfigurationError, match=r"Line is declared in the cache 'lines', and cover\(\) got regions "):
+        person_repo.cover(engine, "memory://")
+    person_repo.cover(engine, {"lines": "memory://"})  # nobody need have a cache for people
+
+    with pytest.raises(
+        ConfigurationError, match=r"Order is declared in the cache 'orders', .* give {'orders': region}"
+    ):
+        person_repo.cached(Order, cache="orders")
+
+
+@pytest.mark.parametrize("engine", [None, "sqlite://", sa.create_engine("sqlite://").connect])
+def test_nothing_but_an_engine_can_be_covered(engine: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"cover\(\) takes an Engine, not"):
+        person_repo.cover(engine, "memory://")
+
+
+def test_a_class_that_is_declared_later_is_covered_where_its_cache_is(
+    shop: sa.Engine, other: sa.Engine, cache_url: str
+) -> None:
+    region = make_region(cache_url)
+    person_repo.cover(other, region)
+    with Service.over(Line, shop, region) as lines, orm.Session(other) as session:
+        session.get_one(Line, "1").name = "new"
+        session.flush()
+        person_repo.cached(Line)
+        assert lines.get_one("1").name == "old"
+        session.commit()
+        assert lines.get_one("1").name == "new"
+        rename(Line, other, "newer")
+        assert lines.get_one("1").name == "newer"
+
+
+def test_a_class_that_inherits_and_is_mapped_later(engine: sa.Engine, cache_url: str) -> None:
+    class Zoo(orm.DeclarativeBase):
+        pass
+
+    @person_repo.cached
+    class Animal(Zoo):
+        __tablename__ = "animal"
+        id = sa.Column(ExactString(40), primary_key=True)
+        kind = sa.Column(ExactString(40))
+        __mapper_args__ = {"polymorphic_on": kind, "polymorphic_identity": "animal"}
+
+    other = sa.create_engine(engine.url)
+    region = make_region(cache_url)
+    person_repo.cover(other, region)
+
+    class Dog(Animal):
+        __tablename__ = "dog"
+        dog_id = sa.Column(sa.ForeignKey("animal.id"), primary_key=True)
+        name = sa.Column(ExactString(40))
+        __mapper_args__ = {"polymorphic_identity": "dog"}
+
+    Zoo.metadata.create_all(engine)
+    with orm.Session(engine) as session, session.begin():
+        session.add(Dog(id="1", name="old"))
+    with Service.over(Animal, engine, region) as animals:
+        assert animals.get_one("1").name == "old"
+        with other.begin() as connection:
+            connection.execute(sa.update(Dog.__table__).values(name="new"))
+        assert animals.get_one("1").name == "new"
+    other.dispose()
+
+
+def test_a_class_whose_key_refers_to_a_table_that_comes_later(engine: sa.Engine, cache_url: str) -> None:
+    class Host(orm.DeclarativeBase):
+        pass
+
+    @person_repo.cached
+    class Address(Host):
+        __tablename__ = "address"
+        owner_id = sa.Column(sa.ForeignKey("owner.id"), primary_key=True)
+        street = sa.Column(ExactString(40))
+
+    other = sa.create_engine(engine.url)
+    region = make_region(cache_url)
+    person_repo.cover(other, region)
+    owner = sa.Table("owner", Host.metadata, sa.Column("id", sa.Integer, primary_key=True))
+    Host.metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.execute(sa.insert(owner).values(id=1))
+        connection.execute(sa.insert(Address).values(owner_id=1, street="old"))
+
+    with Service.over(Address, engine, region) as addresses:
+        assert addresses.get_one(1).street == "old"
+        before = addresses.stats()
+        with other.begin() as connection:
+            connection.execute(sa.update(Address).where(Address.owner_id == 1).values(street="new"))
+        assert addresses.get_one(1).street == "new"
+        assert (addresses.stats() - before).model_drops == 0
+    other.dispose()
+
+
+def test_a_class_that_is_not_declared_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    class Base(orm.DeclarativeBase):
+        pass
+
+    class Undeclared(Base):
+        __tablename__ = "undeclared"
+        id = sa.Column(sa.Integer, primary_key=True)
+
+    for _ in range(2):
+        Service.over(Undeclared, sa.create_engine("sqlite://"), "memory://").close()
+    (record,) = [record for record in caplog.records if "Undeclared" in record.message]
+    assert record.name == "person_repo.writing"
+    assert "only if they make a service over it, too; put @person_repo.cached above the class" in record.message
+
+    person_repo.cached(Order)
+    caplog.clear()
+    Service.over(Order, sa.create_engine("sqlite://"), "memory://").close()
+    assert not [record for record in caplog.records if record.name == "person_repo.writing"]
+
+
+def test_two_services_made_by_two_threads_at_once_are_both_covered(
+    shop: sa.Engine, cache_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = covered.Cascades
+
+    def slow(models: Any) -> Any:
+        time.sleep(0.05)
+        return made(models)
+
+    monkeypatch.setattr(covered, "Cascades", slow)
+    engine, region = sa.create_engine(shop.url), make_region(cache_url)
+    start = threading.Barrier(2)
+
+    def over(entity: type[Any]) -> Service[Any]:
+        start.wait()
+        return Service.over(entity, engine, region)
+
+    with ThreadPoolExecutor(2) as threads:
+        services = [*threads.map(over, (Order, Line))]
+    for service, entity in zip(services, (Order, Line), strict=True):
+        assert service.get_one("1").name == "old"
+        rename(entity, engine)
+        assert service.get_one("1").name == "new"
+        service.close()
+    engine.dispose()
+
+
+# A COMMIT that is with the server while the class is covered
+
+POOLS = {"pool": {}, "no pool": {"poolclass": sa.pool.NullPool}}
+
+
+@pytest.mark.parametrize("options", POOLS.values(), ids=POOLS)
+@pytest.mark.parametrize("way", ["a service", "cover", "declared later"])
+def test_a_commit_that_is_under_way_while_an_engine_is_covered(
+    shop: sa.Engine, cache_url: str, way: str, options: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    engine, region = sa.create_engine(shop.url, **options), make_region(cache_url)
+    sent, go_on = threading.Event(), threading.Event()
+    commit = engine.dialect.do_commit
+
+    def slow_commit(connection: Any) -> None:
+        sent.set()
+        go_on.wait(30)
+        commit(connection)
+
+    with Service.over(Order, shop, region) as orders, ThreadPoolExecutor(1) as writer:
+        assert orders.get_one("1").name == "old"
+        if way == "declared later":
+            person_repo.cover(engine, region)
+        engine.dialect.do_commit = slow_commit  # type: ignore[method-assign]
+        written = writer.submit(rename, Order, engine)
+        assert sent.wait(30)
+        engine.dialect.do_commit = commit  # type: ignore[method-assign]
+        if way == "a service":
+            Service.over(Order, engine, region)
+        else:
+            person_repo.cached(Order)
+            if way == "cover":
+                person_repo.cover(engine, region)
+        assert orders.get_one("1").name == "old"
+        go_on.set()
+        written.result(30)
+        assert orders.get_one("1").name == "new"
+    number = "1 connections" if options == {} else "an unknown number of connections"
+    assert any(f"covered while {number} were in use" in record.message for record in caplog.records)
+    engine.dispose()
+
+
+def test_an_engine_that_has_no_connection_out_is_covered_in_silence(
+    shop: sa.Engine, cache_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    person_repo.cached(Order)
+    shop.connect().close()
+    with Service.over(Order, shop, cache_url) as orders, caplog.at_level(logging.WARNING):
+        assert orders.get_one("1").name == "old"
+        before = orders.stats()
+        for _ in range(3):
+            shop.connect().close()
+        assert (orders.stats() - before).model_drops == 0
+    assert not [record for record in caplog.records if record.name == "person_repo.writing"]
+
+
+def test_where_the_pool_says_nothing_the_last_drop_is_after_the_longest_commit(shop: sa.Engine, cache_url: str) -> None:
+    person_repo.cached(Order)
+    engine = sa.create_engine(shop.url, poolclass=sa.pool.NullPool)
+    engine.connect().close()
+    with Service.over(Order, engine, make_region(cache_url, tombstone_ttl=1)) as orders:
+        before = orders.stats()
+        engine.connect().close()
+        assert (orders.stats() - before).model_drops == 0
+        time.sleep(1.1)
+        for _ in range(3):
+            engine.connect().close()
+        assert (orders.stats() - before).model_drops == 2  # with the people, who are always declared
