@@ -14,6 +14,7 @@ import hypothesis
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
+from support.authorities import trust_no_authority
 from support.databases import FIXTURES, OTHERS, Databases, HasUrl, server_of
 from support.folders import work_in_memory
 from support.postgresql import postgresql
@@ -28,6 +29,7 @@ from person_repo.model import Base
 pytest_plugins = ["support.proofs", "support.runs"]
 
 work_in_memory()
+trust_no_authority()
 
 # A deadline for each example is a timing assertion.
 hypothesis.settings.register_profile("person_repo", deadline=None)
