@@ -17,6 +17,7 @@ from sqlalchemy import event, exc, orm
 from person_repo.exceptions import ConfigurationError
 from person_repo.forks import on_fork
 from person_repo.model import Person
+from person_repo.settings import CacheSettings
 
 __all__ = ["DEFAULT", "Declaration", "cached", "declaration_of", "declared", "on_news", "root_of"]
 
@@ -31,6 +32,10 @@ class Declaration:
     """The arguments of ``cached`` for one class."""
 
     cache: str = DEFAULT
+    ttl: int | None = None
+
+    def __str__(self) -> str:
+        return f"cache={self.cache!r}, ttl={self.ttl}"
 
 
 _lock = threading.Lock()
@@ -40,20 +45,25 @@ _listeners: list[Callable[[type], None]] = []
 
 
 @overload
-def cached(entity: type[T], /, *, cache: str = ...) -> type[T]: ...
+def cached(entity: type[T], /, *, cache: str = ..., ttl: int | None = ...) -> type[T]: ...
 @overload
-def cached(*, cache: str = ...) -> Callable[[type[T]], type[T]]: ...
-def cached(entity: type[T] | None = None, /, *, cache: str = DEFAULT) -> type[T] | Callable[[type[T]], type[T]]:
+def cached(*, cache: str = ..., ttl: int | None = ...) -> Callable[[type[T]], type[T]]: ...
+def cached(
+    entity: type[T] | None = None, /, *, cache: str = DEFAULT, ttl: int | None = None
+) -> type[T] | Callable[[type[T]], type[T]]:
     """Declares a mapped class as cached, and returns it: ``@cached``, ``@cached(cache="orders")``, or, for a class that
     is somebody else's, ``cached(Invoice)``.
 
-    ``cache``: the name of the cache that its entities are kept in, which ``cover`` maps to a region. From now on
-    every engine that is covered is covered for the class, too. May be called again with the same arguments.
+    ``cache``: the name of the cache that its entities are kept in, which ``cover`` maps to a region. ``ttl``: seconds
+    that they live there, 1 to 30 days' worth; the region's ttl by default. From now on every engine that is covered is
+    covered for the class, too. May be called again with the same arguments.
 
     Raises ``ConfigurationError`` for a class that is not mapped (yet), for one that inherits from a mapped class, for
-    concrete inheritance, and for a class declared otherwise before.
+    concrete inheritance, for a ttl out of range, and for a class declared otherwise before.
     """
-    declaration = Declaration(cache)
+    if ttl is not None:
+        CacheSettings(ttl=ttl)  # which checks it
+    declaration = Declaration(cache, ttl)
     given: object = cache
     if not isinstance(given, str) or not given:
         raise ConfigurationError(f"cache={given!r:.120} is no name; give a string that is not empty")
@@ -75,9 +85,7 @@ def _declare(entity: type[T], declaration: Declaration) -> type[T]:
     with _lock:
         known = _declared.setdefault(entity, declaration)
     if known != declaration:
-        raise ConfigurationError(
-            f"{entity.__name__} is declared in the cache {known.cache!r} already, and now in {declaration.cache!r}"
-        )
+        raise ConfigurationError(f"{entity.__name__} is declared with {known} already, and now with {declaration}")
     _tell(entity)
     return entity
 

@@ -62,7 +62,9 @@ def test_a_class_may_be_declared_again_in_the_same_words(host: type[Any]) -> Non
     entity = declare_in(host, "Order")
     person_repo.cached(entity, cache="orders")
     person_repo.cached(entity, cache="orders")
-    with pytest.raises(ConfigurationError, match=r"Order is declared in the cache 'orders' already, and now in 'x'"):
+    with pytest.raises(
+        ConfigurationError, match=r"Order is declared with cache='orders', ttl=None already, and now with cache='x'"
+    ):
         person_repo.cached(entity, cache="x")
 
 
@@ -86,6 +88,14 @@ def test_what_is_not_mapped_cannot_be_declared(entity: Any) -> None:
 def test_a_cache_has_a_name(host: type[Any], cache: Any) -> None:
     with pytest.raises(ConfigurationError, match=rf"cache={cache!r} is no name; give a string"):
         person_repo.cached(declare_in(host, "Order"), cache=cache)
+
+
+@pytest.mark.parametrize(
+    ("ttl", "message"), [(0, "ttl 0: give whole seconds"), ("60", "ttl='60' is str"), (2.5, "float")]
+)
+def test_a_ttl_is_within_its_limits(host: type[Any], ttl: Any, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        person_repo.cached(declare_in(host, "Order"), ttl=ttl)
 
 
 def test_a_class_may_name_one_that_comes_later(host: type[Any]) -> None:

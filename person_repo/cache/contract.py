@@ -156,6 +156,7 @@ class LeaseBackend(DogpileFace):
         self.settings: CacheSettings = CacheSettings().with_options(arguments)
         Seal.of(self.settings.secret)  # It raises here, and not at the first service, if the extra is not installed.
         self.counters = Counters()
+        self._ttls: dict[str, int] = {}
         limit = self.settings.max_loads
         self.bulkhead: Bulkhead | None = Bulkhead(limit, self.settings.max_load_wait) if limit else None
         """The bound on this process's loads for this cache, whichever repository makes them; None for no bound."""
@@ -176,7 +177,7 @@ class LeaseBackend(DogpileFace):
 
     @abc.abstractmethod
     def fill(self, lease: Lease, value: bytes) -> bool:
-        """Stores a value for the ttl of the settings if the lease is still held; True if it did. The lease is spent."""
+        """Stores a value for its ``value_ttl`` if the lease is still held; True if it did. The lease is spent."""
 
     def fill_many(self, fills: Sequence[tuple[Lease, bytes]]) -> list[bool]:
         """``fill`` for several leases of one thread, batched if the backend can."""
@@ -211,18 +212,24 @@ class LeaseBackend(DogpileFace):
         """The servers that do not answer now, each of which is asked once; none for a cache without servers."""
         return frozenset()
 
-    def value_ttl(self) -> int:
-        """Seconds that the next value lives: the ttl, less a random part of it, so that values which were filled
-        together do not end together.
+    def keep(self, group: str, ttl: int) -> None:
+        """From now on values of this group live for ``ttl`` seconds, in the place of the settings' ``ttl``."""
+        self._ttls[group] = ttl
+
+    def value_ttl(self, key: str) -> int:
+        """Seconds that the next value of this item lives: the ttl, less a random part of it, so that values which were
+        filled together do not end together.
         """
-        ttl = self.settings.ttl
+        ttl = self._ttl_of(key) if self._ttls else self.settings.ttl
         return ttl - randrange(int(ttl * self.settings.ttl_jitter) + 1)
 
-    @property
-    def renewal(self) -> int:
-        """Seconds before its end from which on a value is renewed; 0 for never, as if its life is short."""
-        ttl, share = self.settings.ttl, self.settings.refresh_ahead
+    def renewal(self, key: str) -> int:
+        """Seconds before its end from which on a value of this item is renewed; 0 for never, as if its life is short."""
+        ttl, share = self._ttl_of(key) if self._ttls else self.settings.ttl, self.settings.refresh_ahead
         return max(int(ttl * share), 1) if share and ttl > 3 else 0
+
+    def _ttl_of(self, key: str) -> int:
+        return self._ttls.get(group_of(key), self.settings.ttl)
 
     def close(self) -> None:
         """Closes what this thread holds open. May be called again; the backend stays usable."""

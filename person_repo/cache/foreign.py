@@ -26,6 +26,7 @@ from person_repo.cache.contract import (
     Tombstones,
     marker_of,
 )
+from person_repo.exceptions import ConfigurationError
 
 __all__ = ["ForeignBackend"]
 
@@ -106,6 +107,13 @@ class ForeignBackend(LeaseBackend):
     def _delete(self, keys: Collection[str], groups: Collection[str]) -> bool:
         names = [*keys, *map(marker_of, groups)]
         return self._attempt(self._region.delete_multi, names) is not UNREACHABLE
+
+    def keep(self, group: str, ttl: int) -> None:
+        """Raises ``ConfigurationError``: the region has one expiration time for all values."""
+        raise ConfigurationError(
+            f"ttl={ttl} of {group}: a region of another backend keeps all values for its own expiration time; leave "
+            "ttl out, or give the class a cache of its own by cache="
+        )
 
     def unreachable(self) -> frozenset[str]:
         """See ``LeaseBackend``. A region is one server, whatever is behind it."""

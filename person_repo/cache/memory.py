@@ -163,8 +163,8 @@ class MemoryBackend(LeaseBackend):
         now = self._clock()
         if lease.until <= now or self._blocked(self._tombstones, lease.key, now):
             return False
-        until = now + self.value_ttl()
-        self._put(lease.key, _Value(value, lease.epoch, until, until - self.renewal))
+        until = now + self.value_ttl(lease.key)
+        self._put(lease.key, _Value(value, lease.epoch, until, until - self.renewal(lease.key)))
         return True
 
     def abandon(self, leases: Iterable[Lease]) -> None:

@@ -16,6 +16,7 @@ from person_repo.database.bound import BoundRepository
 from person_repo.database.ids import identities, listed, required
 from person_repo.database.loading import Loader
 from person_repo.database.repository import Repository, SQLAlchemyRepository
+from person_repo.declare import declaration_of
 from person_repo.fence.view import Fence, fence_of
 from person_repo.interruptions import is_repeated
 from person_repo.mapped.codec import Codec, RejectedItemError
@@ -58,6 +59,9 @@ class CachedRepository(Repository[E]):
         # The discriminators of this class's rows; None if all rows are of this class.
         self._kinds = None if self.stored is self.mapping else self.mapping.kinds
         self.keys = Keyspace.of(self.stored, self.backend.settings.namespace)
+        declaration = declaration_of(self.mapping.entity)
+        if declaration is not None and declaration.ttl is not None:
+            self.backend.keep(self.keys.group, declaration.ttl)
         self.counters = Counters()
         self.fence: Fence | None = fence_of(database.engine, self.backend, database.read_engine)
         self._codec = Codec(self.stored, Seal.of(self.backend.settings.secret))

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import dogpile.cache
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
@@ -157,6 +158,31 @@ def test_a_declared_cache_without_a_region_is_refused_by_name() -> None:
 def test_nothing_but_an_engine_can_be_covered(engine: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"cover\(\) takes an Engine, not"):
         person_repo.cover(engine, "memory://")
+
+
+def test_a_class_may_have_a_ttl_of_its_own(shop: sa.Engine, cache_url: str) -> None:
+    person_repo.cached(Order, ttl=1)
+    person_repo.cached(Line)
+    region = make_region(cache_url, ttl=60)
+    with Service.over(Order, shop, region) as orders, Service.over(Line, shop, region) as lines:
+        for service in (orders, lines):
+            assert (service.get_one("1").name, [*service.get_many(["1", "2"])]) == ("old", ["1"])
+        with sa.create_engine(shop.url).begin() as elsewhere:  # which is not covered
+            elsewhere.execute(sa.update(Order).values(name="new"))
+            elsewhere.execute(sa.update(Line).values(name="new"))
+        deadline = time.monotonic() + 30
+        while orders.get_one("1").name == "old":
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert lines.get_one("1").name == "old"
+        assert lines.stats().fills == orders.stats().fills - 1
+
+
+def test_a_region_of_another_backend_has_no_ttl_for_one_class() -> None:
+    person_repo.cached(Order, ttl=60)
+    region = dogpile.cache.make_region().configure("dogpile.cache.memory")
+    with pytest.raises(ConfigurationError, match=r"ttl=60 of pr:person_repo:shop_order: a region of another backend"):
+        Service.over(Order, sa.create_engine("sqlite://"), region)
 
 
 def test_a_class_that_is_declared_later_is_covered_where_its_cache_is(

@@ -83,8 +83,7 @@ class MemcachedBackend(LeaseBackend):
         self.servers = url.servers
         self._only = self.servers[0] if len(self.servers) == 1 else ""  # One server needs no call.
         self._placed_at = placement(self.servers)
-        self._heads: dict[str, bytes] = {}
-        self._tail = wire.fetch_tail(self.settings.lease_ttl, self.renewal)
+        self._fetches: dict[str, tuple[bytes, bytes]] = {}
         self._pool = Pool(self.servers, self.settings, self.counters, _tls_of(self.settings), monotonic)
         self._ready, self._breakers = self._pool.ready, self._pool.breakers  # The fast path of ``fetch`` uses them.
         on_fork(self._pool.begin)
@@ -110,8 +109,8 @@ class MemcachedBackend(LeaseBackend):
                 connection = self._pool.connection(server, budget)
                 seconds = budget.remaining
             self.counters.round_trips.value += 1
-            head = self._heads.get(group) or self._head(group)
-            received = connection.ask(head + key.encode() + self._tail, seconds)
+            head, tail = self._fetches.get(group) or self._fetch_of(group)
+            received = connection.ask(head + key.encode() + tail, seconds)
             # Fast path: the answer begins with the marker that this connection knows. The slow one reads both replies.
             marker: KnownMarker | None = connection.markers.get(group)
             if marker is not None:
@@ -171,8 +170,9 @@ class MemcachedBackend(LeaseBackend):
             for connection, names in work.items()
             if connection.state is IDLE and (missing := [name for name in names if found.get(name) is None])
         }
+        _, tail = self._fetches.get(group) or self._fetch_of(group)
         for connection, names, replies in self._pool.exchange_with_each(
-            lacking, lambda key: b"mg " + key.encode() + self._tail, 1, budget, wire.get_marker(group)
+            lacking, lambda key: b"mg " + key.encode() + tail, 1, budget, wire.get_marker(group)
         ):
             try:
                 answers = self._answers(connection, group, names, replies, None, budget)
@@ -205,9 +205,15 @@ class MemcachedBackend(LeaseBackend):
         self.abandon(leases)
         return [answer if answer is UNREACHABLE else BLOCKED for answer in fetch.answers]
 
-    def _head(self, group: str) -> bytes:
-        head = self._heads[group] = wire.fetch_head(group)
-        return head
+    def _fetch_of(self, group: str) -> tuple[bytes, bytes]:
+        """The bytes of a fetch before its key, and after it."""
+        tail = wire.fetch_tail(self.settings.lease_ttl, self.renewal(marker_of(group)))
+        fetch = self._fetches[group] = (wire.fetch_head(group), tail)
+        return fetch
+
+    def keep(self, group: str, ttl: int) -> None:
+        super().keep(group, ttl)
+        self._fetches.pop(group, None)
 
     def fill(self, lease: Lease, value: bytes) -> bool:
         if not isinstance(lease, FillRight) or not self._pool.is_usable(lease.connection):
@@ -215,7 +221,7 @@ class MemcachedBackend(LeaseBackend):
         connection = lease.connection
         budget = Budget(self.settings.timeout)
         try:
-            request = fill_request(lease, value, self.value_ttl())
+            request = fill_request(lease, value, self.value_ttl(lease.key))
             ((words, _),) = self._pool.exchange(connection, request, 1, budget)
         except CacheUnavailableError as exc:
             self._pool.failed(connection.server, exc)
@@ -229,7 +235,7 @@ class MemcachedBackend(LeaseBackend):
         values = dict(fills)
         for _, leases, replies in self._pool.exchange_with_each(
             self._usable(values),
-            lambda lease: fill_request(lease, values[lease], self.value_ttl()),
+            lambda lease: fill_request(lease, values[lease], self.value_ttl(lease.key)),
             1,
             Budget(self.settings.timeout),
         ):

@@ -16,7 +16,6 @@ from promise.schedules.wire import Clock, FakeMemcached, Item
 from promise.schedules.world import World
 
 from person_repo.cache.contract import LeaseBackend
-from person_repo.cache.memcached import wire
 from person_repo.cache.memcached.backend import MemcachedBackend
 from person_repo.cache.memcached.connection import IDLE, Budget
 from person_repo.cache.memory import MemoryBackend
@@ -159,7 +158,7 @@ class Stage:
             dict(_TTLS, servers=self._server_names, on_unreachable=self.scenario.on_unreachable), self.scenario.looked
         )
         if ending:
-            backend._tail = wire.fetch_tail(LEASE_TTL, 2 * TTL)
+            backend.renewal = lambda key: 2 * TTL  # type: ignore[method-assign]
         return backend
 
     def _names(self, *kinds: str) -> list[str]:
