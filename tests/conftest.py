@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 from support.authorities import trust_no_authority
 from support.databases import FIXTURES, OTHERS, Databases, HasUrl, server_of
+from support.declarations import undone
 from support.folders import work_in_memory
 from support.postgresql import postgresql
 from support.servers import Memcached, mariadb, memcached, mysql
@@ -65,6 +66,13 @@ _STARTS: dict[Program, Callable[[], AbstractContextManager[HasUrl]]] = {
     NEWER_MARIADB: lambda: mariadb(version=NEWER_MARIADB),
     POSTGRESQL: postgresql,
 }
+
+
+@pytest.fixture(autouse=True)
+def _declarations_undone() -> Iterator[None]:
+    """What a test declares as cached is covered in no other."""
+    with undone():
+        yield
 
 
 @pytest.fixture(scope="session")

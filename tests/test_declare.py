@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
-from support.declarations import undone
 
 import person_repo
 from person_repo import ConfigurationError, Person
 from person_repo.declare import Declaration, declaration_of, declared
-
-
-@pytest.fixture(autouse=True)
-def _undone() -> Iterator[None]:
-    with undone():
-        yield
 
 
 @pytest.fixture

@@ -224,7 +224,7 @@ class LeaseBackend(DogpileFace):
         return ttl - randrange(int(ttl * self.settings.ttl_jitter) + 1)
 
     def renewal(self, key: str) -> int:
-        """Seconds before its end from which on a value of this item is renewed; 0 for never, as if its life is short."""
+        """Seconds before its end from which a value of this item is renewed; 0 for never, as if its life is short."""
         ttl, share = self._ttl_of(key) if self._ttls else self.settings.ttl, self.settings.refresh_ahead
         return max(int(ttl * share), 1) if share and ttl > 3 else 0
 

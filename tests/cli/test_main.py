@@ -362,15 +362,14 @@ class TestDocumentation:
         assert re.findall(r"^\| (\d+) ", section, re.MULTILINE) == re.findall(r"^ +(\d+) ", in_help, re.MULTILINE)
 
     def test_the_examples_go_as_they_are_shown(self) -> None:
-        """All of them in one folder, in the order of the page, in a shell."""
+        """All of them in one folder, in the order of the page, in a shell. The environment names a cache."""
         shell = shutil.which("bash") or pytest.skip("needs bash")
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environ = os.environ | {"PATH": path, "PERSON_REPO_CACHE_URL": "null://"}
         for block in re.findall(r"^```console\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL):
             for command, shown in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE):
                 with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
-                    subprocess.run(
-                        [shell, "-c", command], stdout=output, stderr=output, env=os.environ | {"PATH": path}
-                    )
+                    subprocess.run([shell, "-c", command], stdout=output, stderr=output, env=environ)
                     output.seek(0)
                     written = [line.rstrip() for line in output]
                 assert written == [line.rstrip() for line in shown.splitlines()], command

@@ -15,17 +15,10 @@ import dogpile.cache
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
-from support.declarations import undone
 
 import person_repo
 from person_repo import ConfigurationError, ExactString, Person, PersonService, Service, make_region
 from person_repo.writing import covered
-
-
-@pytest.fixture(autouse=True)
-def _undone() -> Iterator[None]:
-    with undone():
-        yield
 
 
 class Shop(orm.MappedAsDataclass, orm.DeclarativeBase):
