@@ -172,7 +172,9 @@ class TestPasswords:
         def refuse(*_: object) -> None:
             raise ConnectionRefusedError(f"no login with @{SECRET} from {url}")
 
-        monkeypatch.setattr(sa.Engine, "_has_events", False)  # to have it restored: nothing takes it back
+        # To have both restored: nothing takes the marks back, and this event is the dialects'.
+        monkeypatch.setattr(sa.Engine, "_has_events", False)
+        monkeypatch.setattr(sa.Dialect, "_has_events", False)
         sa.event.listen(sa.Engine, "do_connect", refuse)
         try:
             result = call("--database-url", url, "list")
