@@ -187,6 +187,7 @@ def says(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
+@pytest.mark.proof(name="suite", sample=2)
 def test_two_processes_that_upgrade_at_once_do_not_collide(database_url: str, engine: sa.Engine) -> None:
     """The second one comes while the first one, having found an empty schema, is about to create the table."""
     with racer(database_url) as first:

@@ -61,6 +61,9 @@ DOCS = CHECKOUT / "docs"
 RUN_ELSEWHERE = {"reference/command-line.md"}
 """``tests/cli/test_main.py`` runs its examples."""
 
+OF_MANY_PROCESSES = {"how-to/migrations.md", "how-to/test-your-app.md", "how-to/frameworks/flask-sqlalchemy.md"}
+"""One of these is run in ``make test``, and all by ``make prove FULL=1``."""
+
 ROOT_PAGES = [README, CONTRIBUTING, SECURITY]
 """Sphinx does not build them."""
 
@@ -221,7 +224,17 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if name_of(page) not in RUN_ELSEWHERE], ids=name_of)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(
+            page, marks=pytest.mark.proof(name="suite", sample=1) if name_of(page) in OF_MANY_PROCESSES else ()
+        )
+        for page in PAGES
+        if name_of(page) not in RUN_ELSEWHERE
+    ],
+    ids=name_of,
+)
 def test_page_runs_as_it_is_written(page: Path, empty_folder: Path, server_of: Callable[[re.Match[str]], str]) -> None:
     run = Run(name_of(page), server_of)
     try:

@@ -237,7 +237,7 @@ def checked(request: pytest.FixtureRequest, name: str, report: Report) -> Report
     return report
 
 
-@pytest.mark.proof(name="schedules", sample=6)
+@pytest.mark.proof(name="schedules", sample=4)
 @pytest.mark.parametrize("searched", [search for family in FAMILIES for search in family.searches()], ids=str)
 def test_no_schedule_breaks_the_promise(searched: Search, request: pytest.FixtureRequest) -> None:
     report = search(searched.scenario, faults=searched.faults, switches=searched.switches)
