@@ -195,17 +195,18 @@ def fields_of(mapper: orm.Mapper[Any], *, dialect: str = "") -> tuple[Field, ...
 
 
 def mapped_columns(mapper: orm.Mapper[Any]) -> Iterable[tuple[orm.ColumnProperty[Any], sa.Column[Any]]]:
-    """The attributes that are columns, with the base table's column if an attribute stands for one of each table.
+    """The attributes that are columns. Of several columns of one attribute, SQLAlchemy loads the first; of a key, which
+    all tables have, the base table's is taken.
 
     A ``column_property`` over an SQL expression is left out, and so stays unloaded on both sides of the toggle: it has
     no row of its own whose change could be seen.
     """
-    base = mapper.base_mapper.local_table
+    keys = cast("tuple[sa.Column[Any], ...]", mapper.base_mapper.primary_key)
     for name, _ in mapper.columns.items():  # Not ``column_attrs``, which would configure all mappers of the host.
         prop = cast("orm.ColumnProperty[Any]", mapper.get_property(name))
         columns = [column for column in prop.columns if isinstance(column, sa.Column)]
         if columns:
-            yield prop, next((column for column in columns if column.table is base), columns[0])
+            yield prop, next((column for column in columns if any(column is key for key in keys)), columns[0])
 
 
 def binds(type_: sa.types.TypeEngine[Any]) -> TypeGuard[sa.TypeDecorator[Any]]:

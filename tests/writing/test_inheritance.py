@@ -285,3 +285,40 @@ def test_a_class_that_is_not_joined_by_its_whole_key_is_refused() -> None:
 
     with pytest.raises(ConfigurationError, match=r"Odder is joined by .*; only a class that is joined by the whole"):
         Service.over(Odd, sa.create_engine("sqlite://"), "memory://")
+
+
+class Paper(Staff):
+    __tablename__ = "paper"
+    id = sa.Column(sa.Integer, primary_key=True)
+    note = sa.Column(ExactString(20))
+    kind = sa.Column(ExactString(20))
+    __mapper_args__ = {"polymorphic_on": kind, "polymorphic_identity": "paper"}
+
+
+class Letter(Paper):
+    """Its attributes stand for a column in each table, one of them by another name."""
+
+    __tablename__ = "letter"
+    pk = orm.column_property(sa.Column("id", sa.ForeignKey("paper.id"), primary_key=True), Paper.id)
+    note = orm.column_property(sa.Column("note", ExactString(20)), Paper.note)
+    __mapper_args__ = {"polymorphic_identity": "letter"}
+
+
+@pytest.mark.parametrize("entity", [Paper, Letter])
+def test_an_attribute_of_two_columns_has_the_value_that_sqlalchemy_loads(
+    engine: sa.Engine, cache_url: str, entity: type[Paper]
+) -> None:
+    Staff.metadata.create_all(engine)
+    with orm.Session(engine) as session, session.begin():
+        session.add(Letter(pk=1, note="of both"))
+        session.flush()
+        session.execute(sa.update(Paper.__table__).values(note="of the base"))
+    with orm.Session(engine) as session:
+        expected = session.get_one(Letter, 1)
+        assert (expected.note, expected.pk) == ("of both", 1)
+    with Service.over(entity, engine, cache_url) as papers:
+        for found in answers(papers, 1):
+            assert (found.note, found.pk) == ("of both", 1)  # type: ignore[attr-defined]
+        papers.update(1, note="changed")
+        for found in answers(papers, 1):
+            assert found.note == "changed"  # type: ignore[attr-defined]
