@@ -74,9 +74,12 @@ def root_engine(engine: sa.Engine) -> sa.Engine:
     return engine
 
 
-def watch_pool(pool: sa.Pool, take: Callable[[Any], None], give_back: Callable[[Any], None]) -> Callable[[], None]:
+def watch_pool(
+    pool: sa.Pool, take: Callable[[Any], None], give_back: Callable[[Any], Callable[[], None]]
+) -> Callable[[], None]:
     """Call a function with the record of each connection that is taken from a pool, right after, and with each that
-    comes back, right before: ``Pool._do_get``, ``Pool._do_return_conn``. Returns the function that ends it.
+    comes back, right before; what that returns is called right after: ``Pool._do_get``, ``Pool._do_return_conn``.
+    Returns the function that ends it.
 
     Without it, a commit that was under way while its engine was covered would not be seen. The pool's events have no
     safe end: a listener cannot be removed while another thread calls it.
@@ -90,8 +93,9 @@ def watch_pool(pool: sa.Pool, take: Callable[[Any], None], give_back: Callable[[
         return record
 
     def watched_return(record: Any) -> None:
-        give_back(record)
+        afterwards = give_back(record)
         return_record(record)
+        afterwards()
 
     def end() -> None:
         for name in ("_do_get", "_do_return_conn"):

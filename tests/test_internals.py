@@ -115,7 +115,7 @@ def watched_connections(engine: sa.Engine) -> bool:
     pools = [engine.pool, sa.create_engine("sqlite://", poolclass=sa.pool.NullPool).pool]
     pools += [sa.create_engine("sqlite://", poolclass=kind).pool for kind in (sa.pool.QueuePool, sa.pool.StaticPool)]
     for pool in pools:
-        end = internals.watch_pool(pool, lambda _: seen.append("taken"), lambda _: seen.append("back"))
+        end = internals.watch_pool(pool, lambda _: seen.append("taken"), lambda _: lambda: seen.append("back"))
         pool.connect().close()
         end()
         pool.connect().close()

@@ -54,8 +54,8 @@ class _Wait:
 class Unseen:
     """The connections that were out of one pool while classes were covered.
 
-    Each of them drops the classes when it comes back. A pool that does not say how many are out is watched until its
-    first use after ``tombstone_ttl``, which is longer than the slowest COMMIT and brings the last drop.
+    Each of them drops the classes when it comes back. A pool that does not say how many are out is watched until
+    the first that comes back after ``tombstone_ttl``, which is longer than the slowest COMMIT.
     """
 
     def __init__(self, pool: sa.Pool) -> None:
@@ -109,9 +109,8 @@ class Unseen:
                     wait.later.add(record)
                 elif wait.out is not None:
                     wait.out += 1
-        self._drop(self._overdue())
 
-    def _give_back(self, record: Any) -> None:
+    def _give_back(self, record: Any) -> Callable[[], None]:
         back = []
         with self._lock:
             for wait in self._waits:
@@ -123,7 +122,8 @@ class Unseen:
                     wait.out -= 1
                     if wait.out <= 0 and wait.groups:
                         self._end(wait)
-        self._drop([*back, *self._overdue()])
+        # Not before it is back: the fence may need a connection, and this one be the last.
+        return lambda: self._drop([*back, *self._overdue()])
 
     def _overdue(self) -> list[_Wait]:
         now = time.monotonic()

@@ -15,9 +15,12 @@ import dogpile.cache
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
+from support.servers import Memcached
+from support.urls import patient_url
 
 import person_repo
-from person_repo import ConfigurationError, ExactString, Person, PersonService, Service, make_region
+from person_repo import ConfigurationError, ExactString, Person, PersonService, Service, make_region, migrations
+from person_repo.model import FENCE
 from person_repo.writing import covered
 
 
@@ -341,6 +344,28 @@ def test_a_commit_that_is_under_way_while_an_engine_is_covered(
         assert orders.get_one("1").name == "new"
     number = "1 connections" if options == {} else "an unknown number of connections"
     assert any(f"covered while {number} were in use" in record.message for record in caplog.records)
+    engine.dispose()
+
+
+@pytest.mark.parametrize("database_url", ["mysql"], indirect=True)
+def test_the_only_connection_of_a_pool_comes_back_while_no_server_answers(
+    shop: sa.Engine, memcached_servers: list[Memcached]
+) -> None:
+    """The drop needs a connection of the same pool, for the fence."""
+    migrations.upgrade(shop, person=False)
+    engine = sa.create_engine(shop.url, pool_size=1, max_overflow=0, pool_timeout=60)
+    region = make_region(patient_url(memcached_servers[:1], timeout=0.2, connect_timeout=0.2))
+    with Service.over(Order, shop, region) as orders, orm.Session(engine) as session:
+        assert orders.get_one("1").name == "old"
+        session.connection()
+        person_repo.cached(Order)
+        person_repo.cover(engine, region)
+        memcached_servers[0].kill()
+        began = time.monotonic()
+        session.close()
+        assert time.monotonic() - began < 30
+        with shop.connect() as connection:
+            assert connection.scalar(sa.select(sa.func.count()).select_from(FENCE)) > 0
     engine.dispose()
 
 
