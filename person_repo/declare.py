@@ -16,6 +16,7 @@ from sqlalchemy import event, exc, orm
 
 from person_repo.exceptions import ConfigurationError
 from person_repo.forks import on_fork
+from person_repo.mapped.identities import IdentityMapping
 from person_repo.model import Person
 from person_repo.settings import CacheSettings
 
@@ -82,11 +83,18 @@ def _declare(entity: type[T], declaration: Declaration) -> type[T]:
     if mapper.inherits is not None:
         root = mapper.base_mapper.class_.__name__
         raise ConfigurationError(f"{entity.__name__} inherits from {root}: declare {root}, which declares both")
+    IdentityMapping(entity)  # which refuses what cannot be cached
     with _lock:
+        is_new = entity not in _declared
         known = _declared.setdefault(entity, declaration)
     if known != declaration:
         raise ConfigurationError(f"{entity.__name__} is declared with {known} already, and now with {declaration}")
-    _tell(entity)
+    try:
+        _tell(entity)
+    except BaseException:
+        if is_new:
+            _declared.pop(entity, None)
+        raise
     return entity
 
 
@@ -110,8 +118,8 @@ def root_of(entity: type[Any]) -> type[Any] | None:
 
 
 def on_news(listener: Callable[[type[Any]], None]) -> None:
-    """Call a function with each class that is declared from now on, and with each declared root to whose hierarchy a
-    class is added. It is called while the class is made, so what it raises is seen there.
+    """Call a function with each class that is declared from now on, and with each root to whose hierarchy a class is
+    added, declared or not. It is called while the class is made, so what it raises is seen there.
     """
     _listeners.append(listener)
 
@@ -131,10 +139,9 @@ def _mapper_of(entity: Any) -> orm.Mapper[Any] | None:
 
 @event.listens_for(orm.Mapper, "after_mapper_constructed")
 def _hear_of_subclass(mapper: orm.Mapper[Any], _: type[Any]) -> None:
-    """A class is mapped: if it inherits from a declared one, its tables count, too."""
-    root = mapper.base_mapper.class_
-    if mapper.inherits is not None and root in _declared:
-        _tell(root)
+    """A class is mapped: if it inherits from another, its tables count, too."""
+    if mapper.inherits is not None:
+        _tell(mapper.base_mapper.class_)
 
 
 def _unlock() -> None:

@@ -21,6 +21,7 @@ from person_repo.database.bound import BoundRepository
 from person_repo.database.engines import engine_of, fork_safely
 from person_repo.database.repository import Repository, Sessions, SQLAlchemyRepository, bind_of
 from person_repo.exceptions import ConfigurationError
+from person_repo.internals import root_engine
 from person_repo.model import Person
 from person_repo.observability.counters import Stats
 from person_repo.reading.cached import CachedRepository
@@ -149,9 +150,10 @@ class Service(Repository[E]):
         """Keeps the promise for writes through another engine, too, for every class that is declared in the same cache.
         May be called again.
         """
-        if engine not in self._engines:
+        known = root_engine(engine)
+        if known not in self._engines:
             cover_class(engine, self.cached.mapping.entity, self.cached.backend)
-            self._engines.add(engine)
+            self._engines.add(known)
 
     def invalidate(self, *ids: Any) -> None:
         """Drops these entities from the cache, after writes that SQLAlchemy never saw.

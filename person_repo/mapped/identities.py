@@ -44,7 +44,8 @@ class IdentityMapping(Generic[E]):
         self.name = entity.__name__
         self.table = cast("sa.Table", mapper.base_mapper.local_table)
         """The table that has the primary key."""
-        self.key_fields = _key_fields(mapper, dialect)
+        self.key_fields = _key_fields(mapper, dialect) if is_resolved(entity) else ()
+        """The columns of the primary key; none as long as one of them refers to a table that comes later."""
         self.key_columns = _key_columns(mapper)
         """The columns of the primary key in each table that holds a part of an entity."""
         self.longest_plain_id = _longest_plain_id(self.key_fields)
@@ -54,9 +55,12 @@ class IdentityMapping(Generic[E]):
     def cache_name(self) -> str:
         """The name of this class's entities in a cache, the same on every host: the table's.
 
-        A class that inherits and is cached by itself (``stored``) adds its name: its rows are others than its base's.
+        For a class that inherits, the class is added: a row of the table may be none of its entities.
         """
-        return self.table.fullname if self.mapper.inherits is None else f"{self.table.fullname}/{self.name}"
+        if self.mapper.inherits is None:
+            return self.table.fullname
+        kind = self.mapper.polymorphic_identity
+        return f"{self.table.fullname}/{self.name if kind is None else kind}"
 
     def stored_identity(self, values: Iterable[Any]) -> Identity | None:
         """The identity under which readers find a row that was written with these key values.
@@ -64,6 +68,8 @@ class IdentityMapping(Generic[E]):
         None if only the database knows it, because it converts, rounds or pads one of them: then an invalidation must
         drop the whole model. A row written with the integer key ``True`` is found under ``1``.
         """
+        if not self.key_fields:
+            return None
         stored = tuple(field.as_stored(value) for field, value in zip(self.key_fields, values, strict=True))
         return None if None in stored else stored
 
@@ -141,6 +147,6 @@ def _equated(condition: Any, table: Any) -> dict[Any, sa.Column[Any]]:
 
 
 def _longest_plain_id(key: Sequence[Field]) -> int:
-    if len(key) > 1 or key[0].python_type is not str:
+    if len(key) != 1 or key[0].python_type is not str:
         return -1
     return sys.maxsize if key[0].length is None else key[0].length

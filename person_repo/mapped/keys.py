@@ -56,7 +56,7 @@ class Keyspace:
 
     @classmethod
     def of(cls, mapping: IdentityMapping[Any], namespace: str) -> Keyspace:
-        """The keys of a class's rows as a cache holds them (``EntityMapping.stored``)."""
+        """The keys of a class's rows."""
         return cls(namespace, mapping.cache_name, mapping.longest_plain_id)
 
     def plain_key_of(self, id: Any) -> str | None:

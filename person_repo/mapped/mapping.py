@@ -32,7 +32,6 @@ class EntityMapping(IdentityMapping[E]):
     def __init__(self, entity: type[E], *, dialect: str = "") -> None:
         super().__init__(entity, dialect=dialect)
         mapper = self.mapper
-        self._dialect = dialect
         self.fields = fields_of(mapper, dialect=dialect)
         self.columns = tuple(field.column for field in self.fields)
         # Siblings may have attributes of one name for different columns; the first is taken.
@@ -51,29 +50,6 @@ class EntityMapping(IdentityMapping[E]):
         self._discriminator = _discriminator(mapper, self.columns)
         self._on_postgresql = dialect == "postgresql"
         self._max_unchecked = -1 if self._on_postgresql else self.longest_plain_id
-
-    @property
-    def stored(self) -> EntityMapping[Any]:
-        """The mapping of the rows as a cache keeps them: that of the root of a hierarchy, so that all its classes share
-        one entry for an entity.
-
-        It is the class's own where the root has no discriminator: a row of the root's does not say of which class it
-        is.
-        """
-        root = self.mapper.base_mapper
-        if root is self.mapper or root.polymorphic_on is None:
-            return self
-        return EntityMapping(root.class_, dialect=self._dialect)
-
-    @property
-    def kinds(self) -> frozenset[Any]:
-        """The discriminators of this class and of those that inherit from it."""
-        kinds = [variant.polymorphic_identity for variant in self.mapper.self_and_descendants]
-        return frozenset(kind for kind in kinds if kind is not None)
-
-    def kind_of(self, row: Row) -> Any:
-        """The discriminator in a row; None for a class that has none."""
-        return None if self._discriminator is None else row[self._discriminator]
 
     @property
     def inherits(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import time
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -14,14 +15,13 @@ from person_repo.cache.contract import BLOCKED, Coherence, Lease, LeaseBackend
 from person_repo.cache.region import lease_backend, region_of
 from person_repo.database.bound import BoundRepository
 from person_repo.database.ids import identities, listed, required
-from person_repo.database.loading import Loader
 from person_repo.database.repository import Repository, SQLAlchemyRepository
-from person_repo.declare import declaration_of
+from person_repo.declare import declaration_of, on_news
 from person_repo.fence.view import Fence, fence_of
 from person_repo.interruptions import is_repeated
 from person_repo.mapped.codec import Codec, RejectedItemError
 from person_repo.mapped.keys import Keyspace
-from person_repo.mapped.mapping import EntityMapping, Identity, Row
+from person_repo.mapped.mapping import Identity, Row
 from person_repo.mapped.sealing import Seal
 from person_repo.observability.counters import Counters, Stats
 from person_repo.reading.batch import Batch
@@ -54,27 +54,28 @@ class CachedRepository(Repository[E]):
         self.region = region_of(cache)
         self.backend: LeaseBackend = lease_backend(self.region)
         self.mapping = database.mapping
-        self.stored: EntityMapping[E] = self.mapping.stored
-        """The mapping of the rows that the cache holds: of a hierarchy's class, that of the root."""
-        # The discriminators of this class's rows; None if all rows are of this class.
-        self._kinds = None if self.stored is self.mapping else self.mapping.kinds
-        self.keys = Keyspace.of(self.stored, self.backend.settings.namespace)
-        declaration = declaration_of(self.mapping.entity)
-        if declaration is not None and declaration.ttl is not None:
-            self.backend.keep(self.keys.group, declaration.ttl)
+        self.keys = Keyspace.of(self.mapping, self.backend.settings.namespace)
+        self._take_ttl()
+        _repositories.add(self)
         self.counters = Counters()
         self.fence: Fence | None = fence_of(database.engine, self.backend, database.read_engine)
-        self._codec = Codec(self.stored, Seal.of(self.backend.settings.secret))
+        self._codec = Codec(self.mapping, Seal.of(self.backend.settings.secret))
         self._read_through = ReadThrough(
             self.keys.group,
             self.backend,
             self.fence,
             self._codec,
-            database.loader if self._kinds is None else Loader(self.stored, database.read_engine),
+            database.loader,
             self.counters,
             sleep=sleep,
             clock=clock,
         )
+
+    def _take_ttl(self) -> None:
+        """Have the cache keep this class's entities for the ttl that it was declared with, if it was with one."""
+        declaration = declaration_of(self.mapping.entity)
+        if declaration is not None and declaration.ttl is not None:
+            self.backend.keep(self.keys.group, declaration.ttl)
 
     @property
     def coherence(self) -> Coherence:
@@ -91,10 +92,10 @@ class CachedRepository(Repository[E]):
         if self.database.on_hosts_connection:
             return self.database.get(id)
         row = self._row(id)
-        if row is None or (self._kinds is not None and self.stored.kind_of(row) not in self._kinds):
+        if row is None:
             return None
         try:
-            return self.stored.hydrate(row)
+            return self.mapping.hydrate(row)
         except Exception as exc:
             return self._hydrate_committed(id, row, exc)
 
@@ -113,11 +114,11 @@ class CachedRepository(Repository[E]):
         if self.database.on_hosts_connection:
             return self.database.get_many(ids)
         batch = self._batch(listed(ids))
-        rows = self._of_this_class(self._read_through.rows(batch))
+        rows = self._read_through.rows(batch)
         try:
-            return self.stored.hydrate_all(zip(batch.ids, rows, strict=True))
+            return self.mapping.hydrate_all(zip(batch.ids, rows, strict=True))
         except Exception as exc:  # One row cannot be made an object; go row by row to find which.
-            if not is_repeated(exc, lambda: self.stored.hydrate_all(zip(batch.ids, rows, strict=True))):
+            if not is_repeated(exc, lambda: self.mapping.hydrate_all(zip(batch.ids, rows, strict=True))):
                 raise
             pairs = [(id, self._hydrate(id, row)) for id, row in zip(batch.ids, rows, strict=True)]
             return {id: entity for id, entity in pairs if entity is not None}
@@ -126,14 +127,7 @@ class CachedRepository(Repository[E]):
         """True if there is such an entity, at the cost of ``get``. Raises ``InvalidIdError``."""
         if self.database.on_hosts_connection:
             return self.database.exists(id)
-        return self._of_this_class([self._row(id)]) != [None]
-
-    def _of_this_class(self, rows: list[Row | None]) -> list[Row | None]:
-        """The rows, with None for those of other classes of the hierarchy."""
-        kinds = self._kinds
-        if kinds is None:
-            return rows
-        return [None if row is None or self.stored.kind_of(row) not in kinds else row for row in rows]
+        return self._row(id) is not None
 
     def _row(self, id: Any) -> Row | None:
         """The row of an id, or None. Fast path for a hit and for a plain miss; ``ReadThrough.rows`` takes the rest."""
@@ -176,7 +170,7 @@ class CachedRepository(Repository[E]):
 
     def _hydrate(self, id: Any, row: Row | None) -> E | None:
         try:
-            return None if row is None else self.stored.hydrate(row)
+            return None if row is None else self.mapping.hydrate(row)
         except Exception as exc:
             return self._hydrate_committed(id, row, exc)
 
@@ -187,16 +181,16 @@ class CachedRepository(Repository[E]):
         If the database has the same row, the error is the host's to see, from here as from there. Otherwise only the
         cache had the row: the item is of no use, and goes.
         """
-        if row is not None and not is_repeated(exc, lambda: self.stored.hydrate(row)):
+        if row is not None and not is_repeated(exc, lambda: self.mapping.hydrate(row)):
             raise exc
         identity = self.mapping.identity(id)
         assert identity is not None, id
         key, full_key = self.keys.key_of(identity)
-        (current,) = self._of_this_class(self._read_through.rows(Batch([id], [key], [full_key], [identity]), [BLOCKED]))
+        (current,) = self._read_through.rows(Batch([id], [key], [full_key], [identity]), [BLOCKED])
         if current == row:
             raise exc
         self._read_through.discard(key, RejectedItemError(f"{full_key}: no object can be made of it: {exc}"))
-        return None if current is None else self.stored.hydrate(current)
+        return None if current is None else self.mapping.hydrate(current)
 
     # Other reads, and writes: ``help`` shows the text of ``Repository`` for those without their own
 
@@ -250,3 +244,15 @@ class CachedRepository(Repository[E]):
         """Closes this thread's connections to the cache, and the read engine's. The repository stays usable."""
         self.backend.close()
         self.database.close()
+
+
+# For a class that is declared when it has a repository already.
+_repositories: weakref.WeakSet[CachedRepository[Any]] = weakref.WeakSet()
+
+
+def _hear_of_declaration(_: type[Any]) -> None:
+    for repository in [*_repositories]:
+        repository._take_ttl()
+
+
+on_news(_hear_of_declaration)

@@ -40,6 +40,7 @@ import sqlalchemy as sa
 
 from person_repo.cache.contract import LeaseBackend
 from person_repo.exceptions import ConfigurationError
+from person_repo.fence.view import fence_of
 from person_repo.forks import on_fork
 from person_repo.internals import root_engine
 from person_repo.mapped.identities import IdentityMapping
@@ -47,7 +48,7 @@ from person_repo.mapped.keys import Keyspace
 from person_repo.writing.contexts import covering, examine
 from person_repo.writing.covered import Covered, CoveredModel
 from person_repo.writing.transactions import Transactions
-from person_repo.writing.unseen import Group, Unseen, has_connected
+from person_repo.writing.unseen import Group, Unseen
 
 __all__ = ["Part", "cover_all", "require_engine"]
 
@@ -81,25 +82,27 @@ def cover_all(engine: sa.Engine, parts: Sequence[Part]) -> None:
     ``unseen`` sees to what is under way on other connections.
     """
     models = [CoveredModel(*part, engine, table) for part in parts for table in part.mapping.key_columns]
+    pool = root_engine(engine).pool
     # One thread at a time, from the first look at the models to the last one added: none is lost.
     with _covering:
         covered = _covered.get(engine.dialect)
         news = [model for model in models if covered is None or model not in covered.models]
         if not news:
             return
-        unseen = wait = None
-        if has_connected(engine):
-            pool = root_engine(engine).pool
-            unseen = _unseen.get(pool) or _unseen.setdefault(pool, Unseen(pool))
-            wait = unseen.begin()
-        if covered is None:
-            covered = _covered[engine.dialect] = Covered(engine)
-            _wrap(engine.dialect, covered)
-        for model in news:
-            covered.add(model)
-        if unseen is not None and wait is not None:
-            groups = {(model.backend, model.keys.group) for model in news}
-            unseen.watch(wait, [Group(backend, covered.fence_of(backend), group) for backend, group in groups])
+        unseen = _unseen.get(pool) or _unseen.setdefault(pool, Unseen(pool))
+        wait = unseen.begin(engine)
+        try:
+            is_wrapped, covered = covered is not None, covered or Covered(engine)
+            for model in news:
+                covered.add(model)
+            if not is_wrapped:
+                _wrap(engine.dialect, covered)
+                _covered[engine.dialect] = covered
+        finally:
+            names = {(model.backend, model.keys.group) for model in news}
+            groups = [Group(backend, fence_of(engine, backend), name) for backend, name in names]
+    # Without the lock: a handler of the log may cover something else.
+    unseen.watch(wait, groups, engine)
 
 
 _covered: weakref.WeakKeyDictionary[sa.Dialect, Covered] = weakref.WeakKeyDictionary()

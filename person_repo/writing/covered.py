@@ -57,9 +57,20 @@ class CoveredModel(WatchedTable):
             and other.keys.group == self.keys.group
             and other.mapping.entity is self.mapping.entity
             and other.table is self.table
+            and bool(other.mapping.key_fields) == bool(self.mapping.key_fields)
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+    def is_replaced_by(self, other: CoveredModel) -> bool:
+        """True if the other one is of the same table, and the type of its key is known now."""
+        return (
+            not self.mapping.key_fields
+            and bool(other.mapping.key_fields)
+            and other.backend is self.backend
+            and other.keys.group == self.keys.group
+            and other.table is self.table
+        )
 
     def compares_exactly(self, dialect: sa.Dialect) -> bool:
         """As for any watched table; where there is a catalog, it must agree with the metadata, too."""
@@ -132,9 +143,12 @@ class Covered:
         """Cover one more table. May be called again."""
         if model in self.models:
             return
-        self.models = [*self.models, model]
+        # The same table as it was before the type of its key was known.
+        others = [each for each in self.models if not each.is_replaced_by(model)]
+        self.models = [*others, model]
         self.news.append(model)
-        self.by_table = {**self.by_table, model.name: [*self.by_table.get(model.name, []), model]}
+        of_its_name = [each for each in self.by_table.get(model.name, []) if not each.is_replaced_by(model)]
+        self.by_table = {**self.by_table, model.name: [*of_its_name, model]}
         self.cascades = Cascades(self.models)
 
     def alter(self, models: Iterable[CoveredModel], pending: Pending) -> None:

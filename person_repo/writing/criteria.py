@@ -135,7 +135,7 @@ class CriteriaWrite(Generic[W]):
         than were found here, and the caller compares.
         """
         columns = [column_of(self.target, name) for name in self.table.key_names]
-        if any(column is None for column in columns):
+        if any(column is None for column in columns) or not self.table.mapping.key_fields:
             return None
         take_sqlite_lock(connection, self.table.table)
         types = [key.column.type for key in self.table.mapping.key_fields]

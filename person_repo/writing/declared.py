@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -31,11 +32,32 @@ __all__ = ["cover", "cover_class"]
 logger = logging.getLogger("person_repo.writing")
 
 _lock = threading.RLock()
-# The caches that each engine is covered for, by name. Two services may use two regions as one cache.
-_caches: weakref.WeakKeyDictionary[sa.Engine, dict[str, list[LeaseBackend]]] = weakref.WeakKeyDictionary()
-# The engines of which the host has named all caches.
-_complete: weakref.WeakSet[sa.Engine] = weakref.WeakSet()
-# Declared classes whose key refers to a table that comes later, so that nothing can be written to theirs either.
+
+
+@dataclass(eq=False)
+class _Caches:
+    """The caches of one engine.
+
+    ``by_name``: for declared classes; two services may use two regions as one cache. ``by_root``: for classes that are
+    not declared, those of their services. ``by_url``: the regions that were made for URLs. ``covered``: the caches for
+    which each root is covered. ``is_complete``: the host has named them all.
+    """
+
+    by_name: dict[str, list[LeaseBackend]] = field(default_factory=dict)
+    by_root: weakref.WeakKeyDictionary[type, list[LeaseBackend]] = field(default_factory=weakref.WeakKeyDictionary)
+    by_url: dict[str, CacheRegion] = field(default_factory=dict)
+    covered: weakref.WeakKeyDictionary[type, list[LeaseBackend]] = field(default_factory=weakref.WeakKeyDictionary)
+    is_complete: bool = False
+
+    def of(self, root: type[Any]) -> Sequence[LeaseBackend]:
+        """The caches that may hold a class."""
+        declaration = declaration_of(root)
+        named = [] if declaration is None else self.by_name.get(declaration.cache, [])
+        return [*named, *self.by_root.get(root, ())]
+
+
+_caches: weakref.WeakKeyDictionary[sa.Engine, _Caches] = weakref.WeakKeyDictionary()
+# Classes whose key refers to a table that comes later. Until then each change drops the class.
 _unresolved: weakref.WeakSet[type] = weakref.WeakSet()
 _said: weakref.WeakSet[type] = weakref.WeakSet()
 
@@ -53,27 +75,35 @@ def cover(engine: sa.Engine, caches: CacheRegion | str | Mapping[str, CacheRegio
     """
     require_engine(engine)
     named = caches if isinstance(caches, Mapping) else {DEFAULT: caches}
-    regions = {name: region_of(region) for name, region in named.items()}
+    names: list[object] = [*named]
+    for name in names:
+        if not isinstance(name, str) or not name:
+            raise ConfigurationError(f"{name!r:.120} is no name of a cache; give strings that are not empty")
     for entity, declaration in declared():
         # Person is always declared, and need not be anybody's.
-        if declaration.cache not in regions and entity is not Person:
-            raise _no_region(entity, declaration.cache, regions)
+        if declaration.cache not in named and entity is not Person:
+            raise _no_region(entity, declaration.cache, named)
     with _lock:
-        _cover(engine, {name: lease_backend(region) for name, region in regions.items()})
-        _complete.add(root_engine(engine))
+        known = _caches_of(engine)
+        backends = {name: lease_backend(_region_of(known, region)) for name, region in named.items()}
+        _cover(engine, known, backends)
+        known.is_complete = True
 
 
 def cover_class(engine: sa.Engine, entity: type[Any], backend: LeaseBackend) -> None:
-    """Keep one class coherent that a service caches, and every class that is declared in the same cache."""
+    """Keep one class coherent that a service caches, and every class that is declared in the same cache; for a class
+    that is not declared, this is the cache ``default``.
+    """
     require_engine(engine)
-    declaration = declaration_of(entity)
-    if declaration is not None:
-        with _lock:
-            _cover(engine, {declaration.cache: backend})
-        return
-    cover_all(engine, [*_parts(engine, entity, backend)])
     root = mapper_of(entity).base_mapper.class_
-    if root not in _said:
+    declaration = declaration_of(entity)
+    with _lock:
+        known = _caches_of(engine)
+        if declaration is None:
+            known.by_root.setdefault(root, []).append(backend)
+            _cover_root(engine, known, root)
+        _cover(engine, known, {DEFAULT if declaration is None else declaration.cache: backend})
+    if declaration is None and root not in _said:
         _said.add(root)
         logger.warning(
             "%s is cached and not declared, so other processes keep it coherent only if they make a service over it, "
@@ -82,55 +112,68 @@ def cover_class(engine: sa.Engine, entity: type[Any], backend: LeaseBackend) -> 
         )
 
 
-def _cover(engine: sa.Engine, caches: Mapping[str, LeaseBackend]) -> None:
-    parts = [
-        part
-        for entity, declaration in declared()
-        if declaration.cache in caches
-        for part in _parts(engine, entity, caches[declaration.cache])
-    ]
-    cover_all(engine, parts)
-    known = _caches.setdefault(root_engine(engine), {})
+def _caches_of(engine: sa.Engine) -> _Caches:
+    return _caches.setdefault(root_engine(engine), _Caches())
+
+
+def _region_of(known: _Caches, region: CacheRegion | str) -> CacheRegion:
+    """The region itself, or the one that was made for this URL when the engine was covered before."""
+    if not isinstance(region, str):
+        return region_of(region)
+    return known.by_url.get(region) or known.by_url.setdefault(region, region_of(region))
+
+
+def _cover(engine: sa.Engine, known: _Caches, caches: Mapping[str, LeaseBackend]) -> None:
     for name, backend in caches.items():
-        if backend not in known.setdefault(name, []):
-            known[name].append(backend)
+        if backend not in known.by_name.setdefault(name, []):
+            known.by_name[name].append(backend)
+    parts = [part for entity, _ in declared() for part in _news(engine, known, entity)]
+    cover_all(engine, parts)
+    for entity, _ in declared():
+        _note(known, entity)
 
 
-def _parts(engine: sa.Engine, entity: type[Any], backend: LeaseBackend) -> Iterator[Part]:
-    """The hierarchy of a class: one part, or one for each class if its rows do not say of which class they are.
+def _cover_root(engine: sa.Engine, known: _Caches, root: type[Any]) -> None:
+    cover_all(engine, [*_news(engine, known, root)])
+    _note(known, root)
 
-    None yet for a class whose key refers to a table that comes later.
-    """
-    root = mapper_of(entity).base_mapper
-    if not is_resolved(entity):
-        _unresolved.add(entity)
+
+def _news(engine: sa.Engine, known: _Caches, root: type[Any]) -> Iterator[Part]:
+    """The classes of a hierarchy, for each cache that it is not covered for yet."""
+    backends = [backend for backend in known.of(root) if backend not in known.covered.get(root, ())]
+    if not backends:
         return
-    classes = [root.class_] if root.polymorphic_on is not None else [each.class_ for each in root.self_and_descendants]
-    for each in classes:
-        mapping = IdentityMapping(each, dialect=engine.dialect.name)
-        yield Part(mapping, Keyspace.of(mapping, backend.settings.namespace), backend)
+    for variant in mapper_of(root).base_mapper.self_and_descendants:
+        mapping = IdentityMapping(variant.class_, dialect=engine.dialect.name)
+        if not mapping.key_fields:
+            _unresolved.add(root)
+        for backend in backends:
+            yield Part(mapping, Keyspace.of(mapping, backend.settings.namespace), backend)
 
 
-def _cover_news(entity: type[Any]) -> None:
-    """A class was declared, or a declared hierarchy has grown: cover it on the engines that have its cache."""
-    declaration = declaration_of(entity)
-    assert declaration is not None, entity
+def _note(known: _Caches, root: type[Any]) -> None:
+    known.covered[root] = [*known.of(root)]
+
+
+def _hear_of_class(root: type[Any]) -> None:
+    """A class was declared, or a hierarchy has grown: cover it on the engines that have its cache."""
+    declaration = declaration_of(root)
     with _lock:
-        for engine, caches in [*_caches.items()]:
-            for backend in caches.get(declaration.cache, ()):
-                cover_all(engine, [*_parts(engine, entity, backend)])
-        for engine, caches in [*_caches.items()]:
-            if declaration.cache not in caches and engine in _complete:
-                raise _no_region(entity, declaration.cache, caches)
+        for engine, known in [*_caches.items()]:
+            known.covered.pop(root, None)
+            _cover_root(engine, known, root)
+        for known in [*_caches.values()]:
+            if declaration is not None and known.is_complete and declaration.cache not in known.by_name:
+                raise _no_region(root, declaration.cache, known.by_name)
 
 
 @event.listens_for(sa.Table, "after_parent_attach")
 def _hear_of_table(_: sa.Table, __: Any) -> None:
     """A table is defined: it may be the one that a key refers to."""
-    for entity in [*_unresolved] if _unresolved else ():
-        if is_resolved(entity):
-            _unresolved.discard(entity)
-            _cover_news(entity)
+    for root in [*_unresolved] if _unresolved else ():
+        if is_resolved(root):
+            _unresolved.discard(root)
+            _hear_of_class(root)
 
 
 def _no_region(entity: type[Any], cache: str, regions: Iterable[str]) -> ConfigurationError:
@@ -146,5 +189,5 @@ def _unlock() -> None:
     _lock = threading.RLock()
 
 
-on_news(_cover_news)
+on_news(_hear_of_class)
 on_fork(_unlock)

@@ -51,7 +51,8 @@ class WatchedTable:
 
     def rewrites_keys(self) -> bool:
         """True if the type of a key column may store another value than it is given, in a way not followed here."""
-        return any(_rewrites(key.column.type) for key in self.mapping.key_fields)
+        keys = self.mapping.key_fields
+        return not keys or any(_rewrites(key.column.type) for key in keys)
 
     def has_other_unique_keys(self) -> bool:
         """True if the metadata declares a unique key beside the primary one: an insert can conflict on that, too."""
@@ -60,7 +61,9 @@ class WatchedTable:
 
     def string_key_names(self, dialect: sa.Dialect) -> tuple[str, ...]:
         """The columns of the primary key that are strings to this database: their collations decide what is equal."""
-        found = []
+        found: list[str] = []
+        if not self.mapping.key_fields:
+            return ()
         for name, key in zip(self.key_names, self.mapping.key_fields, strict=True):
             loaded = key.column.type.dialect_impl(dialect)
             if isinstance(key.column.type, sa.TypeDecorator):

@@ -25,7 +25,7 @@ from person_repo.forks import on_fork
 from person_repo.internals import watch_pool
 from person_repo.writing.invalidation import invalidate
 
-__all__ = ["Group", "Unseen", "has_connected"]
+__all__ = ["Group", "Unseen"]
 
 logger = logging.getLogger("person_repo.writing")
 
@@ -42,11 +42,16 @@ class Group(NamedTuple):
 class _Wait:
     """Groups that wait for the connections that were out of the pool while they were covered.
 
-    ``out``: how many are out; None in a pool that does not say. ``later``: the connections that were taken since.
+    ``out``: how many are out; None if nobody knows. ``is_first``: the engine had never connected. ``has_taken``,
+    ``has_returned``: a connection was taken, or came back, before the groups were known. ``later``: the connections
+    that were taken since.
     """
 
-    deadline: float
+    is_first: bool
+    deadline: float = float("inf")
     out: int | None = None
+    has_taken: bool = False
+    has_returned: bool = False
     groups: Sequence[Group] = ()
     later: set[Any] = field(default_factory=set)
 
@@ -70,44 +75,56 @@ class Unseen:
         # The garbage collector may give a connection back in a thread that holds it.
         self._lock = threading.RLock()
 
-    def begin(self) -> _Wait:
+    def begin(self, engine: sa.Engine) -> _Wait:
         """Right before classes are covered: from here on no connection that comes back is missed."""
-        wait, pool = _Wait(float("inf")), self._pool()
+        wait, pool = _Wait(is_first=not _has_connected(engine)), self._pool()
         assert pool is not None  # that of an engine which is being covered
         with self._lock:
             if not self._waits:
                 self._unwatch = watch_pool(pool, self._take, self._give_back)
             self._waits = (*self._waits, wait)
-            wait.out = pool.checkedout() if isinstance(pool, sa.pool.QueuePool) else None
+            if isinstance(pool, sa.pool.QueuePool):
+                wait.out = pool.checkedout()
+            elif wait.is_first:
+                wait.out = 0
         return wait
 
-    def watch(self, wait: _Wait, groups: Sequence[Group]) -> None:
+    def watch(self, wait: _Wait, groups: Sequence[Group], engine: sa.Engine) -> None:
         """Right after classes were covered as these groups."""
         ttl = max(group.backend.settings.tombstone_ttl for group in groups)
         with self._lock:
             wait.groups = groups
             wait.deadline = time.monotonic() + ttl
-            if wait.out == 0:
+            if wait.is_first and not wait.has_taken and _has_connected(engine):
+                wait.out = None  # The first connection was being opened while the pool was not watched yet.
+            is_over = wait.out == 0
+            if is_over:
                 self._end(wait)
-                return
-        logger.warning(
-            "%s: covered while %s connections were in use, and what they are committing is not seen; dropped from the "
-            "cache once they have come back. Cover an engine before its first connection",
-            ", ".join(sorted(group.name for group in groups)),
-            "an unknown number of" if wait.out is None else wait.out,
-        )
+        if wait.has_returned:
+            self._drop([wait])
+        if not is_over:
+            logger.warning(
+                "%s: covered while %s connections were in use, and what they are committing is not seen; dropped from "
+                "the cache once they have come back. Cover an engine before its first connection",
+                ", ".join(sorted(group.name for group in groups)),
+                "an unknown number of" if wait.out is None else wait.out,
+            )
 
     def _end(self, wait: _Wait) -> None:
         self._waits = tuple(each for each in self._waits if each is not wait)
         if not self._waits:
             self._unwatch()
+            self._unwatch = _nothing  # It knows the pool, which would never go.
 
     def _take(self, record: Any) -> None:
         with self._lock:
             for wait in self._waits:
                 if wait.groups:
-                    wait.later.add(record)
-                elif wait.out is not None:
+                    if not self._shares_connections():
+                        wait.later.add(record)
+                    continue
+                wait.has_taken = True
+                if wait.out is not None:
                     wait.out += 1
 
     def _give_back(self, record: Any) -> Callable[[], None]:
@@ -118,12 +135,17 @@ class Unseen:
                     wait.later.discard(record)
                     continue
                 back.append(wait)
+                wait.has_returned = wait.has_returned or not wait.groups
                 if wait.out is not None:
                     wait.out -= 1
                     if wait.out <= 0 and wait.groups:
                         self._end(wait)
         # Not before it is back: the fence may need a connection, and this one be the last.
         return lambda: self._drop([*back, *self._overdue()])
+
+    def _shares_connections(self) -> bool:
+        """True if a connection can be taken while it is out, so that nobody knows whose it was that came back."""
+        return isinstance(self._pool(), (sa.pool.StaticPool, sa.pool.SingletonThreadPool))
 
     def _overdue(self) -> list[_Wait]:
         now = time.monotonic()
@@ -149,6 +171,6 @@ def _nothing() -> None:
     """The pool is not watched."""
 
 
-def has_connected(engine: sa.Engine) -> bool:
+def _has_connected(engine: sa.Engine) -> bool:
     """True if a connection of the engine's was ever opened: its dialect has met a server."""
     return getattr(engine.dialect, "server_version_info", None) is not None

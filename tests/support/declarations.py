@@ -21,4 +21,4 @@ def undone() -> Iterator[None]:
         for entity in {entity for entity, _ in declare.declared()} - before:
             declare._declared.pop(entity, None)
         declared._caches.clear()
-        declared._complete.clear()
+        declared._unresolved.clear()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -21,7 +23,7 @@ from support.urls import patient_url
 import person_repo
 from person_repo import ConfigurationError, ExactString, Person, PersonService, Service, make_region, migrations
 from person_repo.model import FENCE
-from person_repo.writing import covered
+from person_repo.writing import coverage, covered, declared
 
 
 class Shop(orm.MappedAsDataclass, orm.DeclarativeBase):
@@ -44,6 +46,14 @@ class Line(Elsewhere):
     __tablename__ = "shop_line"
     id: orm.Mapped[str] = orm.mapped_column(ExactString(40), primary_key=True)
     name: orm.Mapped[str] = orm.mapped_column(ExactString(40))
+
+
+@pytest.fixture
+def host() -> type[orm.DeclarativeBase]:
+    class Host(orm.DeclarativeBase):
+        pass
+
+    return Host
 
 
 @pytest.fixture
@@ -91,6 +101,22 @@ def test_a_process_that_only_writes_covers_with_one_line(shop: sa.Engine, other:
             assert service.get_one("1").name == "old"
             rename(entity, other)
             assert service.get_one("1").name == "new"
+
+
+def test_a_service_over_a_class_that_is_not_declared_covers_those_that_are(
+    shop: sa.Engine, other: sa.Engine, cache_url: str
+) -> None:
+    person_repo.cached(Line)
+    region = make_region(cache_url)
+    with Service.over(Line, shop, region) as lines, Service.over(Order, other, region):
+        assert lines.get_one("1").name == "old"
+        rename(Line, other)
+        assert lines.get_one("1").name == "new"
+        with Service.over(Order, shop, region) as orders:
+            person_repo.cached(Order)
+            assert orders.get_one("1").name == "old"
+            rename(Order, other)
+            assert orders.get_one("1").name == "new"
 
 
 def test_person_is_covered_without_a_word(people_engine: sa.Engine, cache_url: str) -> None:
@@ -148,6 +174,119 @@ def test_a_declared_cache_without_a_region_is_refused_by_name() -> None:
         ConfigurationError, match=r"Order is declared in the cache 'orders', .* give {'orders': region}"
     ):
         person_repo.cached(Order, cache="orders")
+
+
+def test_a_class_that_is_refused_is_not_declared(host: type[Any]) -> None:
+    class Measured(host):  # type: ignore[misc]
+        __tablename__ = "measured"
+        id = sa.Column(sa.Float, primary_key=True)
+
+    with pytest.raises(ConfigurationError, match=r"Measured.id is part of the primary key and has the type Float"):
+        person_repo.cached(Measured)
+    engine = sa.create_engine("sqlite://")
+    person_repo.cover(engine, "memory://")
+    with pytest.raises(ConfigurationError, match=r"Order is declared in the cache 'typo'"):
+        person_repo.cached(Order, cache="typo")
+    person_repo.cached(Order)
+    person_repo.cover(engine, "memory://")
+
+
+def test_a_concrete_hierarchy_is_refused_where_it_is_declared(host: type[Any]) -> None:
+    class Root(host):  # type: ignore[misc]
+        __tablename__ = "root"
+        id = sa.Column(sa.Integer, primary_key=True)
+
+    class Concrete(Root):
+        __tablename__ = "concrete"
+        id = sa.Column(sa.Integer, primary_key=True)
+        __mapper_args__ = {"concrete": True}
+
+    with pytest.raises(ConfigurationError, match="Root takes part in concrete inheritance"):
+        person_repo.cached(Root)
+
+
+@pytest.mark.parametrize("name", ["", 1, None])
+def test_a_cache_has_a_name(name: Any) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name!r} is no name of a cache"):
+        person_repo.cover(sa.create_engine("sqlite://"), {name: "memory://"})
+
+
+def test_a_ttl_that_is_declared_when_there_is_a_service_counts(shop: sa.Engine, cache_url: str) -> None:
+    with Service.over(Order, shop, cache_url) as orders:
+        person_repo.cached(Order, ttl=7)
+        assert orders.cached.backend.value_ttl(orders.cached.keys.key_of(("1",))[0]) in (6, 7)
+
+
+def test_a_region_is_made_once_for_a_url(shop: sa.Engine) -> None:
+    person_repo.cached(Order)
+    engine = sa.create_engine(shop.url)
+    for _ in range(3):
+        person_repo.cover(engine, "memory://")
+    assert len(coverage._covered[engine.dialect].models) == 2  # of people and orders
+    engine.dispose()
+
+
+def test_a_covered_class_is_looked_at_once(shop: sa.Engine, cache_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    person_repo.cached(Order)
+    made: list[type[Any]] = []
+    mapping = declared.IdentityMapping
+    monkeypatch.setattr(
+        declared, "IdentityMapping", lambda entity, **options: made.append(entity) or mapping(entity, **options)
+    )
+    with Service.over(Order, shop, cache_url) as orders:
+        assert made == [Person, Order] or made == [Order, Person]
+        for number in range(3):
+            with orm.Session(shop.execution_options(number=number)) as session:
+                orders.bind(session)
+        Service.over(Order, shop, orders.region)
+    assert len(made) == 2
+
+
+def test_an_interrupted_cover_can_be_made_again(
+    shop: sa.Engine, other: sa.Engine, cache_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person_repo.cached(Order)
+    region = make_region(cache_url)
+    with monkeypatch.context() as patched:
+        patched.setattr(coverage, "covering", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            person_repo.cover(other, region)
+    person_repo.cover(other, region)
+    with Service.over(Order, shop, region) as orders:
+        assert orders.get_one("1").name == "old"
+        rename(Order, other)
+        assert orders.get_one("1").name == "new"
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_handler_of_the_log_may_cover_another_engine(shop: sa.Engine, caplog: pytest.LogCaptureFixture) -> None:
+    person_repo.cached(Order)
+    engine = sa.create_engine(shop.url, poolclass=sa.pool.NullPool)
+    engine.connect().close()
+
+    class Covering(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            person_repo.cover(sa.create_engine(shop.url), "memory://")
+
+    handler = Covering()
+    logging.getLogger("person_repo.writing").addHandler(handler)
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(person_repo.cover, engine, "memory://").result(30)
+    logging.getLogger("person_repo.writing").removeHandler(handler)
+
+
+def test_an_engine_that_was_covered_late_can_go(shop: sa.Engine) -> None:
+    engine = sa.create_engine(shop.url)
+    engine.connect().close()
+    person_repo.cover(engine, "memory://")
+    pool = weakref.ref(engine.pool)
+    engine.dispose()
+    del engine
+    gc.collect()
+    assert pool() is None
 
 
 @pytest.mark.parametrize("engine", [None, "sqlite://", sa.create_engine("sqlite://").connect])
@@ -305,9 +444,79 @@ def test_two_services_made_by_two_threads_at_once_are_both_covered(
     engine.dispose()
 
 
+def test_a_class_whose_key_refers_to_a_table_that_never_comes(engine: sa.Engine, cache_url: str) -> None:
+    """In this process: each change drops the class."""
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE shop_profile (id INTEGER PRIMARY KEY, name VARCHAR(40))")
+        connection.exec_driver_sql("INSERT INTO shop_profile VALUES (1, 'old')")
+
+    class Here(orm.DeclarativeBase):
+        pass
+
+    class There(orm.DeclarativeBase):
+        pass
+
+    class Profile(Here):
+        __tablename__ = "shop_profile"
+        id = sa.Column(sa.Integer, primary_key=True)
+        name = sa.Column(sa.String(40))
+
+    class Other(There):
+        __tablename__ = "shop_profile"
+        id = sa.Column(sa.ForeignKey("shop_user.id"), primary_key=True)
+        name = sa.Column(sa.String(40))
+
+    person_repo.cached(Other)
+    other, region = sa.create_engine(engine.url), make_region(cache_url)
+    person_repo.cover(other, region)
+    table: Any = Other.__table__
+    writes = [
+        sa.update(table).where(table.c.id == 1).values(name="1"),
+        sa.update(table).where(table.c.name == "1").values(name="2"),
+        sa.text("UPDATE shop_profile SET name = '3' WHERE id = 1"),
+        sa.delete(table).where(table.c.id == 1),
+        sa.insert(table).values(id=1, name="4"),
+    ]
+    with Service.over(Profile, engine, region) as profiles:
+        assert profiles.get_one(1).name == "old"
+        for write, expected in zip(writes, ["1", "2", "3", None, "4"], strict=True):
+            with other.begin() as connection:
+                connection.execute(write)
+            assert getattr(profiles.get(1), "name", None) == expected
+    other.dispose()
+
+
 # A COMMIT that is with the server while the class is covered
 
 POOLS = {"pool": {}, "no pool": {"poolclass": sa.pool.NullPool}}
+
+
+class SlowCommit:
+    """A writer whose COMMIT waits, in a function of the dialect that is not wrapped yet."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self._sent, self._go_on = threading.Event(), threading.Event()
+        self._thread = ThreadPoolExecutor(1)
+
+    def begin(self) -> None:
+        dialect: Any = self._engine.dialect
+        commit = dialect.do_commit
+
+        def slow(connection: Any) -> None:
+            self._sent.set()
+            self._go_on.wait(30)
+            commit(connection)
+
+        dialect.do_commit = slow
+        self._written = self._thread.submit(rename, Order, self._engine)
+        assert self._sent.wait(30)
+        dialect.do_commit = commit
+
+    def end(self) -> None:
+        self._go_on.set()
+        self._written.result(30)
+        self._thread.shutdown()
 
 
 @pytest.mark.parametrize("options", POOLS.values(), ids=POOLS)
@@ -316,22 +525,12 @@ def test_a_commit_that_is_under_way_while_an_engine_is_covered(
     shop: sa.Engine, cache_url: str, way: str, options: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     engine, region = sa.create_engine(shop.url, **options), make_region(cache_url)
-    sent, go_on = threading.Event(), threading.Event()
-    commit = engine.dialect.do_commit
-
-    def slow_commit(connection: Any) -> None:
-        sent.set()
-        go_on.wait(30)
-        commit(connection)
-
-    with Service.over(Order, shop, region) as orders, ThreadPoolExecutor(1) as writer:
+    writer = SlowCommit(engine)
+    with Service.over(Order, shop, region) as orders:
         assert orders.get_one("1").name == "old"
         if way == "declared later":
             person_repo.cover(engine, region)
-        engine.dialect.do_commit = slow_commit  # type: ignore[method-assign]
-        written = writer.submit(rename, Order, engine)
-        assert sent.wait(30)
-        engine.dialect.do_commit = commit  # type: ignore[method-assign]
+        writer.begin()
         if way == "a service":
             Service.over(Order, engine, region)
         else:
@@ -339,11 +538,61 @@ def test_a_commit_that_is_under_way_while_an_engine_is_covered(
             if way == "cover":
                 person_repo.cover(engine, region)
         assert orders.get_one("1").name == "old"
-        go_on.set()
-        written.result(30)
+        writer.end()
         assert orders.get_one("1").name == "new"
     number = "1 connections" if options == {} else "an unknown number of connections"
     assert any(f"covered while {number} were in use" in record.message for record in caplog.records)
+    engine.dispose()
+
+
+@pytest.mark.parametrize("options", POOLS.values(), ids=POOLS)
+@pytest.mark.parametrize("is_first", [True, False], ids=["first connection", "connected before"])
+@pytest.mark.parametrize("ends", ["while", "after"])
+def test_a_commit_that_begins_while_an_engine_is_covered(
+    shop: sa.Engine,
+    cache_url: str,
+    options: dict[str, Any],
+    is_first: bool,
+    ends: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    person_repo.cached(Order)
+    engine, region = sa.create_engine(shop.url, **options), make_region(cache_url)
+    writer, made = SlowCommit(engine), coverage.Covered
+
+    def in_the_middle(each: sa.Engine) -> Any:
+        if each is engine:
+            writer.begin()
+            if ends == "while":
+                writer.end()
+        return made(each)
+
+    if not is_first:
+        engine.connect().close()
+    with Service.over(Order, shop, region) as orders:
+        assert orders.get_one("1").name == "old"
+        monkeypatch.setattr(coverage, "Covered", in_the_middle)
+        person_repo.cover(engine, region)
+        if ends == "after":
+            assert orders.get_one("1").name == "old"
+            writer.end()
+        assert orders.get_one("1").name == "new"
+    engine.dispose()
+
+
+@pytest.mark.parametrize(("database_url", "cache_url"), [("sqlite", "memory")], indirect=True)
+def test_a_commit_under_way_on_a_connection_that_somebody_else_takes(shop: sa.Engine, cache_url: str) -> None:
+    options: Any = {"poolclass": sa.pool.StaticPool, "connect_args": {"check_same_thread": False}}
+    engine, region = sa.create_engine(shop.url, **options), make_region(cache_url)
+    person_repo.cached(Order)
+    writer = SlowCommit(engine)
+    with Service.over(Order, shop, region) as orders:
+        assert orders.get_one("1").name == "old"
+        writer.begin()
+        person_repo.cover(engine, region)
+        with engine.connect():
+            writer.end()
+            assert orders.get_one("1").name == "new"
     engine.dispose()
 
 
