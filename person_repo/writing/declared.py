@@ -1,6 +1,7 @@
 """``cover(engine, caches)``: writes through an engine keep every declared class coherent, whichever services there are.
 
-``declare`` says which classes are cached and in which cache, ``coverage`` covers them. A hierarchy is covered as one.
+``declare`` says which classes are cached and in which cache, ``coverage`` covers them. Of a hierarchy all classes are
+covered, since each has entries of its own.
 """
 
 from __future__ import annotations
