@@ -91,6 +91,8 @@ def cover_all(engine: sa.Engine, parts: Sequence[Part]) -> None:
             return
         unseen = _unseen.get(pool) or _unseen.setdefault(pool, Unseen(pool))
         wait = unseen.begin(engine)
+        names = {(model.backend, model.keys.group) for model in news}
+        groups = [Group(backend, fence_of(engine, backend), name) for backend, name in names]
         try:
             is_wrapped, covered = covered is not None, covered or Covered(engine)
             for model in news:
@@ -98,16 +100,17 @@ def cover_all(engine: sa.Engine, parts: Sequence[Part]) -> None:
             if not is_wrapped:
                 _wrap(engine.dialect, covered)
                 _covered[engine.dialect] = covered
-        finally:
-            names = {(model.backend, model.keys.group) for model in news}
-            groups = [Group(backend, fence_of(engine, backend), name) for backend, name in names]
-    # Without the lock: a handler of the log may cover something else.
+        except BaseException:
+            unseen.watch(wait, groups, engine)  # Some are covered, and no later call will find them new.
+            raise
+    # Without the lock: a handler of the log may wait for another thread that covers something.
     unseen.watch(wait, groups, engine)
 
 
 _covered: weakref.WeakKeyDictionary[sa.Dialect, Covered] = weakref.WeakKeyDictionary()
 _unseen: weakref.WeakKeyDictionary[sa.Pool, Unseen] = weakref.WeakKeyDictionary()
-_covering = threading.Lock()
+# The collector, or a handler of the log, may cover something in the thread that holds it.
+_covering = threading.RLock()
 
 
 def _wrap(dialect: Any, covered: Covered) -> None:
@@ -144,7 +147,7 @@ def _do_execute_no_params(
 def _unlock() -> None:
     global _covering
     # A thread that does not exist in this process may hold the lock.
-    _covering = threading.Lock()
+    _covering = threading.RLock()
 
 
 on_fork(_unlock)

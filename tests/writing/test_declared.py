@@ -251,6 +251,7 @@ def test_an_interrupted_cover_can_be_made_again(
         patched.setattr(coverage, "covering", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             person_repo.cover(other, region)
+    assert "_do_get" not in vars(other.pool)
     person_repo.cover(other, region)
     with Service.over(Order, shop, region) as orders:
         assert orders.get_one("1").name == "old"
