@@ -101,7 +101,8 @@ def cover_class(engine: sa.Engine, entity: type[Any], backend: LeaseBackend) -> 
     with _lock:
         known = _caches_of(engine)
         if declaration is None:
-            known.by_root.setdefault(root, []).append(backend)
+            if backend not in known.by_root.setdefault(root, []):
+                known.by_root[root].append(backend)
             _cover_root(engine, known, root)
         _cover(engine, known, {DEFAULT if declaration is None else declaration.cache: backend})
     if declaration is None and root not in _said:

@@ -23,6 +23,7 @@ from person_repo.exceptions import CacheUnavailableError
 from person_repo.fence.view import Fence
 from person_repo.forks import on_fork
 from person_repo.internals import watch_pool
+from person_repo.interruptions import DATABASE_ERRORS
 from person_repo.writing.invalidation import invalidate
 
 __all__ = ["Group", "Unseen"]
@@ -162,7 +163,7 @@ class Unseen:
         for (backend, fence), names in by_cache.items():
             try:
                 invalidate(fence, backend, groups=[*names])
-            except CacheUnavailableError as exc:
+            except (CacheUnavailableError, *DATABASE_ERRORS) as exc:
                 shown = ", ".join(sorted(names))
                 logger.error("%s could not be dropped, and may hold what was so before: %s", shown, exc)
 

@@ -242,6 +242,14 @@ def test_a_covered_class_is_looked_at_once(shop: sa.Engine, cache_url: str, monk
     assert len(made) == 2
 
 
+def test_a_service_that_is_made_again_adds_nothing(shop: sa.Engine, cache_url: str) -> None:
+    region = make_region(cache_url)
+    for _ in range(3):
+        Service.over(Order, shop, region).close()
+    assert [len(backends) for backends in declared._caches[shop].by_root.values()] == [1]
+    assert len(coverage._covered[shop.dialect].models) == 2  # of people and orders
+
+
 def test_an_interrupted_cover_can_be_made_again(
     shop: sa.Engine, other: sa.Engine, cache_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
