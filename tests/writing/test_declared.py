@@ -589,6 +589,21 @@ def test_a_commit_that_begins_while_an_engine_is_covered(
     engine.dispose()
 
 
+def test_a_commit_under_way_on_a_pool_that_another_engine_has_opened(shop: sa.Engine, cache_url: str) -> None:
+    first = sa.create_engine(shop.url)
+    first.connect().close()
+    engine, region = sa.create_engine(shop.url, pool=first.pool), make_region(cache_url)
+    person_repo.cached(Order)
+    writer = SlowCommit(engine)
+    with Service.over(Order, shop, region) as orders:
+        assert orders.get_one("1").name == "old"
+        writer.begin()
+        person_repo.cover(engine, region)
+        writer.end()
+        assert orders.get_one("1").name == "new"
+    first.dispose()
+
+
 @pytest.mark.parametrize(("database_url", "cache_url"), [("sqlite", "memory")], indirect=True)
 def test_a_commit_under_way_on_a_connection_that_somebody_else_takes(shop: sa.Engine, cache_url: str) -> None:
     options: Any = {"poolclass": sa.pool.StaticPool, "connect_args": {"check_same_thread": False}}
