@@ -212,7 +212,7 @@ class LeaseBackend(DogpileFace):
         """The servers that do not answer now, each of which is asked once; none for a cache without servers."""
         return frozenset()
 
-    def keep(self, group: str, ttl: int) -> None:
+    def set_ttl(self, group: str, ttl: int) -> None:
         """From now on values of this group live for ``ttl`` seconds, in the place of the settings' ``ttl``."""
         self._ttls[group] = ttl
 
@@ -220,6 +220,7 @@ class LeaseBackend(DogpileFace):
         """Seconds that the next value of this item lives: the ttl, less a random part of it, so that values which were
         filled together do not end together.
         """
+        # Without a call for most caches, here and below: each fill asks for both.
         ttl = self._ttl_of(key) if self._ttls else self.settings.ttl
         return ttl - randrange(int(ttl * self.settings.ttl_jitter) + 1)
 

@@ -108,7 +108,7 @@ class ForeignBackend(LeaseBackend):
         names = [*keys, *map(marker_of, groups)]
         return self._attempt(self._region.delete_multi, names) is not UNREACHABLE
 
-    def keep(self, group: str, ttl: int) -> None:
+    def set_ttl(self, group: str, ttl: int) -> None:
         """Raises ``ConfigurationError``: the region has one expiration time for all values."""
         raise ConfigurationError(
             f"ttl={ttl} of {group}: a region of another backend keeps all values for its own expiration time; leave "

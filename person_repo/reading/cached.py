@@ -75,7 +75,7 @@ class CachedRepository(Repository[E]):
         """Have the cache keep this class's entities for the ttl that it was declared with, if it was with one."""
         declaration = declaration_of(self.mapping.entity)
         if declaration is not None and declaration.ttl is not None:
-            self.backend.keep(self.keys.group, declaration.ttl)
+            self.backend.set_ttl(self.keys.group, declaration.ttl)
 
     @property
     def coherence(self) -> Coherence:
@@ -250,9 +250,10 @@ class CachedRepository(Repository[E]):
 _repositories: weakref.WeakSet[CachedRepository[Any]] = weakref.WeakSet()
 
 
-def _hear_of_declaration(_: type[Any]) -> None:
+def _hear_of_declaration(root: type[Any]) -> None:
     for repository in [*_repositories]:
-        repository._take_ttl()
+        if repository.mapping.mapper.base_mapper.class_ is root:
+            repository._take_ttl()
 
 
 on_news(_hear_of_declaration)

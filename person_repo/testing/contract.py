@@ -228,6 +228,18 @@ class LeaseContract:
         self.advance(reader, 12)
         take(reader)
 
+    def test_a_group_may_have_a_ttl_of_its_own(self) -> None:
+        reader, _ = self._both(ttl=100)
+        store(reader, KEY, b"before")
+        reader.set_ttl(GROUP, 20)
+        store(reader, OTHER_KEY, OLD)
+        store(reader, KEY_OF_OTHER_GROUP, OLD, OTHER_GROUP)
+
+        self.advance(reader, 22)
+        assert reader.fetch(OTHER_GROUP, KEY_OF_OTHER_GROUP) == OLD
+        assert reader.fetch(GROUP, KEY) == b"before"
+        take(reader, OTHER_KEY)
+
     # Rejecting
 
     def test_a_rejected_item_becomes_a_lease(self) -> None:

@@ -211,8 +211,8 @@ class MemcachedBackend(LeaseBackend):
         fetch = self._fetches[group] = (wire.fetch_head(group), tail)
         return fetch
 
-    def keep(self, group: str, ttl: int) -> None:
-        super().keep(group, ttl)
+    def set_ttl(self, group: str, ttl: int) -> None:
+        super().set_ttl(group, ttl)
         self._fetches.pop(group, None)
 
     def fill(self, lease: Lease, value: bytes) -> bool:
