@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
-from sqlalchemy import event, exc, orm
+from sqlalchemy import event, orm
 
 from person_repo.exceptions import ConfigurationError
 from person_repo.forks import on_fork
-from person_repo.mapped.identities import IdentityMapping
+from person_repo.mapped.identities import IdentityMapping, find_mapper
 from person_repo.model import Person
 from person_repo.settings import CacheSettings
 
-__all__ = ["DEFAULT", "Declaration", "cached", "declaration_of", "declared", "on_news", "root_of"]
+__all__ = ["DEFAULT", "Declaration", "cached", "declaration_of", "declared", "on_news"]
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ class Declaration:
 _lock = threading.Lock()
 # Weak, so that a class that is made in a function can go.
 _declared: weakref.WeakKeyDictionary[type, Declaration] = weakref.WeakKeyDictionary()
-_listeners: list[Callable[[type], None]] = []
+_hooks: list[Callable[[type], None]] = []
 
 
 @overload
@@ -74,7 +74,7 @@ def cached(
 
 
 def _declare(entity: type[T], declaration: Declaration) -> type[T]:
-    mapper = _mapper_of(entity)
+    mapper = find_mapper(entity)
     if mapper is None:
         raise ConfigurationError(
             f"{entity!r:.120} is not a mapped class; put @cached above a class that SQLAlchemy has mapped, and call "
@@ -100,8 +100,8 @@ def _declare(entity: type[T], declaration: Declaration) -> type[T]:
 
 def declaration_of(entity: type[Any]) -> Declaration | None:
     """The declaration of a mapped class, or of the root of its hierarchy; None if there is none."""
-    root = root_of(entity)
-    return None if root is None else _declared.get(root)
+    mapper = find_mapper(entity)
+    return None if mapper is None else _declared.get(mapper.base_mapper.class_)
 
 
 def declared() -> Iterator[tuple[type[Any], Declaration]]:
@@ -111,30 +111,16 @@ def declared() -> Iterator[tuple[type[Any], Declaration]]:
     yield from pairs
 
 
-def root_of(entity: type[Any]) -> type[Any] | None:
-    """The root of a mapped class's hierarchy; None for a class that is not mapped. Configures no mapper."""
-    mapper = _mapper_of(entity)
-    return None if mapper is None else mapper.base_mapper.class_
-
-
-def on_news(listener: Callable[[type[Any]], None]) -> None:
+def on_news(hook: Callable[[type[Any]], None]) -> None:
     """Call a function with each class that is declared from now on, and with each root to whose hierarchy a class is
     added, declared or not. It is called while the class is made, so what it raises is seen there.
     """
-    _listeners.append(listener)
+    _hooks.append(hook)
 
 
 def _tell(entity: type[Any]) -> None:
-    for listener in _listeners:
-        listener(entity)
-
-
-def _mapper_of(entity: Any) -> orm.Mapper[Any] | None:
-    try:
-        # ``sa.inspect`` would configure all mappers of the host, some of which may name classes that come later.
-        return orm.class_mapper(entity, configure=False)
-    except (orm.exc.UnmappedClassError, exc.ArgumentError):
-        return None
+    for hook in _hooks:
+        hook(entity)
 
 
 @event.listens_for(orm.Mapper, "after_mapper_constructed")

@@ -21,7 +21,7 @@ from sqlalchemy.sql import operators, visitors
 from person_repo.exceptions import ConfigurationError
 from person_repo.mapped.fields import Field
 
-__all__ = ["Identity", "IdentityMapping", "is_resolved", "mapper_of"]
+__all__ = ["Identity", "IdentityMapping", "find_mapper", "is_resolved", "mapper_of"]
 
 E = TypeVar("E")
 
@@ -80,13 +80,20 @@ def is_resolved(entity: type[Any]) -> bool:
     return not any(isinstance(column.type, sa.types.NullType) for column in columns)
 
 
-def mapper_of(entity: type[E]) -> orm.Mapper[E]:
-    """The mapper of a class. Raises ``ConfigurationError`` if there is none, or none that can be cached."""
+def find_mapper(entity: type[E]) -> orm.Mapper[E] | None:
+    """The mapper of a class; None for anything that is not mapped."""
     try:
         # ``sa.inspect`` would configure all mappers of the host, some of which may name classes that come later.
-        mapper = orm.class_mapper(entity, configure=False)
+        return orm.class_mapper(entity, configure=False)
     except (orm.exc.UnmappedClassError, exc.ArgumentError):
-        raise ConfigurationError(f"{entity!r:.120} is not a mapped class") from None
+        return None
+
+
+def mapper_of(entity: type[E]) -> orm.Mapper[E]:
+    """The mapper of a class. Raises ``ConfigurationError`` if there is none, or none that can be cached."""
+    mapper = find_mapper(entity)
+    if mapper is None:
+        raise ConfigurationError(f"{entity!r:.120} is not a mapped class")
     hierarchy = list(mapper.base_mapper.self_and_descendants)
     if not all(isinstance(variant.local_table, sa.Table) for variant in hierarchy):
         raise ConfigurationError(
