@@ -53,10 +53,7 @@ class CoveredModel(WatchedTable):
     def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, CoveredModel)
-            and other.backend is self.backend
-            and other.keys.group == self.keys.group
-            and other.mapping.entity is self.mapping.entity
-            and other.table is self.table
+            and self._is_of(other)
             and bool(other.mapping.key_fields) == bool(self.mapping.key_fields)
         )
 
@@ -64,11 +61,13 @@ class CoveredModel(WatchedTable):
 
     def is_replaced_by(self, other: CoveredModel) -> bool:
         """True if the other one is of the same table, and the type of its key is known now."""
+        return not self.mapping.key_fields and bool(other.mapping.key_fields) and self._is_of(other)
+
+    def _is_of(self, other: CoveredModel) -> bool:
         return (
-            not self.mapping.key_fields
-            and bool(other.mapping.key_fields)
-            and other.backend is self.backend
+            other.backend is self.backend
             and other.keys.group == self.keys.group
+            and other.mapping.entity is self.mapping.entity
             and other.table is self.table
         )
 

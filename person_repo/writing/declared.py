@@ -41,14 +41,14 @@ class _Caches:
 
     ``by_name``: for declared classes; two services may use two regions as one cache. ``by_root``: for classes that are
     not declared, those of their services. ``by_url``: the regions that were made for URLs. ``covered``: the caches for
-    which each root is covered. ``is_complete``: the host has named them all.
+    which each root is covered. ``named``: the names that ``cover`` was given, which are then all that there may be.
     """
 
     by_name: dict[str, list[LeaseBackend]] = field(default_factory=dict)
     by_root: weakref.WeakKeyDictionary[type, list[LeaseBackend]] = field(default_factory=weakref.WeakKeyDictionary)
     by_url: dict[str, CacheRegion] = field(default_factory=dict)
     covered: weakref.WeakKeyDictionary[type, list[LeaseBackend]] = field(default_factory=weakref.WeakKeyDictionary)
-    is_complete: bool = False
+    named: set[str] = field(default_factory=set)
 
     def of(self, root: type[Any]) -> Sequence[LeaseBackend]:
         """The caches that may hold a class."""
@@ -88,7 +88,7 @@ def cover(engine: sa.Engine, caches: CacheRegion | str | Mapping[str, CacheRegio
         known = _caches_of(engine)
         backends = {name: lease_backend(_region_of(known, region)) for name, region in named.items()}
         _cover(engine, known, backends)
-        known.is_complete = True
+        known.named.update(named)
 
 
 def cover_class(engine: sa.Engine, entity: type[Any], backend: LeaseBackend) -> None:
@@ -103,7 +103,7 @@ def cover_class(engine: sa.Engine, entity: type[Any], backend: LeaseBackend) -> 
         if declaration is None:
             if backend not in known.by_root.setdefault(root, []):
                 known.by_root[root].append(backend)
-            _cover_root(engine, known, root)
+            _cover_roots(engine, known, [root])
         _cover(engine, known, {DEFAULT if declaration is None else declaration.cache: backend})
     if declaration is None and root not in _said:
         _said.add(root)
@@ -129,15 +129,13 @@ def _cover(engine: sa.Engine, known: _Caches, caches: Mapping[str, LeaseBackend]
     for name, backend in caches.items():
         if backend not in known.by_name.setdefault(name, []):
             known.by_name[name].append(backend)
-    parts = [part for entity, _ in declared() for part in _news(engine, known, entity)]
-    cover_all(engine, parts)
-    for entity, _ in declared():
-        _note(known, entity)
+    _cover_roots(engine, known, [root for root, _ in declared()])
 
 
-def _cover_root(engine: sa.Engine, known: _Caches, root: type[Any]) -> None:
-    cover_all(engine, [*_news(engine, known, root)])
-    _note(known, root)
+def _cover_roots(engine: sa.Engine, known: _Caches, roots: Sequence[type[Any]]) -> None:
+    cover_all(engine, [part for root in roots for part in _news(engine, known, root)])
+    for root in roots:
+        known.covered[root] = [*known.of(root)]
 
 
 def _news(engine: sa.Engine, known: _Caches, root: type[Any]) -> Iterator[Part]:
@@ -153,20 +151,16 @@ def _news(engine: sa.Engine, known: _Caches, root: type[Any]) -> Iterator[Part]:
             yield Part(mapping, Keyspace.of(mapping, backend.settings.namespace), backend)
 
 
-def _note(known: _Caches, root: type[Any]) -> None:
-    known.covered[root] = [*known.of(root)]
-
-
 def _hear_of_class(root: type[Any]) -> None:
     """A class was declared, or a hierarchy has grown: cover it on the engines that have its cache."""
     declaration = declaration_of(root)
     with _lock:
         for engine, known in [*_caches.items()]:
             known.covered.pop(root, None)
-            _cover_root(engine, known, root)
+            _cover_roots(engine, known, [root])
         for known in [*_caches.values()]:
-            if declaration is not None and known.is_complete and declaration.cache not in known.by_name:
-                raise _no_region(root, declaration.cache, known.by_name)
+            if declaration is not None and known.named and declaration.cache not in known.named:
+                raise _no_region(root, declaration.cache, known.named)
 
 
 @event.listens_for(sa.Table, "after_parent_attach")

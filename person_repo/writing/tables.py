@@ -61,9 +61,9 @@ class WatchedTable:
 
     def string_key_names(self, dialect: sa.Dialect) -> tuple[str, ...]:
         """The columns of the primary key that are strings to this database: their collations decide what is equal."""
-        found: list[str] = []
         if not self.mapping.key_fields:
             return ()
+        found = []
         for name, key in zip(self.key_names, self.mapping.key_fields, strict=True):
             loaded = key.column.type.dialect_impl(dialect)
             if isinstance(key.column.type, sa.TypeDecorator):
