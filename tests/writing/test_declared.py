@@ -30,22 +30,23 @@ class Shop(orm.MappedAsDataclass, orm.DeclarativeBase):
     pass
 
 
-class Order(Shop):
-    __tablename__ = "shop_order"
-    id: orm.Mapped[str] = orm.mapped_column(ExactString(40), primary_key=True)
-    name: orm.Mapped[str] = orm.mapped_column(ExactString(40))
-
-
 class Elsewhere(orm.MappedAsDataclass, orm.DeclarativeBase):
     pass
 
 
-class Line(Elsewhere):
+class Named(orm.MappedAsDataclass):
+    id: orm.Mapped[str] = orm.mapped_column(ExactString(40), primary_key=True)
+    name: orm.Mapped[str] = orm.mapped_column(ExactString(40))
+
+
+class Order(Named, Shop):
+    __tablename__ = "shop_order"
+
+
+class Line(Named, Elsewhere):
     """Of another base than ``Order``."""
 
     __tablename__ = "shop_line"
-    id: orm.Mapped[str] = orm.mapped_column(ExactString(40), primary_key=True)
-    name: orm.Mapped[str] = orm.mapped_column(ExactString(40))
 
 
 @pytest.fixture
@@ -119,6 +120,27 @@ def test_a_service_over_a_class_that_is_not_declared_covers_those_that_are(
             assert orders.get_one("1").name == "new"
 
 
+def test_two_regions_of_one_cache_are_both_told(shop: sa.Engine, other: sa.Engine, cache_url: str) -> None:
+    person_repo.cached(Order)
+    person_repo.cached(Line)
+    regions = [make_region(cache_url, namespace=name) for name in ("one", "two")]
+    services = [Service.over(Line, shop, region) for region in regions]
+    Service.over(Order, other, regions[0])
+    person_repo.cover(other, regions[1])
+    assert [lines.get_one("1").name for lines in services] == ["old", "old"]
+    rename(Line, other)
+    assert [lines.get_one("1").name for lines in services] == ["new", "new"]
+
+
+def test_the_region_of_a_class_that_is_not_declared_is_that_of_no_declared_cache(shop: sa.Engine) -> None:
+    person_repo.cover(shop, {"lines": "memory://"})
+    Service.over(Order, shop, "memory://").close()
+    with pytest.raises(
+        ConfigurationError, match=r"Line is declared in the cache 'default', and cover\(\) got regions "
+    ):
+        person_repo.cached(Line)
+
+
 def test_person_is_covered_without_a_word(people_engine: sa.Engine, cache_url: str) -> None:
     other = sa.create_engine(people_engine.url)
     region = make_region(cache_url)
@@ -166,7 +188,7 @@ def test_another_process_that_only_writes(shop: sa.Engine, cache_url: str) -> No
 def test_a_declared_cache_without_a_region_is_refused_by_name() -> None:
     person_repo.cached(Line, cache="lines")
     engine = sa.create_engine("sqlite://")
-    with pytest.raises(ConfigurationError, match=r"Line is declared in the cache 'lines', and cover\(\) got regions "):
+    with pytest.raises(ConfigurationError, match=r"Line is declared in the cache 'lines', and cover\(\) got "):
         person_repo.cover(engine, "memory://")
     person_repo.cover(engine, {"lines": "memory://"})  # nobody need have a cache for people
 
@@ -617,6 +639,23 @@ def test_a_commit_under_way_on_a_connection_that_somebody_else_takes(shop: sa.En
         with engine.connect():
             writer.end()
             assert orders.get_one("1").name == "new"
+    engine.dispose()
+
+
+@pytest.mark.parametrize("database_url", ["mysql"], indirect=True)
+def test_a_drop_that_is_refused_is_logged_and_raises_nothing(
+    shop: sa.Engine, memcached_servers: list[Memcached], caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = sa.create_engine(shop.url)
+    options = {"timeout": 0.2, "connect_timeout": 0.2, "on_unreachable": "refuse"}
+    with orm.Session(engine) as session:
+        session.connection()
+        person_repo.cached(Order)
+        person_repo.cover(engine, make_region(patient_url(memcached_servers[:1], **options)))
+        memcached_servers[0].kill()
+        session.close()
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "pr:person_repo:shop_order could not be dropped, and may hold what was so before" in record.message
     engine.dispose()
 
 
