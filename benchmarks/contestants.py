@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import dogpile.cache
+import msgspec
 import pymysql
 import sqlalchemy as sa
 from pymemcache.client.base import Client  # type: ignore[import-untyped]
@@ -376,11 +377,11 @@ def raw_hit(world: World, service: Callable[[str], PersonService], items: Sequen
     SQLAlchemy's rules. Neither the reply nor the right to use it is checked.
     """
     people = service(world.cache_url())
-    keys, mapping, codec = people.cached.keys, people.cached.mapping, people.cached._codec
+    keys, mapping = people.cached.keys, people.cached.mapping
     connection = _connected(world)
     connection.settimeout(_DEADLINE)
     requests = {item: b"mg %b v\r\n" % keys.key_of((item,))[0].encode() for item in items}
-    decode = codec._decode
+    decode = msgspec.msgpack.Decoder(tuple[Any, str, tuple[str, str, str, int] | None]).decode
 
     def call(id: str) -> Person:
         connection.sendall(requests[id])
