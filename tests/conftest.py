@@ -50,7 +50,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.definition.get_closest_marker("every_database") and "database_url" in metafunc.fixturenames:
         named = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
         if not any("database_url" in names for names in named):
-            databases = pytest.mark.parametrize("database_url", ["sqlite", "mysql", *OTHERS], indirect=True)
+            # All on SQLite and MySQL; of the others a third in each run.
+            is_proof = metafunc.definition.get_closest_marker("proof") is not None
+            mark = () if is_proof else pytest.mark.proof(name="databases", sample=1 / 3)
+            others = [pytest.param(name, marks=mark) for name in OTHERS]
+            databases = pytest.mark.parametrize("database_url", ["sqlite", "mysql", *others], indirect=True)
             metafunc.definition.add_marker(databases)
 
 

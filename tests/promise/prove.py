@@ -56,6 +56,8 @@ class Row:
         """Arguments of pytest: the files with tests of this proof, and their mark."""
         if self.name == "suite":
             return ["-m", "not proof or proof(name='suite')"]
+        if self.name == "databases":  # of any test that is marked ``every_database``
+            return ["-m", "proof(name='databases')"]
         files = [file for file in TESTS.rglob("test_*.py") if f'proof(name="{self.name}"' in file.read_text("utf-8")]
         return ["-m", f"proof(name='{self.name}')", *map(str, sorted(files))]
 
@@ -63,6 +65,7 @@ class Row:
 # At most twelve: who reads the table is to know each.
 ROWS = [
     Row("suite", "everything else", 0, 1),
+    Row("databases", "what a database may do its own way, on MariaDB and PostgreSQL, too", 5, 1),
     Row("schedules", "no order of steps, with a fault at any point, breaks the promise", 8, 2),
     Row("mutations", "each safeguard, taken away, is missed by the search of schedules", 3, 1),
     Row("interleavings", "known races, replayed step by step; processes that fork, are interrupted, end", 3, 10),

@@ -2,7 +2,8 @@
 
     @pytest.mark.proof(name="schedules", sample=6)
 
-``make test`` runs ``sample`` of such a test's cases (without it, all), drawn by a seed that its output ends with;
+``make test`` runs ``sample`` of such a test's cases (a number, or a share; without it, all), drawn by a seed that its
+output ends with;
 ``make prove`` runs them all, in an order drawn by a seed, until its minutes are over. ``again=True`` is for a test that
 draws what it does (fixture ``draw``, or hypothesis): it comes after the others, round after round.
 
@@ -13,6 +14,7 @@ by pytest-xdist's workers, which must agree on what they collect.
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import time
@@ -28,6 +30,7 @@ __all__ = ["amount", "is_sample", "note", "seed"]
 _SEED = "PERSON_REPO_SEED"
 _LINE = "proof line"
 _AMOUNT = "proof amount"
+_MOST_LISTED = 50
 _COUNTS = pytest.StashKey["_Counts"]()
 
 
@@ -131,7 +134,8 @@ def _left_out(items: Sequence[pytest.Item]) -> set[pytest.Item]:
     left_out: set[pytest.Item] = set()
     for test, each in cases.items():
         random.Random(f"{seed()} {test}").shuffle(each)
-        left_out.update(each[_mark_of(each[0]).get("sample", len(each)) :])
+        sample = _mark_of(each[0]).get("sample", len(each))
+        left_out.update(each[sample if isinstance(sample, int) else math.ceil(len(each) * sample) :])
     return left_out
 
 
@@ -194,7 +198,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     for name, cases in sorted(counts.taken.items()):
         terminalreporter.write_line(f"{name}: {len(cases)} of {counts.all[name]} cases")
         notes = sorted(line for proof, line in lines if proof == name)
-        for line in notes or cases * is_sample(config):
+        listed = is_sample(config) and len(cases) <= _MOST_LISTED
+        for line in notes or cases * listed:
             terminalreporter.write_line(f"    {line}")
     terminalreporter.write_line(f"drawn by a seed; the same again: {_SEED}={seed()}")
 
