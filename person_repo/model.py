@@ -1,14 +1,17 @@
-"""The shipped model: ``Person``, the table of the fence, and the ``Base`` and string type that hosts may use, too."""
+"""The shipped model: ``Person``, the layer's tables, and the ``Base`` and string type that hosts may use, too."""
 
 from __future__ import annotations
 
+import time
+import uuid
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.dialects import mysql
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column
 
-__all__ = ["FENCE", "Base", "ExactString", "Person"]
+__all__ = ["FENCE", "IDENTITY", "Base", "ExactString", "Person", "birth_of_identity", "new_identity"]
 
 
 class ExactString(sa.TypeDecorator[str]):
@@ -108,3 +111,36 @@ FENCE = sa.Table(
 """Invalidations that a cache server could not be sent; see ``person_repo.fence``. Empty while every server can be
 reached. Times are in seconds since 1970.
 """
+
+
+IDENTITY = sa.Table(
+    "person_repo_identity",
+    Base.metadata,
+    sa.Column("id", sa.Integer(), primary_key=True, autoincrement=False),
+    sa.Column("identity", ExactString(40), nullable=False),
+    sa.Column("since", sa.BigInteger(), nullable=False),
+    **_INNODB,
+)
+"""One row: the identity of the database, which the names of its cache entries begin with; see
+``person_repo.database.identity``. ``since``: its birth, if the database was in use before; seconds since 1970, else 0.
+"""
+
+
+def new_identity() -> str:
+    """An identity that no other database has: 32 random hexadecimal digits."""
+    return uuid.uuid4().hex
+
+
+def birth_of_identity(connection: sa.Connection) -> int:
+    """``since`` of an identity that is made now. A database is in use if a table has a row, migrations' aside."""
+    names = sa.inspect(connection).get_table_names()
+    tables = [sa.table(name) for name in names if not name.startswith("person_repo_") and name != "alembic_version"]
+    queries = [sa.select(sa.literal(1)).select_from(table).limit(1) for table in tables]
+    return int(time.time()) if any(connection.execute(query).first() is not None for query in queries) else 0
+
+
+@event.listens_for(IDENTITY, "after_create")
+def _insert_identity(_: sa.Table, connection: sa.Connection, **__: Any) -> None:
+    # The migration does so itself; this is for ``create_all``.
+    row = {"id": 1, "identity": new_identity(), "since": birth_of_identity(connection)}
+    connection.execute(sa.insert(IDENTITY).values(row))

@@ -42,7 +42,7 @@ class Service(Repository[E]):
     """
 
     def __init__(self, *, database: SQLAlchemyRepository[E], cached: CachedRepository[E], use_db: bool = False) -> None:
-        if cached.mapping.entity is not database.mapping.entity:
+        if cached.database.entity is not database.entity:
             raise ConfigurationError(
                 f"the database's repository is of {database.mapping.name}, the cached one of {cached.mapping.name}"
             )
@@ -152,22 +152,28 @@ class Service(Repository[E]):
         """
         known = root_engine(engine)
         if known not in self._engines:
-            cover_class(engine, self.cached.mapping.entity, self.cached.backend)
+            cover_class(engine, self.cached.database.entity, self.cached.backend)
             self._engines.add(known)
 
     def invalidate(self, *ids: Any) -> None:
-        """Drops these entities from the cache, after writes that SQLAlchemy never saw.
+        """Drops these entities from the cache, after writes that SQLAlchemy never saw; every entity of the class if the
+        database does not say which it is.
 
         Raises ``InvalidIdError``; ``CacheUnavailableError`` if a server cannot be reached and ``on_unreachable`` is
         ``refuse``, or is ``strict`` and the fence cannot be written either.
         """
-        identities = [self.cached.mapping.identity(id) for id in ids]
-        keys = [self.cached.keys.key_of(identity)[0] for identity in identities if identity is not None]
-        invalidate(self.cached.fence, self.cached.backend, keys)
+        identities = [identity for id in ids if (identity := self.cached.mapping.identity(id)) is not None]
+        known = self.cached.certain_keys()
+        if known is None and identities:
+            self.invalidate_all()
+        elif known is not None:
+            invalidate(self.cached.fence, self.cached.backend, [known.key_of(identity)[0] for identity in identities])
 
     def invalidate_all(self) -> None:
-        """Drops every entity of this class from the cache, for every process that uses it. Raises as ``invalidate``."""
-        invalidate(self.cached.fence, self.cached.backend, groups=[self.cached.keys.group])
+        """Drops every entity of this class from the cache, for every process that uses it, in every schema and database
+        that shares the cache. Raises as ``invalidate``.
+        """
+        invalidate(self.cached.fence, self.cached.backend, groups=[self.cached.group])
 
     def deliver(self) -> int:
         """Delivers now the invalidations that cache servers have missed; returns how many are left, because their

@@ -50,8 +50,9 @@ def test_nothing_is_found_after_an_upgrade(engine: sa.Engine, cached: PersonServ
 
 
 def test_a_missing_table_is_found_with_the_line_that_makes_it(engine: sa.Engine, cached: PersonService) -> None:
-    (finding,) = cached.check()
+    finding, other = cached.check()
     assert (finding.about, finding.problem.partition(": ")[2]) == ("schema", "there is no table person_repo_fence")
+    assert (other.about, other.problem.partition(": ")[2]) == ("schema", "there is no table person_repo_identity")
     assert "person_repo.migrations.upgrade(engine)" in finding.remedy
     assert str(finding) == f"{finding.problem}; {finding.remedy}"
 
@@ -61,9 +62,9 @@ def test_a_missing_table_is_found_with_the_line_that_makes_it(engine: sa.Engine,
     [
         (["person_repo_layer_0000"], [], "is at person_repo_layer_0000, and this version needs"),
         ([], ["shop_0001", "person_repo_layer_0000"], "is at person_repo_layer_0000, and this version needs"),
-        (["person_repo_0002"], [], "is at person_repo_0002, and this version also needs person_repo_layer_0001"),
-        (["person_repo_layer_0001"], ["shop_0001"], None),
-        (["person_repo_0002"], ["person_repo_layer_0001"], None),
+        (["person_repo_0002"], [], "is at person_repo_0002, and this version also needs person_repo_layer_0002"),
+        (["person_repo_layer_0002"], ["shop_0001"], None),
+        (["person_repo_0002"], ["person_repo_layer_0002"], None),
         (["person_repo_layer_0999"], [], None),
         ([], ["shop_0001", "person_repo_0002"], None),
         ([], ["shop_0001"], None),

@@ -47,9 +47,9 @@ def engine_of() -> Iterator[EngineOf]:
         engine.dispose()
 
 
-OURS = {"person", "person_repo_fence", "person_repo_version"}
-HEADS = ("person_repo_0002", "person_repo_layer_0001")
-LAYER = ("person_repo_layer_0001",)
+OURS = {"person", "person_repo_fence", "person_repo_identity", "person_repo_version"}
+HEADS = ("person_repo_0002", "person_repo_layer_0002")
+LAYER = ("person_repo_layer_0002",)
 
 
 def tables(engine: sa.Engine) -> set[str]:
@@ -297,7 +297,7 @@ def test_schema_of_a_newer_version_is_refused_with_the_remedy(engine: sa.Engine)
     for move in (lambda: migrations.upgrade(engine), lambda: migrations.downgrade(engine, "base")):
         with pytest.raises(MigrationError, match=r"'person_repo_0999'.*install the version that wrote it"):
             move()
-    assert migrations.current(engine) == ("person_repo_0999", "person_repo_layer_0001")
+    assert migrations.current(engine) == ("person_repo_0999", "person_repo_layer_0002")
     assert "person" in tables(engine)
 
 
@@ -388,7 +388,7 @@ def test_sql_can_be_printed_without_a_database(url: str, collation: str | None) 
 
     assert "CREATE TABLE person (" in printed
     assert "INSERT INTO person_repo_version" in printed
-    assert printed.count(f"COLLATE {collation}") == (6 if collation else 0)
+    assert printed.count(f"COLLATE {collation}") == (7 if collation else 0)
 
 
 HOST_ENV = """
@@ -448,14 +448,14 @@ def host(tmp_path: Path, database_url: str) -> Config:
 
 def test_host_runs_our_revisions_among_its_own(host: Config, engine: sa.Engine) -> None:
     command.upgrade(host, "heads")
-    assert tables(engine) == {"alembic_version", "person", "person_repo_fence", "order"}
+    assert tables(engine) == {"alembic_version", "person", "person_repo_fence", "person_repo_identity", "order"}
     assert sa.inspect(engine).get_foreign_keys("order")[0]["referred_table"] == "person"
 
     command.downgrade(host, "shop@base")
-    assert tables(engine) == {"alembic_version", "person", "person_repo_fence"}
+    assert tables(engine) == {"alembic_version", "person", "person_repo_fence", "person_repo_identity"}
 
     command.downgrade(host, "person_repo@base")
-    assert tables(engine) == {"alembic_version", "person_repo_fence"}
+    assert tables(engine) == {"alembic_version", "person_repo_fence", "person_repo_identity"}
 
     command.upgrade(host, "heads")
     command.downgrade(host, "base")
@@ -471,7 +471,7 @@ def test_our_version_table_stays_out_of_the_hosts(host: Config, engine: sa.Engin
     """A host that upgrades us by call, and itself by alembic, keeps two tables of revisions."""
     migrations.upgrade(engine)
     assert tables(engine) == OURS
-    command.stamp(host, ["person_repo_0002", "person_repo_layer_0001"])
+    command.stamp(host, ["person_repo_0002", "person_repo_layer_0002"])
     command.upgrade(host, "heads")
     assert tables(engine) == {"alembic_version", *OURS, "order"}
     assert migrations.current(engine) == migrations.heads()

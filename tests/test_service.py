@@ -484,7 +484,7 @@ def test_a_row_loaded_while_it_is_dropped_is_not_stored(people: PersonService) -
     """The reader may have loaded the row as it was before."""
     people.add(person())
     key, full = people.cached.keys.key_of(("ada",))
-    old = Codec(people.cached.mapping).encode(full, ("ada", "the old one", "", 1))
+    old = Codec(people.cached.mapping, people.cached.keys.location).encode(full, ("ada", "the old one", "", 1))
     for drop in (lambda: people.invalidate("ada"), people.invalidate_all):
         lease = people.cached.backend.fetch(people.cached.keys.group, key)
         assert isinstance(lease, Lease)

@@ -212,6 +212,9 @@ class LeaseBackend(DogpileFace):
         """The servers that do not answer now, each of which is asked once; none for a cache without servers."""
         return frozenset()
 
+    def require_ttl(self, name: str, ttl: int) -> None:
+        """Raises ``ConfigurationError`` if the class of this name cannot have a ttl of its own here."""
+
     def set_ttl(self, group: str, ttl: int) -> None:
         """From now on values of this group live for ``ttl`` seconds, in the place of the settings' ``ttl``."""
         self._ttls[group] = ttl

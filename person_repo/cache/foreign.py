@@ -108,10 +108,10 @@ class ForeignBackend(LeaseBackend):
         names = [*keys, *map(marker_of, groups)]
         return self._attempt(self._region.delete_multi, names) is not UNREACHABLE
 
-    def set_ttl(self, group: str, ttl: int) -> None:
+    def require_ttl(self, name: str, ttl: int) -> None:
         """Raises ``ConfigurationError``: the region has one expiration time for all values."""
         raise ConfigurationError(
-            f"ttl={ttl} of {group}: a region of another backend keeps all values for its own expiration time; leave "
+            f"ttl={ttl} of {name}: a region of another backend keeps all values for its own expiration time; leave "
             "ttl out, or give the class a cache of its own by cache="
         )
 

@@ -11,7 +11,7 @@ import functools
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -21,6 +21,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection, IsolationLevel
 
 from person_repo.exceptions import ConfigurationError
 from person_repo.forks import on_fork
+from person_repo.internals import root_engine
 from person_repo.tls import tls_context
 from person_repo.urls import redact
 
@@ -31,6 +32,7 @@ __all__ = [
     "has_one_connection",
     "name_missing_extra",
     "read_engine_of",
+    "translation_of",
     "turn_on",
 ]
 
@@ -129,8 +131,19 @@ def read_engine_of(engine: sa.Engine) -> sa.Engine:
         with _one_maker:
             reader = engine.__dict__.get(_READER)
             if reader is None:
-                reader = engine.__dict__[_READER] = _reader_with_own_pool(engine)
+                reader = engine.__dict__[_READER] = _reader_beside(engine)
     return reader
+
+
+def _reader_beside(engine: sa.Engine) -> sa.Engine:
+    """A reader with a pool; for an engine that was made by ``execution_options`` one over the pool of its root's."""
+    root = root_engine(engine)
+    if root is engine:
+        return _reader_with_own_pool(engine)
+    reader: sa.Engine | None = root.__dict__.get(_READER)
+    if reader is None:
+        reader = root.__dict__[_READER] = _reader_with_own_pool(root)
+    return reader.execution_options(**_options_of(engine))
 
 
 def _reader_with_own_pool(engine: sa.Engine) -> sa.Engine:
@@ -245,6 +258,12 @@ class _Turns:
     def one(self) -> Iterator[None]:
         with self._lock:
             yield
+
+
+def translation_of(engine: sa.Engine) -> Mapping[str | None, str | None] | None:
+    """The ``schema_translate_map`` of an engine's statements."""
+    found: Mapping[str | None, str | None] | None = engine.get_execution_options().get("schema_translate_map")
+    return found
 
 
 def _options_of(engine: sa.Engine) -> dict[str, Any]:

@@ -6,14 +6,14 @@ threads (SQLite in memory): there a load is committed if no transaction was open
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
 from person_repo.database.direct import DIRECT_DRIVERS, DirectQuery, is_observed
-from person_repo.database.engines import MAY_JUDGE, turn_on
+from person_repo.database.engines import MAY_JUDGE, translation_of, turn_on
 from person_repo.mapped.mapping import EntityMapping, Identity, Row
 
 __all__ = ["Loaded", "Loader", "Queries"]
@@ -91,7 +91,7 @@ class Loader(Generic[E]):
     """Loads rows of one mapped class through a read engine."""
 
     def __init__(self, mapping: EntityMapping[E], engine: sa.Engine) -> None:
-        self._mapping = mapping
+        self.mapping = self._mapping = mapping
         self._engine = engine
         self._queries = queries = Queries(mapping)
         self._columns = _restricted(mapping, sa.select(*mapping.columns))
@@ -99,6 +99,11 @@ class Loader(Generic[E]):
         self._many = self._columns.where(queries.among)
         self._may_go_direct = engine.dialect.driver in DIRECT_DRIVERS and mapping.restriction is None
         self._direct: dict[int, DirectQuery] = {}
+
+    @property
+    def translation(self) -> Mapping[str | None, str | None] | None:
+        """The ``schema_translate_map`` of its queries."""
+        return translation_of(self._engine)
 
     def one(self, identity: Identity) -> Loaded:
         """The row of an identity. One query."""

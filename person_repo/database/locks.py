@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import sqlalchemy as sa
 
 from person_repo.database.marks import OWN
@@ -9,10 +12,13 @@ from person_repo.database.marks import OWN
 __all__ = ["take_sqlite_lock"]
 
 
-def take_sqlite_lock(connection: sa.Connection, table: sa.Table | None = None) -> None:
+def take_sqlite_lock(
+    connection: sa.Connection, table: sa.Table | None = None, options: Mapping[str, Any] | None = None
+) -> None:
     """Takes SQLite's write lock until the transaction ends, so that rows stay as they are read. Elsewhere: nothing.
 
-    ``table``: a table of the database; None if it may have none yet, as before a migration.
+    ``table``: a table of the database; None if it may have none yet, as before a migration. ``options``: execution
+    options, in place of the connection's.
     """
     if connection.dialect.name != "sqlite":
         return
@@ -20,7 +26,7 @@ def take_sqlite_lock(connection: sa.Connection, table: sa.Table | None = None) -
         _take_without_table(connection)
     else:
         # A statement that changes nothing takes the lock all the same.
-        connection.execute(sa.delete(table).where(sa.false()), execution_options={OWN: True})
+        connection.execute(sa.delete(table).where(sa.false()), execution_options={**(options or {}), OWN: True})
 
 
 def _take_without_table(connection: sa.Connection) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
@@ -21,8 +22,10 @@ from person_repo.database.ids import identities, page, required
 from person_repo.database.loading import Loader
 from person_repo.database.retries import retried
 from person_repo.database.states import restored, state_of
+from person_repo.declare import on_news
 from person_repo.exceptions import ConfigurationError, EntityExistsError, PersonRepoError, StaleEntityError
-from person_repo.mapped.mapping import EntityMapping, Row, mapper_of
+from person_repo.mapped.identities import find_mapper, mapper_of
+from person_repo.mapped.mapping import EntityMapping, Row
 from person_repo.messages import shown
 
 __all__ = ["Repository", "SQLAlchemyRepository", "Sessions", "bind_of"]
@@ -105,13 +108,33 @@ class SQLAlchemyRepository(Generic[E]):
         self._maker = _maker_of(sessions)
         with self._open() as session:
             self.bind_of_sessions: sa.Engine | sa.Connection = bind_of(session, mapper, engine)
+            translation = getattr(session, "execution_options", {}).get("schema_translate_map")  # SQLAlchemy 2.1's
         self.engine: sa.Engine = engine or self.bind_of_sessions.engine
-        self.mapping = EntityMapping(entity, dialect=self.engine.dialect.name)
         self.read_engine: sa.Engine = read_engine or read_engine_of(self.engine)
         if read_engine is not None and has_one_connection(read_engine):
             self.read_engine = read_engine_of(read_engine)
         self._owns_read_engine = self.read_engine is not read_engine
-        self.loader = Loader(self.mapping, self.read_engine)
+        if translation is not None:
+            self.read_engine = self.read_engine.execution_options(schema_translate_map=translation)
+        self.entity = entity
+        self._loader: Loader[E] | None = None
+        self._make_loader()
+        _repositories.add(self)
+
+    @property
+    def loader(self) -> Loader[E]:
+        """The loader of the class's rows. Made anew when its hierarchy has grown."""
+        return self._loader or self._make_loader()
+
+    @property
+    def mapping(self) -> EntityMapping[E]:
+        """The mapped class."""
+        return (self._loader or self._make_loader()).mapping
+
+    def _make_loader(self) -> Loader[E]:
+        mapping = EntityMapping(self.entity, dialect=self.engine.dialect.name)
+        self._loader = loader = Loader(mapping, self.read_engine)
+        return loader
 
     @property
     def on_hosts_connection(self) -> bool:
@@ -125,13 +148,14 @@ class SQLAlchemyRepository(Generic[E]):
 
     def get(self, id: Any) -> E | None:
         """See ``Repository``. One query."""
-        identity = self.mapping.identity(id)
+        loader = self._loader or self._make_loader()
+        identity = loader.mapping.identity(id)
         if identity is None:
             return None
         if self.on_hosts_connection:
             return self._through_session(lambda bound: bound.get(id))
-        row = self.loader.one(identity).rows.get(identity)
-        return None if row is None else self.mapping.hydrate(row)
+        row = loader.one(identity).rows.get(identity)
+        return None if row is None else loader.mapping.hydrate(row)
 
     def get_one(self, id: Any) -> E:
         """See ``Repository``."""
@@ -139,11 +163,12 @@ class SQLAlchemyRepository(Generic[E]):
 
     def get_many(self, ids: Iterable[Any]) -> dict[Any, E]:
         """See ``Repository``. One query for some nine hundred ids."""
-        batch = identities(self.mapping, ids)
+        loader = self.loader
+        batch = identities(loader.mapping, ids)
         if self.on_hosts_connection:
             return self._through_session(lambda bound: bound.get_many(batch.values()))
-        rows = self.loader.many(list(batch)).rows
-        return {id: self.mapping.hydrate(rows[identity]) for identity, id in batch.items() if identity in rows}
+        rows = loader.many(list(batch)).rows
+        return {id: loader.mapping.hydrate(rows[identity]) for identity, id in batch.items() if identity in rows}
 
     def exists(self, id: Any) -> bool:
         """See ``Repository``."""
@@ -151,18 +176,20 @@ class SQLAlchemyRepository(Generic[E]):
 
     def find(self, **equals: Any) -> builtins.list[E]:
         """See ``Repository``."""
-        criteria = self.mapping.criteria(equals)
+        loader = self.loader
+        criteria = loader.mapping.criteria(equals)
         if self.on_hosts_connection:
             return self._through_session(lambda bound: bound.find(**equals))
-        with bind_errors_translated(self.mapping):
-            return [self.mapping.hydrate(row) for row in self.loader.select(*criteria)]
+        with bind_errors_translated(loader.mapping):
+            return [loader.mapping.hydrate(row) for row in loader.select(*criteria)]
 
     def list(self, after: Any = None, limit: int = 100) -> builtins.list[E]:
         """See ``Repository``."""
-        criteria = page(self.mapping, after, limit)
+        loader = self.loader
+        criteria = page(loader.mapping, after, limit)
         if self.on_hosts_connection:
             return self._through_session(lambda bound: bound.list(after, limit))
-        return [self.mapping.hydrate(row) for row in self.loader.select(*criteria, limit=limit)]
+        return [loader.mapping.hydrate(row) for row in loader.select(*criteria, limit=limit)]
 
     def count(self) -> int:
         """See ``Repository``."""
@@ -311,3 +338,17 @@ def bind_of(
         raise ConfigurationError(
             f"the sessions do not say which engine {mapper.class_.__name__} is on ({error}); name it with engine="
         ) from error
+
+
+_repositories: weakref.WeakSet[SQLAlchemyRepository[Any]] = weakref.WeakSet()
+
+
+def _hear_of_class(root: type[Any]) -> None:
+    """A class was added to a hierarchy: what reads its classes is made anew, at the next read."""
+    for repository in [*_repositories]:
+        mapper = find_mapper(repository.entity)
+        if mapper is not None and mapper.base_mapper.class_ is root:
+            repository._loader = None
+
+
+on_news(_hear_of_class)

@@ -8,7 +8,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from person_repo.model import FENCE
+from person_repo.model import FENCE, IDENTITY
 
 __all__ = [
     "LAYER_REVISION",
@@ -16,6 +16,7 @@ __all__ = [
     "VERSION_TABLE",
     "VERSION_TABLE_OF_ALEMBIC",
     "has_fence",
+    "has_identity",
     "is_about_schema",
     "outdated",
     "problems",
@@ -27,7 +28,7 @@ VERSION_TABLE: Final = "person_repo_version"
 VERSION_TABLE_OF_ALEMBIC: Final = "alembic_version"
 """alembic's default. A host that lists our folders among its own has our revisions there."""
 
-LAYER_REVISION: Final = "person_repo_layer_0001"
+LAYER_REVISION: Final = "person_repo_layer_0002"
 """The revision of the layer's branch that this version needs. Known without alembic, whose import takes long."""
 
 REMEDY: Final = (
@@ -38,15 +39,22 @@ REMEDY: Final = (
 
 def problems(connection: sa.Connection) -> Iterator[str]:
     """A sentence for each table that is missing, and for an older revision. Raises ``SQLAlchemyError``."""
-    if not has_fence(connection):
-        yield f"there is no table {FENCE.name}"
-    elif (problem := outdated(connection)) is not None:
+    missing = [FENCE.name] * (not has_fence(connection)) + [IDENTITY.name] * (not has_identity(connection))
+    for name in missing:
+        yield f"there is no table {name}"
+    if not missing and (problem := outdated(connection)) is not None:
         yield problem
 
 
 def has_fence(connection: sa.Connection) -> bool:
     """True if the table of the fence is there."""
     return sa.inspect(connection).has_table(FENCE.name)
+
+
+def has_identity(connection: sa.Connection) -> bool:
+    """True if the table of the database's identity is there; not without a database to look in (MySQL)."""
+    inspector = sa.inspect(connection)
+    return inspector.default_schema_name is not None and inspector.has_table(IDENTITY.name)
 
 
 def outdated(connection: sa.Connection) -> str | None:
@@ -65,10 +73,10 @@ def outdated(connection: sa.Connection) -> str | None:
 
 
 def is_about_schema(statement: str) -> bool:
-    """True for SQL about the layer's tables or revisions: polls of the fence, which come by the clock, and the look at
-    the revision before the first. They are no part of the cost of a read.
+    """True for SQL about the layer's tables or revisions: polls of the fence, which come by the clock, and what is
+    asked once, the identity and the revision. They are no part of the cost of a read.
     """
-    return any(name in statement for name in (FENCE.name, VERSION_TABLE, VERSION_TABLE_OF_ALEMBIC))
+    return any(name in statement for name in (FENCE.name, IDENTITY.name, VERSION_TABLE, VERSION_TABLE_OF_ALEMBIC))
 
 
 def _revisions(connection: sa.Connection, version_table: str) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 
 from person_repo.cache.contract import Place
+from person_repo.database.identity import UNTRANSLATED
 from person_repo.database.savepoints import savepoint
 from person_repo.database.schema import REMEDY, has_fence, outdated
 from person_repo.exceptions import CacheUnavailableError
@@ -61,8 +62,8 @@ class FenceTable:
     def __init__(
         self, reader: sa.Engine, writer: sa.Engine, settings: CacheSettings, wall: Callable[[], float]
     ) -> None:
-        self.reader = reader
-        self.writer = writer
+        self.reader = reader.execution_options(**UNTRANSLATED)
+        self.writer = writer.execution_options(**UNTRANSLATED)
         self.state = TableState.UNKNOWN
         self._settings = settings
         self._wall = wall

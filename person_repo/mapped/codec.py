@@ -1,12 +1,12 @@
-"""From an entity's row to bytes that name their key and their schema, and back. Pure; bytes are untrusted.
+"""From an entity's row to bytes that name their place and their columns, and back. Pure; bytes are untrusted.
 
 The format (msgpack, fixed by a golden test)::
 
-    [schema: int, key: str, state: [column, ...] | nil]
+    [header: str, key: str, state: [column, ...] | nil]
 
-``schema`` is a fingerprint of the mapped columns and of this format, ``key`` the full cache key, ``state`` the columns
-in the mapper's order, nil for an entity that is known not to exist. With a secret, every item is sealed (``sealing``),
-and bytes that are not sealed are no item.
+``header`` is the location of the rows in full (``keys.Location``), and a fingerprint of the mapped columns and of this
+format; ``key`` the cache key, in full; ``state`` the columns in the mapper's order, nil for an entity that is known not
+to exist. With a secret, every item is sealed (``sealing``), and bytes that are not sealed are no item.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["FORMAT", "Codec", "RejectedItemError", "UncacheableError"]
 
 E = TypeVar("E")
 
-FORMAT = 1
+FORMAT = 2
 """The version of the layout above; part of each item's fingerprint."""
 
 # Two values of one of these types that are equal are the same, all the way down.
@@ -37,16 +37,18 @@ _PLAIN = frozenset({str, int, bool, bytes, type(None)})
 
 
 class Codec(Generic[E]):
-    """Encodes and decodes the rows of one mapped class. ``seal`` seals and opens every item, if there is one."""
+    """Encodes and decodes the rows of one mapped class at one location (``Keyspace.location``). ``seal`` seals and
+    opens every item, if there is one.
+    """
 
-    __slots__ = ("_as_is", "_conversions", "_decode", "_encode", "_mapping", "_seal", "schema")
+    __slots__ = ("_as_is", "_conversions", "_decode", "_encode", "_mapping", "_seal", "header")
 
-    def __init__(self, mapping: EntityMapping[E], seal: Seal | None = None) -> None:
+    def __init__(self, mapping: EntityMapping[E], location: str, seal: Seal | None = None) -> None:
         wires = tuple(field.wire | None for field in mapping.fields)
-        self.schema = _fingerprint(mapping)
+        self.header = f"{location}#{_fingerprint(mapping)}"
         self._mapping = mapping
         self._seal = seal
-        item: Any = tuple[int, str, tuple[wires] | None]  # type: ignore[valid-type]
+        item: Any = tuple[str, str, tuple[wires] | None]  # type: ignore[valid-type]
         self._decode = msgspec.msgpack.Decoder(item, ext_hook=_refused).decode
         self._encode = msgspec.msgpack.Encoder().encode
         self._conversions = [
@@ -65,7 +67,7 @@ class Codec(Generic[E]):
         whose class defines no equality.
         """
         try:
-            encoded = self._encode((self.schema, key, None if row is None else self._to_wire(row)))
+            encoded = self._encode((self.header, key, None if row is None else self._to_wire(row)))
             if self._seal is not None:
                 encoded = self._seal.seal(encoded, key)
             changed = self._changed(row, self.decode(encoded, key))
@@ -79,23 +81,23 @@ class Codec(Generic[E]):
 
     def _try_encoding(self, key: str, row: Row | None) -> None:
         """Raises what ``encode`` met."""
-        encoded = self._encode((self.schema, key, None if row is None else self._to_wire(row)))
+        encoded = self._encode((self.header, key, None if row is None else self._to_wire(row)))
         self._changed(row, self.decode(encoded if self._seal is None else self._seal.seal(encoded, key), key))
 
     def decode(self, item: bytes, key: str) -> Row | None:
         """The row of an item, or None for a known absence.
 
-        Raises ``RejectedItemError`` for anything that is not an item of this key and schema, hostile bytes included.
+        Raises ``RejectedItemError`` for anything but an item of this key, location and columns, hostile bytes included.
         """
         try:
-            schema, named, row = self._decode(item if self._seal is None else self._seal.open(item, key))
-            if schema == self.schema and named == key:
+            header, named, row = self._decode(item if self._seal is None else self._seal.open(item, key))
+            if named == key and header == self.header:
                 return row if row is None or self._as_is else self._from_wire(row)
         except Exception as exc:  # hostile bytes provoke many errors (depth, range, encoding, names): one outcome
             if not is_repeated(exc, lambda: self._try_decoding(item, key)):
                 raise
             raise RejectedItemError(f"{key}: {exc}") from exc
-        raise RejectedItemError(f"{key}: the item is of key {named!r:.120} and schema {schema:x}")
+        raise RejectedItemError(f"{key}: the item is of key {named!r:.120} and of {header!r:.400}")
 
     def _try_decoding(self, item: bytes, key: str) -> None:
         """Raises what ``decode`` met, apart from another key or schema."""
@@ -108,14 +110,14 @@ class Codec(Generic[E]):
 
         None if one is rejected: ``decode`` each to find out which, and why.
         """
-        decode, own_schema = self._decode, self.schema
+        decode, own_header = self._decode, self.header
         rows: list[Row | None] = []
         try:
             if self._seal is not None or not self._as_is:
                 return [self.decode(item, key) for item, key in zip(items, keys, strict=True)]
             for item, key in zip(items, keys, strict=True):
-                schema, named, row = decode(item)
-                if named != key or schema != own_schema:
+                header, named, row = decode(item)
+                if named != key or header != own_header:
                     return None
                 rows.append(row)
         except RejectedItemError:
@@ -157,8 +159,8 @@ def _refused(code: int, _: memoryview) -> Any:
     raise ValueError(f"a msgpack extension of the code {code}")
 
 
-def _fingerprint(mapping: EntityMapping[Any]) -> int:
-    """63 bits over the format, the table and each column's attribute, name and types; equal in every process.
+def _fingerprint(mapping: EntityMapping[Any]) -> str:
+    """64 bits over the format and each column's attribute, name and types; equal in every process.
 
     Both types count: a column of words that becomes an enumeration is a string on the wire as before, of names.
     """
@@ -166,8 +168,7 @@ def _fingerprint(mapping: EntityMapping[Any]) -> int:
         (field.name, field.column.name, _type_name(field.wire), _type_name(field.python_type))
         for field in mapping.fields
     ]
-    text = repr((FORMAT, mapping.table.fullname, columns))
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) >> 1
+    return blake2b(repr((FORMAT, columns)).encode(), digest_size=8).hexdigest()
 
 
 def _type_name(type_: Any) -> str:

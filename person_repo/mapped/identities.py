@@ -46,21 +46,54 @@ class IdentityMapping(Generic[E]):
         """The table that has the primary key."""
         self.key_fields = _key_fields(mapper, dialect) if is_resolved(entity) else ()
         """The columns of the primary key; none as long as one of them refers to a table that comes later."""
+        self._key_columns_of_hierarchy = _key_columns(mapper.base_mapper)
         self.key_columns = _key_columns(mapper)
         """The columns of the primary key in each table that holds a part of an entity."""
         self.longest_plain_id = _longest_plain_id(self.key_fields)
         """The length up to which an ASCII string needs no further check as an id but for NUL; -1 if every id does."""
 
     @property
-    def cache_name(self) -> str:
-        """The name of this class's entities in a cache, the same on every host: the table's.
+    def tables(self) -> tuple[sa.Table, ...]:
+        """The tables of the class and of its bases, by name."""
+        return tuple(sorted(cast("Sequence[sa.Table]", self.mapper.tables), key=lambda table: table.fullname))
 
-        For a class that inherits, the class is added: a row of the table may be none of its entities.
+    @property
+    def has_one_schema(self) -> bool:
+        """True if all tables of the hierarchy are in one schema as they are mapped: then a change of one of them is of
+        the same schema as the others, however schemas are translated.
         """
-        if self.mapper.inherits is None:
-            return self.table.fullname
-        kind = self.mapper.polymorphic_identity
-        return f"{self.table.fullname}/{self.name if kind is None else kind}"
+        return len({table.schema for table in self._key_columns_of_hierarchy}) == 1
+
+    @property
+    def is_named_alike(self) -> bool:
+        """True if every program has the same name for this class of a hierarchy: that of its discriminator, or of a
+        table of its own.
+        """
+        mapper = self.mapper
+        return mapper.inherits is None or mapper.polymorphic_identity is not None or self._has_own_table
+
+    @property
+    def _has_own_table(self) -> bool:
+        mapper = self.mapper
+        return mapper.inherits is not None and mapper.local_table is not mapper.inherits.local_table
+
+    @property
+    def variant(self) -> str:
+        """The class of a hierarchy: a row of the table may be none of its entities. By its discriminator, else by a
+        table of its own, else by its full name; empty for a class on its own.
+        """
+        mapper = self.mapper
+        on = mapper.polymorphic_on
+        if mapper.inherits is None:
+            return "" if on is None else f"on {getattr(on, 'name', on)}"
+        kind: Any = mapper.polymorphic_identity
+        if kind is None and self._has_own_table:
+            return f"table {cast('sa.Table', mapper.local_table).name}"
+        if kind is None:
+            kinds = sorted(str(variant.polymorphic_identity) for variant in mapper.self_and_descendants)
+            return f"class {self.entity.__module__}.{self.entity.__qualname__} {' '.join(kinds)}"
+        shown = kind.name if isinstance(kind, enum.Enum) else kind
+        return f"on {getattr(on, 'name', on)} {type(kind).__name__} {shown}"
 
     def stored_identity(self, values: Iterable[Any]) -> Identity | None:
         """The identity under which readers find a row that was written with these key values.

@@ -1,11 +1,17 @@
 """From a primary key to a cache key. Pure, and stable: all programs that write one table must build the same keys.
 
-A key is ``namespace:table:identity``. The schema is not part of it: with a fingerprint in the key, new code would
-fill keys that old code, still running, never invalidates. The item carries the fingerprint instead (``codec``).
+A key is ``pr:namespace:table:`` and then the digest of a ``Location`` (database, schemas, table, key columns) and the
+identity. The part before the digest is the *group*: of everything that a table of this name may be, in whichever
+database. A program that knows the location exactly drops keys; any other drops the group, and is always right. The item
+names the location in full (``codec``), so that two locations with one digest are two misses.
+
+The columns beside the key are no part of it: with a fingerprint of them in the key, new code would fill keys that old
+code, still running, never invalidates. The item carries the fingerprint instead.
 """
 
 from __future__ import annotations
 
+import base64
 import datetime
 import decimal
 import enum
@@ -13,20 +19,21 @@ import re
 import uuid
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 from person_repo.exceptions import InvalidIdError
-from person_repo.mapped.identities import Identity, IdentityMapping
+from person_repo.mapped.identities import Identity
 from person_repo.messages import shown
 
-__all__ = ["LONGEST_KEY", "Keyspace"]
+__all__ = ["LONGEST_KEY", "Keyspace", "Location", "group_name"]
 
 LONGEST_KEY = 230
 """Bytes of the longest key, all ASCII. memcached takes 250; the rest is for markers that backends append."""
 
-# Beside the longest namespace (40) and the longest name of a table (80), an identity of this length still fits.
-_LONGEST_PLAIN = 100
+# Beside the longest namespace (40), the digest (16) and a name of this length, an identity of that length still fits.
+_LONGEST_NAME: Final = 60
+_LONGEST_PLAIN: Final = 100
 _plain = re.compile(r"[A-Za-z0-9_.~-]+").fullmatch
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
@@ -35,29 +42,59 @@ _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _EXACT = decimal.Context(prec=decimal.MAX_PREC, Emin=decimal.MIN_EMIN, Emax=decimal.MAX_EMAX, traps=[])
 
 
-class Keyspace:
-    """The cache keys of one table in one namespace.
+class Location(NamedTuple):
+    """A set of rows: all that two programs must agree on to share cache entries.
 
-    ``namespace``: as ``CacheSettings`` takes it, 1 to 40 of ``A-Z a-z 0-9 _ . -``. ``table``: any name, the schema
-    included. ``longest``: the length up to which an ASCII string needs no further check as an id; -1 if every id does.
-    ``group`` names the table as a whole, ``key_of`` an entity of it.
+    ``database``: its identity, the same for every program that reaches it. ``schemas``: the place of the class's tables
+    in it, as the database sees it. ``table``: the name of the table that has the primary key. ``key``: the names of the
+    key's columns. ``variant``: the class of a hierarchy that the rows become; empty for a class on its own.
     """
 
-    __slots__ = ("_longest", "_text", "group")
+    database: str
+    schemas: tuple[str, ...]
+    table: str
+    key: tuple[str, ...]
+    variant: str = ""
 
-    def __init__(self, namespace: str, table: str, longest: int = -1) -> None:
-        name = _quoted(table)
-        if len(name) > 80:
-            # "%h" cannot come from quoting: percent-escapes have upper-case hex digits.
-            name = f"%h{blake2b(name.encode(), digest_size=16).hexdigest()}"
-        self.group = f"pr:{namespace}:{name}"
-        self._text = f"{self.group}:s"
+    @property
+    def text(self) -> str:
+        """All of it on one line; two locations have two texts."""
+        schemas, key = ",".join(map(_quoted, self.schemas)), ",".join(map(_quoted, self.key))
+        return "/".join([_quoted(self.database), schemas, _quoted(self.table), key, _quoted(self.variant)])
+
+
+def group_name(namespace: str, table: str) -> str:
+    """The name of all entries of tables of this name. ``namespace``: as ``CacheSettings`` takes it, 1 to 40 of
+    ``A-Z a-z 0-9 _ . -``.
+    """
+    name = _quoted(table.lower())  # Some databases take both spellings for one.
+    if len(name) > _LONGEST_NAME:
+        # "%h" cannot come from quoting: percent-escapes have upper-case hex digits.
+        name = f"%h{blake2b(name.encode(), digest_size=16).hexdigest()}"
+    return f"pr:{namespace}:{name}"
+
+
+class Keyspace:
+    """The cache keys of the rows at one location, in one namespace.
+
+    ``longest``: the length up to which an ASCII string needs no further check as an id; -1 if every id does. ``group``:
+    see ``group_name``. ``location``: the text that each item carries.
+    """
+
+    __slots__ = ("_longest", "_start", "_text", "group", "location")
+
+    def __init__(self, namespace: str, location: Location, longest: int = -1) -> None:
+        self.location = location.text
+        self.group = group_name(namespace, location.table)
+        digest = base64.b32encode(blake2b(self.location.encode(), digest_size=10).digest()).decode().lower()
+        self._start = f"{self.group}:{digest}"
+        self._text = f"{self._start}s"
         self._longest = min(longest, _LONGEST_PLAIN)
 
-    @classmethod
-    def of(cls, mapping: IdentityMapping[Any], namespace: str) -> Keyspace:
-        """The keys of a class's rows."""
-        return cls(namespace, mapping.cache_name, mapping.longest_plain_id)
+    @property
+    def server_key(self) -> str:
+        """The key of the item that names the server from which these rows were cached."""
+        return f"{self._start}@"  # in no key of an entity: those continue with a letter
 
     def plain_key_of(self, id: Any) -> str | None:
         """Fast path for most ids: the key, on the wire and in full, of a short string of unreserved characters.
@@ -67,20 +104,20 @@ class Keyspace:
         return self._text + id if type(id) is str and len(id) <= self._longest and _plain(id) else None
 
     def key_of(self, identity: Identity) -> tuple[str, str]:
-        """The key on the wire and the full key that the item must name.
+        """The key on the wire and the key that the item must name.
 
-        The two differ if the full key is too long for a server: then the wire has a digest of it, and an item that
-        names another full key is a miss.
+        The two differ if the identity is too long for a server: then the wire has a digest of it, and an item that
+        names another is a miss.
         """
         if len(identity) == 1:
             value = identity[0]
             if type(value) is str and len(value) <= _LONGEST_PLAIN and _plain(value):
                 key = self._text + value
                 return key, key
-        full_key = f"{self.group}:" + ",".join([_part(value) for value in identity])
+        full_key = self._start + ",".join([_part(value) for value in identity])
         if len(full_key) <= LONGEST_KEY:
             return full_key, full_key
-        return f"{self.group}:h{blake2b(full_key.encode(), digest_size=20).hexdigest()}", full_key
+        return f"{self._start}h{blake2b(full_key.encode(), digest_size=20).hexdigest()}", full_key
 
     def keys_of(self, identities: Sequence[Identity]) -> tuple[list[str], list[str]]:
         """The keys on the wire, and the full keys: ``key_of`` each identity."""

@@ -4,8 +4,8 @@ Two revisions make the table of the fence: ``person_repo_0002``, and the first o
 order, and in the alembic of a host, where nothing but the revisions is ours. Therefore two operations are extended for
 the whole process (alembic's "operation plugins"); for the tables of others they do as before.
 
-- Create the fence: if it is there, only its indexes that are missing are made. MySQL commits each statement, so an
-  earlier run may have ended between the two.
+- Create a table of the layer's: if it is there, only its indexes that are missing are made. MySQL commits each
+  statement, so an earlier run may have ended between the two.
 - Drop the fence: it stays while the other branch has it. With ``--sql`` nobody can look; then it is printed with the
   layer's branch, and never with that of ``Person``.
 - Drop any table of ours: refused for ``downgrade -1`` in a database of several branches, where alembic picks one of
@@ -27,7 +27,7 @@ from alembic.util import CommandError
 
 from person_repo.database.schema import VERSION_TABLE, VERSION_TABLE_OF_ALEMBIC
 from person_repo.internals import operation_of
-from person_repo.model import FENCE, Person
+from person_repo.model import FENCE, IDENTITY, Person
 
 __all__ = ["install"]
 
@@ -48,21 +48,21 @@ def install() -> None:
 
     @Operations.implementation_for(ops.CreateTableOp, replace=True)
     def create_table(operations: Operations, operation: ops.CreateTableOp) -> Any:
-        if operation.table_name != FENCE.name or operation.schema is not None:
+        if operation.table_name not in (FENCE.name, IDENTITY.name) or operation.schema is not None:
             return create(operations, operation)
-        return _create_fence(create, operations, operation)
+        return _create(create, operations, operation)
 
     @Operations.implementation_for(ops.DropTableOp, replace=True)
     def drop_table(operations: Operations, operation: ops.DropTableOp) -> None:
-        if operation.table_name in (FENCE.name, Person.__tablename__) and operation.schema is None:
+        if operation.table_name in (FENCE.name, IDENTITY.name, Person.__tablename__) and operation.schema is None:
             _refuse_ambiguity(operations.migration_context, operation.table_name)
         if operation.table_name != FENCE.name or operation.schema is not None or _may_drop(operations):
             drop(operations, operation)
 
 
-def _create_fence(create: Callable[..., Any], operations: Operations, operation: ops.CreateTableOp) -> Any:
+def _create(create: Callable[..., Any], operations: Operations, operation: ops.CreateTableOp) -> Any:
     context = operations.migration_context
-    if not _is_there(context):
+    if not _is_there(context, operation.table_name):
         _printed.add(context)
         return create(operations, operation)
     table = operation.to_table(context)
@@ -75,10 +75,10 @@ def _create_fence(create: Callable[..., Any], operations: Operations, operation:
     return table
 
 
-def _is_there(context: MigrationContext) -> bool:
+def _is_there(context: MigrationContext, name: str) -> bool:
     if context.as_sql:
-        return context in _printed or bool(_applied(context))
-    return sa.inspect(_connection(context)).has_table(FENCE.name)
+        return name == FENCE.name and (context in _printed or bool(_applied(context)))
+    return sa.inspect(_connection(context)).has_table(name)
 
 
 def _may_drop(operations: Operations) -> bool:
@@ -89,7 +89,7 @@ def _may_drop(operations: Operations) -> bool:
             return True
         context.impl.static_output(f"-- {FENCE.name} stays: the layer's branch may have it, too")
         return False
-    if not _is_there(context):
+    if not _is_there(context, FENCE.name):
         return False
     others = [name for name in _VERSION_TABLES if name != context.version_table]
     if len(_applied(context).union(*(_named_in(_connection(context), name) for name in others))) < 2:

@@ -60,6 +60,10 @@ class Stats:
     """
     delivered: int = 0
     """Invalidations that this process delivered to the cache after their commit."""
+    other_servers: int = 0
+    """Services that found entries of their database cached from another server: a promoted replica, or a copy whose
+    identity was not renewed.
+    """
 
     # The cache
     round_trips: int = 0
@@ -131,6 +135,7 @@ class Counters:
     fence_polls: Count
     fenced: Count
     delivered: Count
+    other_servers: Count
     round_trips: Count
     errors: Count
     circuit_open: Count

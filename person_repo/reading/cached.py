@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import builtins
+import logging
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Final, Generic, TypeVar
 
 from dogpile.cache import CacheRegion
 from sqlalchemy import orm
 
-from person_repo.cache.contract import BLOCKED, Coherence, Lease, LeaseBackend
+from person_repo.cache.contract import BLOCKED, Coherence, Expiring, Lease, LeaseBackend
 from person_repo.cache.region import lease_backend, region_of
 from person_repo.database.bound import BoundRepository
+from person_repo.database.identity import NoTableError, database_of
 from person_repo.database.ids import identities, listed, required
 from person_repo.database.repository import Repository, SQLAlchemyRepository
 from person_repo.declare import declaration_of, on_news
+from person_repo.exceptions import CacheUnavailableError
 from person_repo.fence.view import Fence, fence_of
-from person_repo.interruptions import is_repeated
+from person_repo.forks import on_fork
+from person_repo.interruptions import DATABASE_ERRORS, is_repeated
 from person_repo.mapped.codec import Codec, RejectedItemError
-from person_repo.mapped.keys import Keyspace
-from person_repo.mapped.mapping import Identity, Row
+from person_repo.mapped.identities import find_mapper
+from person_repo.mapped.keys import Keyspace, group_name
+from person_repo.mapped.mapping import EntityMapping, Identity, Row
 from person_repo.mapped.sealing import Seal
 from person_repo.observability.counters import Counters, Stats
 from person_repo.reading.batch import Batch
@@ -29,7 +36,22 @@ from person_repo.reading.read_through import FENCED, Item, ReadThrough
 
 __all__ = ["CachedRepository"]
 
+logger = logging.getLogger("person_repo.reading")
+
+_LONGEST_PROVISIONAL: Final = 10.0
+"""Seconds after which a database without an identity is asked again, at most."""
+
 E = TypeVar("E")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading(Generic[E]):
+    """The parts of reads of one class in one database. Replaced as a whole, so that a read uses parts of one making."""
+
+    mapping: EntityMapping[E]
+    keys: Keyspace
+    codec: Codec[E]
+    read_through: ReadThrough
 
 
 class CachedRepository(Repository[E]):
@@ -53,29 +75,104 @@ class CachedRepository(Repository[E]):
         self.database = database
         self.region = region_of(cache)
         self.backend: LeaseBackend = lease_backend(self.region)
-        self.mapping = database.mapping
-        self.keys = Keyspace.of(self.mapping, self.backend.settings.namespace)
-        self._take_ttl()
-        _repositories.add(self)
         self.counters = Counters()
         self.fence: Fence | None = fence_of(database.engine, self.backend, database.read_engine)
-        self._codec = Codec(self.mapping, Seal.of(self.backend.settings.secret))
-        self._read_through = ReadThrough(
-            self.keys.group,
-            self.backend,
-            self.fence,
-            self._codec,
-            database.loader,
-            self.counters,
-            sleep=sleep,
-            clock=clock,
-        )
+        self._seal = Seal.of(self.backend.settings.secret)
+        self._sleep = sleep
+        self._clock = clock
+        self._reading: Reading[E] | None = None
+        self._provisional: Reading[E] | None = None
+        self.group = group_name(self.backend.settings.namespace, self.mapping.table.name)
+        """The name of the class's entries, in whichever database, for ``invalidate_all``."""
+        self._asks_again = float("-inf")
+        self._is_silent = False
+        self._require_ttl()
+        _repositories.add(self)
 
-    def _take_ttl(self) -> None:
-        """Have the cache keep this class's entities for the ttl that it was declared with, if it was with one."""
-        declaration = declaration_of(self.mapping.entity)
-        if declaration is not None and declaration.ttl is not None:
-            self.backend.set_ttl(self.keys.group, declaration.ttl)
+    @property
+    def mapping(self) -> EntityMapping[E]:
+        """The mapped class."""
+        return self.database.mapping
+
+    @property
+    def keys(self) -> Keyspace:
+        """The cache keys of the class's entities in this database, which is asked for its identity if it was not yet.
+
+        Raises what the database raises, and ``CacheUnavailableError`` if it has none.
+        """
+        return (self._reading or self._try_to_begin() or self._begin()).keys
+
+    def certain_keys(self) -> Keyspace | None:
+        """The cache keys as every program has them; None if another may have others."""
+        loader, namespace = self.database.loader, self.backend.settings.namespace
+        return database_of(self.database.engine).certain_keyspace(loader.mapping, namespace, loader.translation)
+
+    def _require_ttl(self) -> int | None:
+        """The ttl that the class was declared with. Raises ``ConfigurationError`` if the cache cannot keep to it."""
+        declaration = declaration_of(self.database.entity)
+        if declaration is None or declaration.ttl is None:
+            return None
+        self.backend.require_ttl(self.database.entity.__name__, declaration.ttl)
+        return declaration.ttl
+
+    def _begin(self) -> Reading[E]:
+        """Ask the database for its identity, and make what reads need: for the first read, and for the next one after
+        the class's hierarchy has grown or the class was declared.
+        """
+        loader = self.database.loader
+        database, namespace = database_of(self.database.engine), self.backend.settings.namespace
+        keys, lasts, server = database.locate(loader.mapping, namespace, loader.translation)
+        if (ttl := self._require_ttl()) is not None:
+            self.backend.set_ttl(self.group, ttl)
+        codec = Codec(loader.mapping, keys.location, self._seal)
+        read_through = ReadThrough(
+            keys.group, self.backend, self.fence, codec, loader, self.counters, sleep=self._sleep, clock=self._clock
+        )
+        reading = Reading(loader.mapping, keys, codec, read_through)
+        self._is_silent = False
+        self._asks_again = self._clock() + min(self.backend.settings.fence_interval, _LONGEST_PROVISIONAL)
+        if lasts:
+            self._reading = reading
+            self._compare_servers(keys, server)
+        else:
+            self._provisional = reading
+        # Another thread may have mapped a class meanwhile.
+        return reading if self.database.loader is loader else self._begin()
+
+    def _compare_servers(self, keys: Keyspace, server: str) -> None:
+        """Log, and count, if others read these entries from another server: a promoted replica, or a copy."""
+        if not self.backend.fenced or not server:
+            return
+        own = blake2b(server.encode(), digest_size=16).hexdigest().encode()
+        found = self.backend.fetch(keys.group, keys.server_key)
+        if isinstance(found, Lease):
+            self.backend.fill(found, own)
+        elif isinstance(found, Expiring):
+            self.backend.abandon([found.lease])
+        elif isinstance(found, bytes) and found != own:
+            self.counters.other_servers += 1
+            logger.warning(
+                "%s: this database's entries were cached from another server, too. After a failover this is as it "
+                "should be. If this database is a copy, stop its programs and run person-repo identity --renew",
+                self.mapping.name,
+            )
+
+    def _try_to_begin(self) -> Reading[E] | None:
+        """The same; None, and once in the log, if the database does not say which it is. Then it answers by itself.
+
+        Without a row for its identity, or without an answer, it is asked again after ``fence_interval``.
+        """
+        if self._clock() < self._asks_again:
+            return self._provisional
+        self._provisional = None
+        try:
+            return self._begin()
+        except (CacheUnavailableError, *DATABASE_ERRORS) as exc:
+            self._asks_again = self._clock() + self.backend.settings.fence_interval
+            if not self._is_silent and not isinstance(exc, NoTableError):
+                self._is_silent = True
+                logger.error("%s is not cached: its database does not say which it is: %s", self.mapping.name, exc)
+            return None
 
     @property
     def coherence(self) -> Coherence:
@@ -91,13 +188,16 @@ class CachedRepository(Repository[E]):
         """
         if self.database.on_hosts_connection:
             return self.database.get(id)
-        row = self._row(id)
+        reading = self._reading or self._try_to_begin()
+        if reading is None:
+            return self.database.get(id)
+        row = self._row(reading, id)
         if row is None:
             return None
         try:
-            return self.mapping.hydrate(row)
+            return reading.mapping.hydrate(row)
         except Exception as exc:
-            return self._hydrate_committed(id, row, exc)
+            return self._hydrate_committed(reading, id, row, exc)
 
     def get_one(self, id: Any) -> E:
         """The entity, at the cost of ``get``. Raises ``EntityNotFoundError`` (``PersonNotFoundError``) if there is
@@ -113,39 +213,44 @@ class CachedRepository(Repository[E]):
         """
         if self.database.on_hosts_connection:
             return self.database.get_many(ids)
-        batch = self._batch(listed(ids))
-        rows = self._read_through.rows(batch)
+        reading = self._reading or self._try_to_begin()
+        if reading is None:
+            return self.database.get_many(ids)
+        batch = _batch(reading, listed(ids))
+        rows = reading.read_through.rows(batch)
         try:
-            return self.mapping.hydrate_all(zip(batch.ids, rows, strict=True))
+            return reading.mapping.hydrate_all(zip(batch.ids, rows, strict=True))
         except Exception as exc:  # One row cannot be made an object; go row by row to find which.
-            if not is_repeated(exc, lambda: self.mapping.hydrate_all(zip(batch.ids, rows, strict=True))):
+            if not is_repeated(exc, lambda: reading.mapping.hydrate_all(zip(batch.ids, rows, strict=True))):
                 raise
-            pairs = [(id, self._hydrate(id, row)) for id, row in zip(batch.ids, rows, strict=True)]
+            pairs = [(id, self._hydrate(reading, id, row)) for id, row in zip(batch.ids, rows, strict=True)]
             return {id: entity for id, entity in pairs if entity is not None}
 
     def exists(self, id: Any) -> bool:
         """True if there is such an entity, at the cost of ``get``. Raises ``InvalidIdError``."""
         if self.database.on_hosts_connection:
             return self.database.exists(id)
-        return self._row(id) is not None
+        reading = self._reading or self._try_to_begin()
+        return self.database.exists(id) if reading is None else self._row(reading, id) is not None
 
-    def _row(self, id: Any) -> Row | None:
+    def _row(self, reading: Reading[E], id: Any) -> Row | None:
         """The row of an id, or None. Fast path for a hit and for a plain miss; ``ReadThrough.rows`` takes the rest."""
+        keys = reading.keys
         identity: Identity | None = None
-        if (key := self.keys.plain_key_of(id)) is not None:
+        if (key := keys.plain_key_of(id)) is not None:
             full_key = key
-        elif (identity := self.mapping.identity(id)) is not None:
-            key, full_key = self.keys.key_of(identity)
+        elif (identity := reading.mapping.identity(id)) is not None:
+            key, full_key = keys.key_of(identity)
         else:
             return None
         item: Item
-        if self.fence is not None and self.fence.blocks(self.keys.group, key):
+        if self.fence is not None and self.fence.blocks(keys.group, key):
             item = FENCED
         else:
-            item = self.backend.fetch(self.keys.group, key)
+            item = self.backend.fetch(keys.group, key)
             if isinstance(item, bytes):
                 try:
-                    row = self._codec.decode(item, full_key)
+                    row = reading.codec.decode(item, full_key)
                 except RejectedItemError:
                     pass  # ``ReadThrough`` decodes it again, to count it and take its place.
                 else:
@@ -154,43 +259,35 @@ class CachedRepository(Repository[E]):
                         self.counters.negative_hits.value += 1
                     return row
             elif isinstance(item, Lease) and not item.renews and self.backend.bulkhead is None:
-                return self._read_through.row_of_miss((id,) if identity is None else identity, full_key, item)
+                return reading.read_through.row_of_miss((id,) if identity is None else identity, full_key, item)
         batch = Batch([id], [key], [full_key], None if identity is None else [identity])
-        return self._read_through.rows(batch, [item])[0]
-
-    def _batch(self, ids: Sequence[Any]) -> Batch:
-        if (plain := self.keys.plain_keys_of(ids)) is not None:
-            keys = [*plain.values()]
-            return Batch([*plain], keys, keys)
-        by_identity = identities(self.mapping, ids)
-        keys, full_keys = self.keys.keys_of([*by_identity])
-        return Batch([*by_identity.values()], keys, full_keys, [*by_identity])
+        return reading.read_through.rows(batch, [item])[0]
 
     # Rows that a ``load`` listener of the host's refuses
 
-    def _hydrate(self, id: Any, row: Row | None) -> E | None:
+    def _hydrate(self, reading: Reading[E], id: Any, row: Row | None) -> E | None:
         try:
-            return None if row is None else self.mapping.hydrate(row)
+            return None if row is None else reading.mapping.hydrate(row)
         except Exception as exc:
-            return self._hydrate_committed(id, row, exc)
+            return self._hydrate_committed(reading, id, row, exc)
 
-    def _hydrate_committed(self, id: Any, row: Row | None, exc: Exception) -> E | None:
+    def _hydrate_committed(self, reading: Reading[E], id: Any, row: Row | None, exc: Exception) -> E | None:
         """The object of the database's row, after ``exc`` was raised for the row that was read, by a listener or from
         elsewhere.
 
         If the database has the same row, the error is the host's to see, from here as from there. Otherwise only the
         cache had the row: the item is of no use, and goes.
         """
-        if row is not None and not is_repeated(exc, lambda: self.mapping.hydrate(row)):
+        if row is not None and not is_repeated(exc, lambda: reading.mapping.hydrate(row)):
             raise exc
-        identity = self.mapping.identity(id)
+        identity = reading.mapping.identity(id)
         assert identity is not None, id
-        key, full_key = self.keys.key_of(identity)
-        (current,) = self._read_through.rows(Batch([id], [key], [full_key], [identity]), [BLOCKED])
+        key, full_key = reading.keys.key_of(identity)
+        (current,) = reading.read_through.rows(Batch([id], [key], [full_key], [identity]), [BLOCKED])
         if current == row:
             raise exc
-        self._read_through.discard(key, RejectedItemError(f"{full_key}: no object can be made of it: {exc}"))
-        return None if current is None else self.mapping.hydrate(current)
+        reading.read_through.discard(key, RejectedItemError(f"{full_key}: no object can be made of it: {exc}"))
+        return None if current is None else reading.mapping.hydrate(current)
 
     # Other reads, and writes: ``help`` shows the text of ``Repository`` for those without their own
 
@@ -246,14 +343,34 @@ class CachedRepository(Repository[E]):
         self.database.close()
 
 
-# For a class that is declared when it has a repository already.
+def _batch(reading: Reading[Any], ids: Sequence[Any]) -> Batch:
+    if (plain := reading.keys.plain_keys_of(ids)) is not None:
+        keys = [*plain.values()]
+        return Batch([*plain], keys, keys)
+    by_identity = identities(reading.mapping, ids)
+    keys, full_keys = reading.keys.keys_of([*by_identity])
+    return Batch([*by_identity.values()], keys, full_keys, [*by_identity])
+
+
 _repositories: weakref.WeakSet[CachedRepository[Any]] = weakref.WeakSet()
 
 
-def _hear_of_declaration(root: type[Any]) -> None:
+def _hear_of_class(root: type[Any]) -> None:
+    """A class was declared that has a repository already, or its hierarchy has grown: its reads begin anew."""
     for repository in [*_repositories]:
-        if repository.mapping.mapper.base_mapper.class_ is root:
-            repository._take_ttl()
+        mapper = find_mapper(repository.database.entity)
+        if mapper is not None and mapper.base_mapper.class_ is root:
+            repository._reading = repository._provisional = None
+            repository._asks_again = float("-inf")
+            repository._require_ttl()
 
 
-on_news(_hear_of_declaration)
+def _begin_anew_in_child() -> None:
+    """A database in memory was copied with the process: from here on it is another one."""
+    for repository in [*_repositories]:
+        repository._reading = repository._provisional = None
+        repository._asks_again = float("-inf")
+
+
+on_news(_hear_of_class)
+on_fork(_begin_anew_in_child)

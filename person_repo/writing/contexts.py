@@ -19,7 +19,7 @@ from person_repo.exceptions import InvalidIdError
 from person_repo.internals import MAKE_RESULT, has_listeners, is_disconnect
 from person_repo.interruptions import is_repeated
 from person_repo.writing.connections import commits_itself, driver_of, has_failed, has_more_results, info_of, is_open
-from person_repo.writing.covered import SINCE, Covered, CoveredModel
+from person_repo.writing.covered import ANYWHERE, MOVED, SINCE, Covered, CoveredModel, Scope
 from person_repo.writing.examination import (
     Changes,
     Form,
@@ -32,7 +32,14 @@ from person_repo.writing.examination import (
 )
 from person_repo.writing.outage import OpenTransaction
 from person_repo.writing.pending import Pending
-from person_repo.writing.sqltext import TextKind, chains, kind_of_text, may_alter, sqlite_begins_before
+from person_repo.writing.sqltext import (
+    TextKind,
+    chains,
+    kind_of_text,
+    may_alter,
+    moves,
+    sqlite_begins_before,
+)
 from person_repo.writing.tables import Change
 
 __all__ = ["covering", "examine"]
@@ -102,6 +109,8 @@ def examine(covered: Covered, context: Any, statement: str) -> None:
     if _IN_FLIGHT in context.__dict__ or context.execution_options.get(OWN):
         return
     kind, may_commit = (TextKind.WRITE, False) if writes else kind_of_text(statement, context.dialect.name)
+    if not writes and moves(statement) and (info := info_of(context.root_connection.connection)) is not None:
+        info[MOVED] = True
     if kind == TextKind.READ and not may_commit:
         return
     try:
@@ -172,6 +181,8 @@ def _put_in_flight(
         not open_now and commits_itself(connection, driver, open_now=open_now, begun_by_text=pending.begun_by_text)
     )
     options = context.execution_options
+    # Of text whole classes are dropped. An insert of this package's is compiled without a translation.
+    scope: Scope = ANYWHERE if MOVED in info else options.get("schema_translate_map")
     at_once = False
     if covered.storage.is_asked:
         for change in changes:
@@ -182,6 +193,7 @@ def _put_in_flight(
         pending,
         covered,
         driver,
+        scope,
         ends,
         at_once,
         begins=_begins(kind, statement),
@@ -236,16 +248,17 @@ def _transaction_that_can_record(connection: sa.Connection, kind: str, open_now:
 class InFlight:
     """One statement under way, from right before it is sent until its result or its error is here.
 
-    ``pending``: the changes of its transaction. ``driver``: the driver's connection. ``ends``: no transaction is open
-    after it. ``at_once``: its changes are everybody's once it has run, whatever its transaction does. ``begins``: it
-    begins one by text. ``unannounced``: no tombstones are placed for it yet. ``generating``: models whose new keys come
-    with the result. ``counted``: the number of rows it must turn out to match, by model. ``since``: the number of
-    ``Covered.news`` when it was examined.
+    ``pending``: the changes of its transaction. ``driver``: the driver's connection. ``scope``: the schemas of its
+    tables. ``ends``: no transaction is open after it. ``at_once``: its changes are everybody's once it has run,
+    whatever its transaction does. ``begins``: it begins one by text. ``unannounced``: no tombstones are placed for it
+    yet. ``generating``: models whose new keys come with the result. ``counted``: the number of rows it must turn out to
+    match, by model. ``since``: the number of ``Covered.news`` when it was examined.
     """
 
     pending: Pending
     covered: Covered
     driver: Any
+    scope: Scope
     ends: bool
     at_once: bool
     begins: bool
@@ -258,7 +271,7 @@ class InFlight:
         """Add to the changes of the transaction, and remember what only the result can say."""
         for change in changes:
             try:
-                change.table.record(self.pending, change.identities)
+                change.table.record(self.pending, change.identities, self.scope)
             except InvalidIdError:  # A row whose key no reader can ask for; the rows found with it are unknown.
                 change.table.record(self.pending, None)
             if change.generated or change.counted:
@@ -271,10 +284,10 @@ class InFlight:
             model.record(self.pending, None)
         elif change.generated:
             self.generating.append(model)
-            self.pending.suspect(model.backend, model.keys.group)
+            self.pending.suspect(model.backend, model.group)
         if change.counted and change.identities is not None:
             self.counted.append((model, len(change.identities)))
-            self.pending.suspect(model.backend, model.keys.group)
+            self.pending.suspect(model.backend, model.group)
 
     def finish(self, context: Any, result: sa.CursorResult[Any]) -> None:
         """The statement has run. Cases, in this order:
@@ -334,7 +347,7 @@ class InFlight:
     def _resolve(self) -> None:
         """End the suspicions of what only the result can say."""
         for model in [*self.generating, *[model for model, _ in self.counted]]:
-            self.pending.resolve(model.backend, model.keys.group)
+            self.pending.resolve(model.backend, model.group)
 
     def _learn_from_result(self, result: sa.CursorResult[Any]) -> bool:
         """Record what only the result says: rows matched, keys that the database made. True if any of it is new."""
@@ -343,7 +356,7 @@ class InFlight:
         for model in mistaken:
             model.record(self.pending, None)
         for model in self.generating:
-            model.record(self.pending, _made_keys(result, model))
+            model.record(self.pending, _made_keys(result, model), self.scope)
         return bool(mistaken or self.generating)
 
 

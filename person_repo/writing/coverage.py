@@ -44,7 +44,6 @@ from person_repo.fence.view import fence_of
 from person_repo.forks import on_fork
 from person_repo.internals import root_engine
 from person_repo.mapped.identities import IdentityMapping
-from person_repo.mapped.keys import Keyspace
 from person_repo.writing.contexts import covering, examine
 from person_repo.writing.covered import Covered, CoveredModel
 from person_repo.writing.transactions import Transactions
@@ -60,10 +59,9 @@ _WRAPPED = (
 
 
 class Part(NamedTuple):
-    """A class as ``cover_all`` takes it: its rows, their keys, and the cache that holds them."""
+    """A class as ``cover_all`` takes it: its rows, and the cache that holds them."""
 
     mapping: IdentityMapping[Any]
-    keys: Keyspace
     backend: LeaseBackend
 
 
@@ -91,7 +89,7 @@ def cover_all(engine: sa.Engine, parts: Sequence[Part]) -> None:
             return
         unseen = _unseen.get(pool) or _unseen.setdefault(pool, Unseen(pool))
         wait = unseen.begin(engine)
-        names = {(model.backend, model.keys.group) for model in news}
+        names = {(model.backend, model.group) for model in news}
         groups = [Group(backend, fence_of(engine, backend), name) for backend, name in names]
         try:
             is_wrapped, covered = covered is not None, covered or Covered(engine)

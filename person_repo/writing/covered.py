@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import enum
 import weakref
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
 from person_repo.cache.contract import LeaseBackend
+from person_repo.database.identity import Translation, database_of
 from person_repo.fence.view import Fence, fence_of
 from person_repo.internals import root_engine
 from person_repo.mapped.identities import Identity, IdentityMapping
-from person_repo.mapped.keys import Keyspace
+from person_repo.mapped.keys import Keyspace, group_name
 from person_repo.writing.cascades import Cascades
 from person_repo.writing.catalog import UNKNOWN, KeyColumns, has_catalog, key_columns_of
 from person_repo.writing.outage import OpenTransaction
@@ -20,7 +22,10 @@ from person_repo.writing.pending import Pending
 from person_repo.writing.storage import Storage
 from person_repo.writing.tables import WatchedTable
 
-__all__ = ["COMMITTING", "PENDING", "SINCE", "Covered", "CoveredModel"]
+__all__ = ["ANYWHERE", "COMMITTING", "MOVED", "PENDING", "SINCE", "Covered", "CoveredModel", "Scope"]
+
+MOVED = "person_repo_moved"
+"""The key in a DBAPI connection's ``info`` that is there once text has chosen another default schema."""
 
 PENDING = "person_repo"
 """The key in a DBAPI connection's ``info`` for its transaction's ``Pending``. Nothing there: nothing has changed."""
@@ -32,16 +37,30 @@ COMMITTING = "person_repo_committing"
 """The key in a DBAPI connection's ``info`` that is there while the dialect sends COMMIT PREPARED as text."""
 
 
+class _Anywhere(enum.Enum):
+    ANYWHERE = "the schema of a statement's tables is not known"
+
+
+ANYWHERE: Literal[_Anywhere.ANYWHERE] = _Anywhere.ANYWHERE
+
+Scope = Translation | None | Literal[_Anywhere.ANYWHERE]
+"""The schemas of a statement's tables: as they are mapped (None), translated, or not known."""
+
+
 class CoveredModel(WatchedTable):
     """A watched table of a model, with the cache that holds its entities. ``engine``: the covered one."""
 
     def __init__(
-        self, mapping: IdentityMapping[Any], keys: Keyspace, backend: LeaseBackend, engine: sa.Engine, table: sa.Table
+        self, mapping: IdentityMapping[Any], backend: LeaseBackend, engine: sa.Engine, table: sa.Table
     ) -> None:
         super().__init__(mapping, table)
-        self.keys = keys
         self.backend = backend
         self._engine = weakref.ref(root_engine(engine))
+        self.group = group_name(backend.settings.namespace, mapping.table.name)
+        self._database = database_of(engine)
+        self._schema = mapping.table.schema
+        # By the schema that a statement means. All tables of the class are in one, or nothing is in here.
+        self._keyspaces: dict[str | None, Keyspace] = {}
         self._is_on_postgresql = engine.dialect.name == "postgresql"
         # On MySQL a number is a number.
         self._names_in_catalog = self.key_names if self._is_on_postgresql else self.string_key_names(engine.dialect)
@@ -65,10 +84,7 @@ class CoveredModel(WatchedTable):
 
     def _is_of(self, other: CoveredModel) -> bool:
         return (
-            other.backend is self.backend
-            and other.keys.group == self.keys.group
-            and other.mapping.entity is self.mapping.entity
-            and other.table is self.table
+            other.backend is self.backend and other.mapping.entity is self.mapping.entity and other.table is self.table
         )
 
     def compares_exactly(self, dialect: sa.Dialect) -> bool:
@@ -105,19 +121,39 @@ class CoveredModel(WatchedTable):
             known += [] if found is None else [found]
         return known[0] if known else UNKNOWN
 
-    def record(self, pending: Pending, identities: Iterable[Identity] | None) -> None:
-        """Add changed rows to a transaction's changes; None is any rows. Raises ``InvalidIdError`` for a row whose key
-        no reader can ask for.
+    # The changes of a transaction
+
+    def record(self, pending: Pending, identities: Iterable[Identity] | None, scope: Scope = None) -> None:
+        """Add changed rows to a transaction's changes; None is any rows. Without certainty about the names of their
+        entries all of the class count as changed.
+
+        Raises ``InvalidIdError`` for a row whose key no reader can ask for.
         """
-        if identities is None:
-            pending.add_group(self.backend, self.keys.group)
+        keys = None
+        if identities is not None and scope is not ANYWHERE:
+            # Mostly without a call.
+            keys = None if scope else self._keyspaces.get(self._schema)
+            keys = self.keyspace(scope) if keys is None else keys
+        if keys is None or identities is None:
+            pending.add_group(self.backend, self.group)
         else:
-            key_of = self.keys.key_of
-            pending.add(self.backend, self.keys.group, [key_of(identity)[0] for identity in identities])
+            key_of = keys.key_of
+            pending.add(self.backend, self.group, [key_of(identity)[0] for identity in identities])
+
+    def keyspace(self, translation: Translation | None) -> Keyspace | None:
+        """The keys of the class's rows; None without certainty."""
+        schema = translation.get(self._schema, self._schema) if translation else self._schema
+        found = self._keyspaces.get(schema)
+        if found is None:
+            namespace = self.backend.settings.namespace
+            found = self._database.certain_keyspace(self.mapping, namespace, translation)
+            if found is not None:
+                self._keyspaces[schema] = found
+        return found
 
     def is_whole_in(self, pending: Pending | None) -> bool:
         """True if a transaction drops the whole model already, as in a long import: its keys need not be known."""
-        return pending is not None and pending.has_whole(self.backend, self.keys.group)
+        return pending is not None and pending.has_whole(self.backend, self.group)
 
 
 class Covered:

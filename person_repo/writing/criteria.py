@@ -39,10 +39,13 @@ class CriteriaWrite(Generic[W]):
     table: W
     target: Any
 
-    def change(self, connection: sa.Connection, *, most: int, may_ask: Callable[[], bool]) -> Change[W]:
+    def change(
+        self, connection: sa.Connection, *, most: int, may_ask: Callable[[], bool], options: Mapping[str, Any]
+    ) -> Change[W]:
         """The rows that it changes; see the module for the cases.
 
         ``most``: more rows than this are any rows. ``may_ask``: False if the locks on rows asked for would not last.
+        ``options``: the statement's execution options, which may translate its schemas.
         """
         moves = self.moves()
         if moves is None:
@@ -53,7 +56,8 @@ class CriteriaWrite(Generic[W]):
                 return Change(self.table, [*itertools.chain(*named), *_moved(named, moves)])
         if moves or len(self.parameters) > 1 or not may_ask():
             return Change(self.table, None)
-        return Change(self.table, self._ask(connection, most), counted=True)
+        question = {"schema_translate_map": options.get("schema_translate_map"), OWN: True}
+        return Change(self.table, self._ask(connection, most, question), counted=True)
 
     def key_sides(self) -> list[Any] | None:
         """For each column of the primary key, the right side of the criterion that fixes it; None if one has none."""
@@ -127,7 +131,7 @@ class CriteriaWrite(Generic[W]):
             named.append([identity for identity in stored if identity is not None])
         return named
 
-    def _ask(self, connection: sa.Connection, most: int) -> list[Identity] | None:
+    def _ask(self, connection: sa.Connection, most: int, options: Mapping[str, Any]) -> list[Identity] | None:
         """The keys of the rows that meet the criteria, at most ``most`` and one more, locked until the transaction
         ends; None if the target has no such columns, or PostgreSQL refuses the question.
 
@@ -137,7 +141,7 @@ class CriteriaWrite(Generic[W]):
         columns = [column_of(self.target, name) for name in self.table.key_names]
         if any(column is None for column in columns) or not self.table.mapping.key_fields:
             return None
-        take_sqlite_lock(connection, self.table.table)
+        take_sqlite_lock(connection, self.table.table, options)
         types = [key.column.type for key in self.table.mapping.key_fields]
         query = (
             sa.select(*[sa.type_coerce(column, type_) for column, type_ in zip(columns, types, strict=True)])
@@ -148,7 +152,7 @@ class CriteriaWrite(Generic[W]):
         )
         try:
             with savepoint(connection.connection, connection.dialect):
-                rows = connection.execute(query, self._parameters_of_criteria(), execution_options={OWN: True}).all()
+                rows = connection.execute(query, self._parameters_of_criteria(), execution_options=options).all()
         except sa.exc.DBAPIError as error:
             # A user may delete rows and not be allowed to lock them.
             if connection.dialect.name != "postgresql" or error.connection_invalidated:

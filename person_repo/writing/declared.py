@@ -24,7 +24,6 @@ from person_repo.exceptions import ConfigurationError
 from person_repo.forks import on_fork
 from person_repo.internals import root_engine
 from person_repo.mapped.identities import IdentityMapping, is_resolved, mapper_of
-from person_repo.mapped.keys import Keyspace
 from person_repo.model import Person
 from person_repo.writing.coverage import Part, cover_all, require_engine
 
@@ -148,7 +147,7 @@ def _news(engine: sa.Engine, known: _Caches, root: type[Any]) -> Iterator[Part]:
         if not mapping.key_fields:
             _unresolved.add(root)
         for backend in backends:
-            yield Part(mapping, Keyspace.of(mapping, backend.settings.namespace), backend)
+            yield Part(mapping, backend)
 
 
 def _hear_of_class(root: type[Any]) -> None:

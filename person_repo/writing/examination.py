@@ -159,6 +159,7 @@ def _of_clauses(
         covered.by_table,
         most=max(model.backend.settings.max_keys for model in covered.models),
         may_ask=is_in_transaction,
+        options=options,
     )
 
 

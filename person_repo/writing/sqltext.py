@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["TextKind", "chains", "kind_of_text", "may_alter", "reaches_any_table", "sqlite_begins_before"]
+__all__ = ["TextKind", "chains", "kind_of_text", "may_alter", "moves", "reaches_any_table", "sqlite_begins_before"]
 
 
 class TextKind:
@@ -47,6 +47,9 @@ _RUNS = re.compile(rf"\b({'|'.join(sorted(_RUNS_ANYTHING))}|XA)\b", re.IGNORECAS
 _TO = re.compile(r"\bTO\b", re.IGNORECASE)
 _TRUNCATE_CASCADE = re.compile(r"\bTRUNCATE\b.*\bCASCADE\b", re.IGNORECASE | re.DOTALL)
 _ANALYZE = re.compile(r"\bANALYZE\b", re.IGNORECASE)
+_MOVES = re.compile(
+    r"\b(search_path|USE)\b|\bSET\s.*\b(SCHEMA|ROLE|AUTHORIZATION)\b|\bATTACH\b|\bDETACH\b", re.I | re.S
+)
 _CHAIN = re.compile(r"(?<!NO)\s+CHAIN\b", re.IGNORECASE)
 # MySQL and MariaDB execute the text inside /*! and /*M!, so those are no comments.
 _GAP = r"(?>\s+|--[^\n]*(?:\n|$)|#[^\n]*(?:\n|$)|/\*(?!M?!).*?\*/|\()*+(?:/\*M?!\d*\s*)?"
@@ -127,6 +130,11 @@ def may_alter(text: str, kind: str) -> bool:
     words = _WORDS.match(text)
     first = words[1].upper() if words else ""
     return kind == TextKind.ANY or ";" in text.rstrip("; \t\r\n") or first in _DEFINES
+
+
+def moves(text: str) -> bool:
+    """True if text may choose another default schema for the connection, or other places to look for a table."""
+    return _MOVES.search(text) is not None
 
 
 def chains(text: str) -> bool:

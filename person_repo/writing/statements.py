@@ -52,23 +52,25 @@ def changes_of(
     *,
     most: int,
     may_ask: Callable[[], bool],
+    options: Mapping[str, Any],
 ) -> list[Change[W]]:
     """The rows that an insert, update or delete changes of the watched tables, which are given by name.
 
     ``most``: more changed rows than this are any rows. ``may_ask``: False if the database must not be asked for rows,
-    because no transaction would keep them locked.
+    because no transaction would keep them locked. ``options``: the statement's execution options.
     """
     changes: list[Change[W]] = []
     for target, is_only in targets(statement):
         for table in watched.get(target.name.lower(), ()):
-            if not is_only:
+            # A table object of another schema may be the same table, and may not.
+            if not is_only or getattr(target, "schema", None) != table.table.schema:
                 changes.append(Change(table, None))
             elif isinstance(statement, dml.Insert):
                 changes.append(_of_insert(connection, statement, parameters, table))
             else:
                 assert isinstance(statement, (dml.Update, dml.Delete))
                 write = CriteriaWrite(statement, parameters, table, target)
-                changes.append(write.change(connection, most=most, may_ask=may_ask))
+                changes.append(write.change(connection, most=most, may_ask=may_ask, options=options))
     return changes
 
 
@@ -113,7 +115,8 @@ def key_parameters(
     known: list[KeyParameters[W]] = []
     for target, is_only in targets(statement):
         for table in watched.get(target.name.lower(), ()):
-            names = _names_of_key(statement, parameters, table, target, dialect) if is_only else None
+            is_known = is_only and getattr(target, "schema", None) == table.table.schema
+            names = _names_of_key(statement, parameters, table, target, dialect) if is_known else None
             if names is None:
                 return None
             known.append(KeyParameters(table, names, isinstance(statement, dml.Insert)))

@@ -55,9 +55,14 @@ class WatchedTable:
         return not keys or any(_rewrites(key.column.type) for key in keys)
 
     def has_other_unique_keys(self) -> bool:
-        """True if the metadata declares a unique key beside the primary one: an insert can conflict on that, too."""
+        """True if the metadata declares a unique key beside the mapped one: an insert can conflict on that, too."""
         constraints = any(isinstance(constraint, sa.UniqueConstraint) for constraint in self.table.constraints)
-        return constraints or any(index.unique for index in self.table.indexes)
+        of_table = {column.name for column in self.table.primary_key}
+        return (
+            constraints
+            or (bool(of_table) and of_table != {*self.key_names})
+            or any(index.unique for index in self.table.indexes)
+        )
 
     def string_key_names(self, dialect: sa.Dialect) -> tuple[str, ...]:
         """The columns of the primary key that are strings to this database: their collations decide what is equal."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -163,10 +164,11 @@ def test_a_hosts_items_in_the_region_and_ours_are_apart(cache_url: str, people: 
     region = make_region(cache_url)
     with PersonService.over(people, region) as service:
         service.get("ada")
-        region.set("pr:person_repo:person:sada", "the host's own")
+        key, _ = service.cached.keys.key_of(("ada",))
+        region.set(key, "the host's own")
         assert service.get("ada") == ADA
         assert service.stats().rejected == 0
-        assert region.get("pr:person_repo:person:sada") == "the host's own"
+        assert region.get(key) == "the host's own"
 
 
 @pytest.mark.parametrize(
@@ -222,7 +224,7 @@ def test_ours_configured_by_name_in_dogpiles_own_way(people: sa.Engine, memcache
     region = dogpile.cache.make_region().configure("person_repo.memcached", arguments=arguments)
     with PersonService.over(people, region) as service:
         assert service.coherence == "strict"
-        assert service.cached.keys.group == "pr:crm:person"
+        assert service.cached.group == "pr:crm:person"
         service.get("ada")
         service.get("ada")
         assert service.stats().hits == 1
@@ -305,7 +307,7 @@ def test_proxies_of_a_foreign_region_see_what_passes(people: sa.Engine) -> None:
         service.get("ada")
 
     assert isinstance(region.backend, Quiet)
-    assert "pr:person_repo:person:sada" in region.backend.seen
+    assert any(re.fullmatch(r"pr:person_repo:person:\w{16}sada", key) for key in region.backend.seen)
 
 
 def test_an_item_that_the_host_invalidates_is_a_miss(people: sa.Engine) -> None:

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
 from sqlalchemy.dialects import mysql
+from support.databases import with_identity
 from support.entities import once
 from support.urls import MEMORY
 
@@ -221,7 +222,7 @@ def others_kept(numbers: Service[Any], entity: Any) -> bool:
 
 @pytest.mark.parametrize("declared", DECLARED)
 def test_a_change_of_a_large_id_of_a_declared_column_drops_that_one(engine: sa.Engine, declared: Any) -> None:
-    make(engine, declared)
+    make(with_identity(engine), declared)
     with Service.over(declared, engine, MEMORY) as numbers:
         assert others_kept(numbers, declared)
 

@@ -613,7 +613,7 @@ def test_an_older_revision_is_logged_once_with_its_remedy(
 
     (logged,) = [record for record in caplog.records if record.name == "person_repo.fence"]
     assert logged.levelno == logging.WARNING
-    assert "is at person_repo_layer_0000, and this version needs person_repo_layer_0001" in logged.getMessage()
+    assert "is at person_repo_layer_0000, and this version needs person_repo_layer_0002" in logged.getMessage()
     assert "migrations.upgrade(engine)" in logged.getMessage()
 
 

@@ -27,8 +27,6 @@ from person_repo import Person, PersonService, Stats, make_region
 from person_repo.cache.contract import LeaseBackend
 from person_repo.cache.memcached.backend import MemcachedBackend
 from person_repo.cache.region import lease_backend
-from person_repo.mapped.keys import Keyspace
-from person_repo.mapped.mapping import EntityMapping
 from person_repo.testing.proxy import Proxy
 
 Statements = Callable[..., AbstractContextManager[list[str]]]
@@ -97,7 +95,7 @@ class Site:
         self.backend = backend
         self.backend.addresses = {proxy.server: proxy.address for proxy in proxies}
         self.people = PersonService.over(sessions, region)
-        self.keys = Keyspace(backend.settings.namespace, EntityMapping(Person).cache_name)
+        self.keys = self.people.cached.keys
         self.lost = [id for id in IDS if self.home(id) == self.proxy.server]
         self.kept = [id for id in IDS if id not in self.lost]
         self._count = count
@@ -333,8 +331,10 @@ class Full(Memcached):
         return [*super().command(), "-m", "2", "-M"]
 
     def fill(self) -> None:
-        """Leaves no room for another small item."""
-        requests = "\r\n".join(f"set full{number} 0 0 10\r\n0123456789" for number in range(20_000))
+        """Leaves no room for another small item, whichever slab its size belongs to."""
+        sizes = (10, 40, 80, 120, 160, 200, 260)
+        values = [(number, "x" * sizes[number % len(sizes)]) for number in range(84_000)]
+        requests = "\r\n".join(f"set full{number} 0 0 {len(value)}\r\n{value}" for number, value in values)
         assert "SERVER_ERROR out of memory storing object" in self.ask(requests)
 
 

@@ -7,6 +7,7 @@ import enum
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -29,9 +30,10 @@ from person_repo.mapped.mapping import EntityMapping, Row
 from person_repo.mapped.sealing import OVERHEAD, Seal
 from person_repo.model import Person
 
-PEOPLE = Codec(EntityMapping(Person))
+PLACE = "database/main/person/id/"
+PEOPLE = Codec(EntityMapping(Person), PLACE)
 PARCELS = EntityMapping(Parcel)
-PARCEL_CODEC = Codec(PARCELS)
+PARCEL_CODEC = Codec(PARCELS, "database/main/parcel/city,number/")
 KEY = "pr:person_repo:person:sada"
 ADA: Row = ("ada", "Ada", "Lovelace", 1)
 PARCEL_KEY = "pr:person_repo:parcel:sK%C3%B6ln,i7"
@@ -50,7 +52,7 @@ def mapped(name: str, *columns: sa.Column[Any]) -> EntityMapping[Any]:
 
 def column(type_: Any) -> Codec[Any]:
     """The codec of a class with an integer key and a column of the type."""
-    return Codec(mapped("Thing", sa.Column("it", type_)))
+    return Codec(mapped("Thing", sa.Column("it", type_)), PLACE)
 
 
 # The bytes
@@ -60,20 +62,23 @@ GOLDEN: dict[str, tuple[Codec[Any], str, Row | None, str]] = {
         PEOPLE,
         KEY,
         ADA,
-        "93 cf2a6fe01d6f7531e0 ba70723a706572736f6e5f7265706f3a706572736f6e3a73616461"
+        "93 d929 64617461626173652f6d61696e2f706572736f6e2f69642f2339623231363962663130643736303737"
+        "ba70723a706572736f6e5f7265706f3a706572736f6e3a73616461"
         "94 a3616461 a3416461 a84c6f76656c616365 01",
     ),
     "a person that is not there": (
         PEOPLE,
         KEY,
         None,
-        "93 cf2a6fe01d6f7531e0 ba70723a706572736f6e5f7265706f3a706572736f6e3a73616461 c0",
+        "93 d929 64617461626173652f6d61696e2f706572736f6e2f69642f2339623231363962663130643736303737"
+        "ba70723a706572736f6e5f7265706f3a706572736f6e3a73616461 c0",
     ),
     "a parcel": (
         PARCEL_CODEC,
         PARCEL_KEY,
         PARCEL,
-        "93 cf01c69625f1b0831d d92370723a706572736f6e5f7265706f3a70617263656c3a734b2543332542366c6e2c6937"
+        "93 d932 64617461626173652f6d61696e2f70617263656c2f636974792c6e756d6265722f2362323135343633663731386434633231"
+        "d92370723a706572736f6e5f7265706f3a70617263656c3a734b2543332542366c6e2c6937"
         "9d a54bc3b66c6e 07 ba323032362d31312d32335431343a35313a30302e313233343536 ad31323334353637382e39303030"
         "d92431323334353637382d313233342d353637382d313233342d353637383132333435363738 c40600ff0d0a275c a54c41524745"
         "82a56974656d7395a742c3bc6368657201cb3ff8000000000000c0c3a66e657374656481a090 aa323032362d31322d3234"
@@ -83,11 +88,11 @@ GOLDEN: dict[str, tuple[Codec[Any], str, Row | None, str]] = {
 
 
 @pytest.mark.parametrize("case", GOLDEN)
-def test_the_bytes_of_format_1_never_change(case: str) -> None:
+def test_the_bytes_of_format_2_never_change(case: str) -> None:
     """If they must change, raise ``FORMAT``, and with it the fingerprint; then golden bytes are added for it."""
     codec, key, row, golden = GOLDEN[case]
 
-    assert FORMAT == 1
+    assert FORMAT == 2
     assert codec.encode(key, row).hex() == golden.replace(" ", "")
     assert codec.decode(bytes.fromhex(golden), key) == row
 
@@ -380,8 +385,8 @@ def test_an_item_of_another_schema_is_rejected() -> None:
 
 
 def test_an_item_of_another_schema_with_the_same_types_is_rejected() -> None:
-    one, other = (Codec(mapped("Thing", sa.Column(name, sa.String(9)))) for name in ("first", "last"))
-    with pytest.raises(RejectedItemError, match="schema"):
+    one, other = (Codec(mapped("Thing", sa.Column(name, sa.String(9))), PLACE) for name in ("first", "last"))
+    with pytest.raises(RejectedItemError, match=r"#[0-9a-f]{16}"):
         other.decode(one.encode("k", (1, "a")), "k")
 
 
@@ -396,26 +401,26 @@ def test_an_extended_item_is_rejected(more: bytes) -> None:
     hostile(more + ITEM)
 
 
-PICKLED = [pickle.dumps((PEOPLE.schema, KEY, ADA), protocol) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)]
+PICKLED = [pickle.dumps((PEOPLE.header, KEY, ADA), protocol) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)]
 
 
 @pytest.mark.parametrize(
     "item",
     [
         *PICKLED,
-        json.dumps([PEOPLE.schema, KEY, ADA]).encode(),
-        msgspec.msgpack.encode({"schema": PEOPLE.schema, "key": KEY, "state": ADA}),
-        msgspec.msgpack.encode([PEOPLE.schema, KEY]),
-        msgspec.msgpack.encode([PEOPLE.schema, KEY, ADA, 1]),
-        msgspec.msgpack.encode([PEOPLE.schema, KEY, ADA[:-1]]),
-        msgspec.msgpack.encode([PEOPLE.schema, KEY, [*ADA, None]]),
-        msgspec.msgpack.encode([PEOPLE.schema, KEY, ["ada", "Ada", "Lovelace", "1"]]),
-        msgspec.msgpack.encode([PEOPLE.schema, KEY, ["ada", "Ada", b"Lovelace", 1]]),
-        msgspec.msgpack.encode([PEOPLE.schema, KEY, ["ada", "Ada", "Lovelace", True]]),
-        msgspec.msgpack.encode([PEOPLE.schema, KEY, ["ada", "Ada", "Lovelace", 1.5]]),
-        msgspec.msgpack.encode([str(PEOPLE.schema), KEY, ADA]),
-        msgspec.msgpack.encode([float(PEOPLE.schema), KEY, ADA]),
-        msgspec.msgpack.encode([PEOPLE.schema, KEY.encode(), ADA]),
+        json.dumps([PEOPLE.header, KEY, ADA]).encode(),
+        msgspec.msgpack.encode({"header": PEOPLE.header, "key": KEY, "state": ADA}),
+        msgspec.msgpack.encode([PEOPLE.header, KEY]),
+        msgspec.msgpack.encode([PEOPLE.header, KEY, ADA, 1]),
+        msgspec.msgpack.encode([PEOPLE.header, KEY, ADA[:-1]]),
+        msgspec.msgpack.encode([PEOPLE.header, KEY, [*ADA, None]]),
+        msgspec.msgpack.encode([PEOPLE.header, KEY, ["ada", "Ada", "Lovelace", "1"]]),
+        msgspec.msgpack.encode([PEOPLE.header, KEY, ["ada", "Ada", b"Lovelace", 1]]),
+        msgspec.msgpack.encode([PEOPLE.header, KEY, ["ada", "Ada", "Lovelace", True]]),
+        msgspec.msgpack.encode([PEOPLE.header, KEY, ["ada", "Ada", "Lovelace", 1.5]]),
+        msgspec.msgpack.encode([PEOPLE.header.encode(), KEY, ADA]),
+        msgspec.msgpack.encode([7, KEY, ADA]),
+        msgspec.msgpack.encode([PEOPLE.header, KEY.encode(), ADA]),
         ITEM.replace(b"Lovelace", b"Lovela\xff\xfe"),
         b"",
         b"\xc1",
@@ -502,7 +507,7 @@ def test_a_flipped_bit_is_rejected_or_gives_a_row_of_the_right_types(item: bytes
 def test_an_item_of_another_format_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     """The layout may be the same, the meaning is not."""
     monkeypatch.setattr("person_repo.mapped.codec.FORMAT", FORMAT + 1)
-    later = Codec(EntityMapping(Person))
+    later = Codec(EntityMapping(Person), PLACE)
     for row in (ADA, None):
         hostile(later.encode(KEY, row))
         hostile(PEOPLE.encode(KEY, row), later)
@@ -536,7 +541,7 @@ class OtherKind(Kind):
 @pytest.mark.parametrize("kind", ["special", "", None])
 def test_an_item_of_no_known_class_is_rejected(kind: Any) -> None:
     """It could become no object, and the read would fail."""
-    kinds = Codec(EntityMapping(Kind))
+    kinds = Codec(EntityMapping(Kind), PLACE)
     good = kinds.encode("k", (1, "plain"))
     assert kinds.decode(good, "k") == (1, "plain")
 
@@ -572,7 +577,7 @@ class Log(Heavy):
 
 
 def test_rows_of_siblings_that_give_two_columns_one_name_come_back() -> None:
-    codec = Codec(EntityMapping(Heavy))
+    codec = Codec(EntityMapping(Heavy), PLACE)
     for row in ((1, "stone", 1.5, None), (2, "log", None, 2.5)):
         assert codec.decode(codec.encode("k", row), "k") == row
     with pytest.raises(UncacheableError, match="weight would not come back"):
@@ -637,8 +642,8 @@ def test_anything_but_bytes_is_rejected(item: Any) -> None:
 # Sealed
 
 SEAL = Seal(["k3VY0c0Zc5bS5c3kq0Y1m9m7m3m5Jw2Jrj8lYy3Xo1E"])
-SEALED_PEOPLE = Codec(EntityMapping(Person), SEAL)
-SEALED_PARCELS = Codec(PARCELS, SEAL)
+SEALED_PEOPLE = Codec(EntityMapping(Person), PLACE, SEAL)
+SEALED_PARCELS = Codec(PARCELS, "database/main/parcel/city,number/", SEAL)
 SEALED_ITEM = SEALED_PEOPLE.encode(KEY, ADA)
 
 
@@ -664,7 +669,7 @@ def test_sealing_leaves_the_item_inside_unchanged() -> None:
 
 def test_a_row_that_would_not_come_back_is_not_cached_sealed_either() -> None:
     with pytest.raises(UncacheableError, match="the:key: it would not come back"):
-        Codec(mapped("Thing", sa.Column("it", sa.JSON)), SEAL).encode("the:key", (1, (1, 2)))
+        Codec(mapped("Thing", sa.Column("it", sa.JSON)), PLACE, SEAL).encode("the:key", (1, (1, 2)))
 
 
 @pytest.mark.parametrize("row", [ADA, None])
@@ -679,7 +684,7 @@ def test_a_sealed_item_is_rejected_without_a_secret(row: Row | None) -> None:
 
 def test_a_sealed_item_of_another_key_or_secret_is_rejected() -> None:
     hostile(SEALED_ITEM, SEALED_PEOPLE, "pr:person_repo:person:sbob")
-    hostile(SEALED_ITEM, Codec(EntityMapping(Person), Seal(["Zz9-4fQ8k1r2Vt7mN0bXc6yLp3sD5gHjW_aEuIoTq2M"])))
+    hostile(SEALED_ITEM, Codec(EntityMapping(Person), PLACE, Seal(["Zz9-4fQ8k1r2Vt7mN0bXc6yLp3sD5gHjW_aEuIoTq2M"])))
 
 
 @given(at=st.integers(0, len(SEALED_ITEM)), cut=st.integers(0, 4), put=st.binary(max_size=4))
@@ -708,7 +713,7 @@ def test_anything_but_bytes_is_rejected_with_a_secret_too(item: Any) -> None:
 FINGERPRINTS = (
     "from support.models import Parcel; from person_repo.model import Person;"
     "from person_repo.mapped.mapping import EntityMapping; from person_repo.mapped.codec import Codec;"
-    "print(*[Codec(EntityMapping(entity)).schema for entity in (Person, Parcel)])"
+    "print(*[Codec(EntityMapping(entity), '').header for entity in (Person, Parcel)])"
 )
 
 
@@ -718,7 +723,7 @@ def test_the_fingerprint_is_the_same_in_every_process(seed: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", FINGERPRINTS], env=environ, check=True, capture_output=True, text=True, timeout=60
     )
-    assert done.stdout.split() == [str(PEOPLE.schema), str(PARCEL_CODEC.schema)]
+    assert done.stdout.split() == [f"#{codec.header.partition('#')[2]}" for codec in (PEOPLE, PARCEL_CODEC)]
 
 
 def first() -> sa.Column[Any]:
@@ -740,13 +745,6 @@ def renamed(mapping: EntityMapping[Any]) -> EntityMapping[Any]:
     return EntityMapping(entity)
 
 
-def elsewhere(name: str, schema: str | None) -> EntityMapping[Any]:
-    entity = type("Thing", (), {})
-    table = sa.Table(name, sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), first(), last(), schema=schema)
-    orm.registry().map_imperatively(entity, table)
-    return EntityMapping(entity)
-
-
 def test_the_fingerprint_changes_with_whatever_would_make_a_row_mean_something_else() -> None:
     variants = [
         mapped("Thing", first(), last()),
@@ -758,19 +756,21 @@ def test_the_fingerprint_changes_with_whatever_would_make_a_row_mean_something_e
         mapped("Thing", first(), sa.Column("last", sa.JSON)),
         mapped("Thing", first(), sa.Column("surname", sa.String(9))),
         renamed(mapped("Thing", first(), last())),
-        elsewhere("other", None),
-        elsewhere("thing", "other"),
     ]
-    schemas = [Codec(mapping).schema for mapping in variants]
+    headers = [Codec(mapping, PLACE).header for mapping in variants]
 
-    assert len(set(schemas)) == len(schemas)
-    assert all(0 <= schema < 2**63 for schema in schemas)
+    assert len(set(headers)) == len(headers)
+    assert all(re.fullmatch(f"{PLACE}#[0-9a-f]{{16}}", header) for header in headers)
 
 
 def test_the_fingerprint_stays_if_the_meaning_of_a_row_does() -> None:
     """Cached rows survive a longer column, another class name and a constraint."""
-    before = Codec(mapped("Thing", first(), last())).schema
+    before = Codec(mapped("Thing", first(), last()), PLACE).header
     wider = sa.Column("last", sa.String(900), nullable=False, unique=True, server_default="")
 
-    assert Codec(mapped("Renamed", first(), wider)).schema == before
-    assert Codec(elsewhere("thing", None)).schema == before
+    assert Codec(mapped("Renamed", first(), wider), PLACE).header == before
+
+
+def test_an_item_of_another_location_is_rejected() -> None:
+    """Whatever the digest in its key says."""
+    hostile(ITEM, Codec(EntityMapping(Person), PLACE.replace("database", "another")))

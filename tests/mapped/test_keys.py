@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from support.models import Size
 
 from person_repo.exceptions import InvalidIdError
-from person_repo.mapped.keys import LONGEST_KEY, Keyspace
+from person_repo.mapped.keys import LONGEST_KEY, Keyspace, Location, group_name
 
-PEOPLE = Keyspace("person_repo", "person")
+PERSON = Location("0123456789abcdef0123456789abcdef:shop", ("public",), "person", ("id",))
+PEOPLE = Keyspace("person_repo", PERSON)
 # The longest namespace that settings allow, and a name of a table that leaves the least room.
-CROWDED = Keyspace("n" * 40, "t" * 80)
+CROWDED = Keyspace("n" * 40, PERSON._replace(table="t" * 80))
 
 NOON = datetime.datetime(2026, 11, 23, 12)
 
@@ -33,34 +34,34 @@ class Word(enum.StrEnum):
 
 
 GOLDEN: dict[str, tuple[tuple[Any, ...], str]] = {
-    "a plain string": (("ada",), "pr:person_repo:person:sada"),
-    "no string at all": (("",), "pr:person_repo:person:s"),
-    "letters beyond ASCII": (("Köln",), "pr:person_repo:person:sK%C3%B6ln"),
-    "an emoji": (("😀",), "pr:person_repo:person:s%F0%9F%98%80"),
-    "a zero byte": (("a\x00b",), "pr:person_repo:person:sa%00b"),
-    "a newline and a blank": (("a\n b",), "pr:person_repo:person:sa%0A%20b"),
-    "separators": (("a:b,c%",), "pr:person_repo:person:sa%3Ab%2Cc%25"),
-    "a slash": (("a/b",), "pr:person_repo:person:sa%2Fb"),
-    "unreserved marks": (("A-z_0.~",), "pr:person_repo:person:sA-z_0.~"),
-    "an integer": ((1,), "pr:person_repo:person:i1"),
-    "a negative integer": ((-(2**63),), "pr:person_repo:person:i-9223372036854775808"),
-    "a truth value": ((True,), "pr:person_repo:person:o1"),
-    "bytes": ((b"\x00\xff",), "pr:person_repo:person:b00ff"),
+    "a plain string": (("ada",), "pr:person_repo:person:afzhezzo4bevgjn4sada"),
+    "no string at all": (("",), "pr:person_repo:person:afzhezzo4bevgjn4s"),
+    "letters beyond ASCII": (("Köln",), "pr:person_repo:person:afzhezzo4bevgjn4sK%C3%B6ln"),
+    "an emoji": (("😀",), "pr:person_repo:person:afzhezzo4bevgjn4s%F0%9F%98%80"),
+    "a zero byte": (("a\x00b",), "pr:person_repo:person:afzhezzo4bevgjn4sa%00b"),
+    "a newline and a blank": (("a\n b",), "pr:person_repo:person:afzhezzo4bevgjn4sa%0A%20b"),
+    "separators": (("a:b,c%",), "pr:person_repo:person:afzhezzo4bevgjn4sa%3Ab%2Cc%25"),
+    "a slash": (("a/b",), "pr:person_repo:person:afzhezzo4bevgjn4sa%2Fb"),
+    "unreserved marks": (("A-z_0.~",), "pr:person_repo:person:afzhezzo4bevgjn4sA-z_0.~"),
+    "an integer": ((1,), "pr:person_repo:person:afzhezzo4bevgjn4i1"),
+    "a negative integer": ((-(2**63),), "pr:person_repo:person:afzhezzo4bevgjn4i-9223372036854775808"),
+    "a truth value": ((True,), "pr:person_repo:person:afzhezzo4bevgjn4o1"),
+    "bytes": ((b"\x00\xff",), "pr:person_repo:person:afzhezzo4bevgjn4b00ff"),
     "a UUID": (
         (uuid.UUID("12345678-1234-5678-1234-567812345678"),),
-        "pr:person_repo:person:u12345678123456781234567812345678",
+        "pr:person_repo:person:afzhezzo4bevgjn4u12345678123456781234567812345678",
     ),
-    "a decimal": ((decimal.Decimal("1.500"),), "pr:person_repo:person:n1.5"),
-    "a round decimal": ((decimal.Decimal("1000"),), "pr:person_repo:person:n1E+3"),
-    "a moment": ((NOON,), "pr:person_repo:person:t2026-11-23T12%3A00%3A00"),
-    "an instant": ((NOON.replace(tzinfo=datetime.UTC),), "pr:person_repo:person:z1795435200000000"),
-    "a day": ((NOON.date(),), "pr:person_repo:person:d2026-11-23"),
-    "a member of an enumeration": ((Size.LARGE,), "pr:person_repo:person:eLARGE"),
-    "several columns": (("Köln", 7), "pr:person_repo:person:sK%C3%B6ln,i7"),
+    "a decimal": ((decimal.Decimal("1.500"),), "pr:person_repo:person:afzhezzo4bevgjn4n1.5"),
+    "a round decimal": ((decimal.Decimal("1000"),), "pr:person_repo:person:afzhezzo4bevgjn4n1E+3"),
+    "a moment": ((NOON,), "pr:person_repo:person:afzhezzo4bevgjn4t2026-11-23T12%3A00%3A00"),
+    "an instant": ((NOON.replace(tzinfo=datetime.UTC),), "pr:person_repo:person:afzhezzo4bevgjn4z1795435200000000"),
+    "a day": ((NOON.date(),), "pr:person_repo:person:afzhezzo4bevgjn4d2026-11-23"),
+    "a member of an enumeration": ((Size.LARGE,), "pr:person_repo:person:afzhezzo4bevgjn4eLARGE"),
+    "several columns": (("Köln", 7), "pr:person_repo:person:afzhezzo4bevgjn4sK%C3%B6ln,i7"),
 }
 
 
-BY_ID = Keyspace("person_repo", "person", longest=40)
+BY_ID = Keyspace("person_repo", PERSON, longest=40)
 ids = st.deferred(lambda: identities).map(lambda identity: identity[0]) | st.from_regex(
     r"[A-Za-z0-9_.~-]{0,41}", fullmatch=True
 )
@@ -90,7 +91,7 @@ def test_ids_at_once_have_the_keys_of_each(many: list[Any]) -> None:
 def test_no_id_is_plain_if_every_string_needs_a_check() -> None:
     assert PEOPLE.plain_key_of("ada") is None
     assert PEOPLE.plain_keys_of(["ada"]) is None
-    assert Keyspace("person_repo", "person", longest=1000).plain_key_of("a" * 101) is None
+    assert Keyspace("person_repo", PERSON, longest=1000).plain_key_of("a" * 101) is None
 
 
 @pytest.mark.parametrize("case", GOLDEN)
@@ -104,14 +105,23 @@ def test_keys_never_change(case: str) -> None:
 def test_the_key_of_a_long_id_never_changes() -> None:
     key, full = PEOPLE.key_of(("x" * 300,))
 
-    assert full == "pr:person_repo:person:s" + "x" * 300
-    assert key == "pr:person_repo:person:h5709b68ab089cc310fbd0955ad58b400680a8792"
+    assert full == "pr:person_repo:person:afzhezzo4bevgjn4s" + "x" * 300
+    assert key == "pr:person_repo:person:afzhezzo4bevgjn4hdc5e0955b81e7c6e7c656ca0a424b81a4e79585c"
 
 
 def test_the_name_of_a_group_never_changes() -> None:
+    assert PEOPLE.group == group_name("person_repo", "person") == group_name("person_repo", "PERSON")
     assert PEOPLE.group == "pr:person_repo:person"
-    assert Keyspace("crm", "public.Größe").group == "pr:crm:public.Gr%C3%B6%C3%9Fe"
-    assert Keyspace("crm", "t" * 81).group == "pr:crm:%h946fb2e9b228067e7ade4b9a61c90c0b"
+    assert group_name("crm", "Größe") == "pr:crm:gr%C3%B6%C3%9Fe"
+    assert group_name("crm", "T" * 80) == "pr:crm:%hb098714165b9c22e18d6c8c66bc779f8"
+
+
+def test_the_text_of_a_location_never_changes() -> None:
+    odd = Location("a/b", ("public", "Größe,1"), "Größe", ("id", "no,"), "str manager")
+
+    assert PEOPLE.location == "0123456789abcdef0123456789abcdef%3Ashop/public/person/id/"
+    assert odd.text == "a%2Fb/public,Gr%C3%B6%C3%9Fe%2C1/Gr%C3%B6%C3%9Fe/id,no%2C/str%20manager"
+    assert Keyspace("crm", odd).key_of((1,))[0] == "pr:crm:gr%C3%B6%C3%9Fe:mp5hsphdu4rnp6qdi1"
 
 
 texts = st.text(st.characters(exclude_categories=()), max_size=60)
@@ -216,11 +226,11 @@ def test_a_long_identity_is_a_digest_on_the_wire_and_has_a_full_key(identity: tu
 
     assert len(full) > LONGEST_KEY
     assert key != full
-    assert key.startswith("pr:person_repo:person:h")
+    assert key.startswith("pr:person_repo:person:afzhezzo4bevgjn4h")
 
 
 def test_a_string_that_looks_like_a_digest_is_no_digest() -> None:
-    digest = PEOPLE.key_of(("x" * 300,))[0].removeprefix("pr:person_repo:person:")
+    digest = PEOPLE.key_of(("x" * 300,))[0].removeprefix("pr:person_repo:person:afzhezzo4bevgjn4")
 
     assert PEOPLE.key_of((digest,))[0] != PEOPLE.key_of(("x" * 300,))[0]
 
@@ -233,27 +243,32 @@ def test_a_subclass_of_a_string_has_the_key_of_its_text() -> None:
         assert CROWDED.key_of((Text(text),)) == CROWDED.key_of((text,))
 
 
-@given(one=st.tuples(texts, texts), other=st.tuples(texts, texts))
-@example(one=("a", "b:sc"), other=("a:b", "c"))
-@example(one=("t" * 81, "a"), other=("%h946fb2e9b228067e7ade4b9a61c90c0b", "a"))
-@profile(max_examples=200)
-def test_tables_share_no_key(one: tuple[str, str], other: tuple[str, str]) -> None:
-    assume(one[0] != other[0])
-    mine, theirs = Keyspace("crm", one[0]), Keyspace("crm", other[0])
+names = st.text("ab/,:% ", max_size=3)
+several = st.lists(names, min_size=1, max_size=3).map(tuple)
+locations = st.builds(Location, names, several, names, several, names)
 
-    assert mine.group != theirs.group
-    assert mine.key_of((one[1],)) != theirs.key_of((other[1],))
-    assert theirs.group not in mine.key_of((one[1],))
+
+@given(one=locations, other=locations, id=st.text("a:s/", max_size=4))
+@example(one=Location("a", ("b", "c"), "t", ("id",)), other=Location("a", ("b,c",), "t", ("id",)), id="x")
+@example(one=Location("a/b", ("c",), "t", ("id",)), other=Location("a", ("b/c",), "t", ("id",)), id="x")
+@example(one=Location("a", ("c",), "t", ("id",)), other=Location("a", ("c",), "t", ("email",)), id="x")
+@profile(max_examples=300)
+def test_locations_share_no_key_and_no_text(one: Location, other: Location, id: str) -> None:
+    assume(one != other)
+    mine, theirs = Keyspace("crm", one), Keyspace("crm", other)
+
+    assert mine.location != theirs.location
+    assert mine.key_of((id,)) != theirs.key_of((id,))
 
 
 def test_namespaces_share_no_key() -> None:
-    assert Keyspace("a", "person").key_of(("x",)) != Keyspace("b", "person").key_of(("x",))
+    assert Keyspace("a", PERSON).key_of(("x",)) != Keyspace("b", PERSON).key_of(("x",))
 
 
 @given(table=texts)
 @profile(max_examples=100)
 def test_every_server_takes_the_name_of_every_group(table: str) -> None:
-    group = Keyspace("n" * 40, table).group
+    group = group_name("n" * 40, table)
 
     assert len(group.encode("ascii")) <= LONGEST_KEY
     assert all(0x21 <= ord(letter) <= 0x7E for letter in group)

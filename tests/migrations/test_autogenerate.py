@@ -158,7 +158,7 @@ def test_the_first_revision_of_a_host_without_head_would_go_into_our_folder(inst
 
     script = command.revision(host, "orders")
 
-    assert getattr(script, "down_revision", None) == "person_repo_layer_0001"
+    assert getattr(script, "down_revision", None) == "person_repo_layer_0002"
     assert Path(getattr(script, "path", "")).parent == installed / "layer"
 
 
@@ -173,4 +173,4 @@ def test_the_line_on_the_page_begins_a_branch_of_the_host(installed: Path, tmp_p
     assert getattr(first, "down_revision", "") is None
     assert getattr(second, "down_revision", "") == getattr(first, "revision", None)
     assert len(list(own.glob("*.py"))) == 2
-    assert len(list((installed / "layer").glob("*.py"))) == 1
+    assert len(list((installed / "layer").glob("*.py"))) == 2

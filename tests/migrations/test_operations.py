@@ -23,7 +23,7 @@ from person_repo.database.schema import LAYER_REVISION
 from person_repo.exceptions import MigrationError
 from person_repo.model import FENCE
 
-PERSON, LAYER = "person_repo_0002", "person_repo_layer_0001"
+PERSON, LAYER = "person_repo_0002", "person_repo_layer_0002"
 
 Move = Callable[[Literal["upgrade", "downgrade"], str], None]
 
@@ -188,6 +188,8 @@ def test_downgrade_by_one_is_refused_by_call_too(engine: sa.Engine) -> None:
     assert migrations.current(engine) == (PERSON, LAYER)
 
     migrations.downgrade(engine, "-1", person=False)
+    assert migrations.current(engine) == (PERSON, "person_repo_layer_0001")
+    migrations.downgrade(engine, "-1", person=False)
     assert migrations.current(engine) == (PERSON,)
     migrations.downgrade(engine, "-1")
     assert migrations.current(engine) == ("person_repo_0001",)
@@ -221,7 +223,7 @@ def printed(way: str, revision: str, folders: list[str], tmp_path: Path, url: st
         ("layer", "heads", 1),
         ("versions", "heads", 1),
         ("layer versions", "person_repo_0002:heads", 0),
-        ("layer versions", "person_repo_layer_0001:heads", 0),
+        ("layer versions", "person_repo_layer_0002:heads", 0),
     ],
 )
 def test_the_fence_is_printed_once(tmp_path: Path, url: str, folders: str, revision: str, times: int) -> None:
@@ -274,7 +276,11 @@ def test_an_operation_that_a_host_has_extended_stays_extended(tmp_path: Path) ->
         text=True,
         check=True,
     )
-    assert sorted(done.stdout.splitlines()) == ["creates person", "creates person_repo_fence"]
+    assert sorted(done.stdout.splitlines()) == [
+        "creates person",
+        "creates person_repo_fence",
+        "creates person_repo_identity",
+    ]
 
 
 def ours_first() -> dict[str, Any]:

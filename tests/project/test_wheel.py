@@ -125,7 +125,7 @@ def test_command_upgrades_a_database(scripts: Path, elsewhere: Path) -> None:
     current = "from person_repo import migrations; print(*migrations.current('sqlite:///shop.db'))"
     assert run(scripts / "python", "-c", current, cwd=elsewhere).split() == [
         "person_repo_0002",
-        "person_repo_layer_0001",
+        "person_repo_layer_0002",
     ]
 
 
@@ -161,7 +161,7 @@ def test_host_names_our_revisions_by_package(scripts: Path, elsewhere: Path) -> 
     )
     run(scripts / "python", "-m", "alembic", "upgrade", "heads", cwd=elsewhere)
 
-    assert "person_repo_layer_0001" in run(scripts / "python", "-m", "alembic", "current", cwd=elsewhere)
+    assert "person_repo_layer_0002" in run(scripts / "python", "-m", "alembic", "current", cwd=elsewhere)
     ini.write_text(f"{ini.read_text()}  person_repo:_alembic/versions\n")
     run(scripts / "python", "-m", "alembic", "upgrade", "heads", cwd=elsewhere)
 

@@ -99,9 +99,10 @@ def test_while_a_connection_to_the_cache_is_made(world: World, monkeypatch: pyte
 def test_while_an_item_is_encoded_or_decoded(
     world: World, name: str, read: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    world.people.get("nobody")  # Its codec is made by now.
     if name == "_decode":
         world.warm()
-    raising_once(monkeypatch, world.people.cached._codec, name, TimeLimit)
+    raising_once(monkeypatch, world.people.cached._reading.codec, name, TimeLimit)
     with pytest.raises(TimeLimit):
         getattr(world.people, read)("ada" if read == "get" else IDS)
     world.check(name)

@@ -712,6 +712,7 @@ def test_a_lease_of_a_server_that_restarted_is_no_lease_of_the_new_one(outage: T
     """
     people = outage.here.cached
     key = people.keys.key_of(("ada",))[0]
+    people.backend.close()
     for server in outage.memcached:
         server.restart()  # to count from 1
     filled: list[Any] = []

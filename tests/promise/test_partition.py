@@ -17,13 +17,14 @@ from typing import Any, NamedTuple
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
+from support.databases import make_tables
 from support.forks import forking, running_in_child
 from support.partitions import backend_of, cut_off, heal
 from support.servers import Memcached
 from support.urls import patient_url
 
 from person_repo.exceptions import CacheUnavailableError
-from person_repo.model import FENCE, Base, Person
+from person_repo.model import FENCE, Person
 from person_repo.service import PersonService, connect
 
 PERSON = Person.__table__
@@ -149,8 +150,8 @@ def partition(
             assert time.monotonic() < began + LIMIT
             write(people)
 
+    make_tables(database_url)
     with connect(database_url, cache_url) as people:
-        Base.metadata.create_all(people.engine)
         people.add_many([person(id) for id in history.ids])
         people.engine.dispose()
         with ExitStack() as running:
@@ -234,9 +235,9 @@ def world(database_url: str, memcached_servers: list[Memcached]) -> Iterator[Wor
 
         def make(how: str = "proceed", **options: Any) -> World:
             url = patient_url(memcached_servers)
+            make_tables(database_url)
             chosen = {"on_unreachable": how, "fence_interval": 0.001, "breaker_reset": 0.01, **options}
             both = World(*[open_ones.enter_context(connect(database_url, url, **chosen)) for _ in range(2)])
-            Base.metadata.create_all(both.writer.engine)
             both.writer.add_many([person(id) for id in ("ada", "bob", "eve")])
             both.reader.get_many(["ada", "bob", "eve", "nobody"])
             assert all(is_hit(both.reader, id) for id in ("ada", "bob", "eve", "nobody"))

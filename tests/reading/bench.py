@@ -101,8 +101,9 @@ class Bench:
         other = cache_url.startswith("memory")
         self.elsewhere = self.backend if other else lease_backend(make_region(cache_url))
         self.group = self.people.keys.group
+        self._codec = Codec(self.mapping, self.people.keys.location)
         self._statements = statements
-        cover_all(self.database.engine, [Part(self.mapping, self.people.keys, self.backend)])
+        cover_all(self.database.engine, [Part(self.mapping, self.backend)])
 
     def key(self, *identity: Any) -> str:
         return self.people.keys.key_of(identity)[0]
@@ -125,16 +126,16 @@ class Bench:
 
     def encoded(self, id: str, first_name: str = "Ada", last_name: str = "Lovelace") -> bytes:
         """The item of a person, as another reader would store it."""
-        return Codec(self.mapping).encode(self.people.keys.key_of((id,))[1], (id, first_name, last_name, 1))
+        return self._codec.encode(self.people.keys.key_of((id,))[1], (id, first_name, last_name, 1))
 
     def absent(self, id: str) -> bytes:
         """The item of a known absence."""
-        return Codec(self.mapping).encode(self.people.keys.key_of((id,))[1], None)
+        return self._codec.encode(self.people.keys.key_of((id,))[1], None)
 
     def of_another_schema(self, id: str) -> bytes:
         """The item of a person, as code with another version of the model would store it."""
-        schema = Codec(self.mapping).schema
-        return self.encoded(id).replace(schema.to_bytes(8, "big"), (schema ^ 1).to_bytes(8, "big"))
+        header = self._codec.header
+        return self.encoded(id).replace(header.encode(), header[::-1].encode())
 
     @contextmanager
     def spent(self) -> Iterator[Callable[[], Cost]]:

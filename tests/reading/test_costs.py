@@ -45,7 +45,7 @@ def test_a_known_absence_is_a_hit_too(bench: Bench) -> None:
 
 
 def test_a_miss_costs_three_round_trips_at_most_and_one_query(bench: Bench) -> None:
-    """The first of all finds no marker of the group at its server, either; memory has none."""
+    """The first of all may find no marker of the group at its server, either; memory has none."""
     bench.people.add(person())
     with bench.spent() as cold:
         assert bench.people.get("ada") == person()
@@ -53,7 +53,7 @@ def test_a_miss_costs_three_round_trips_at_most_and_one_query(bench: Bench) -> N
     with bench.spent() as warm:
         assert bench.people.get("ada") == person(first_name="Augusta")
 
-    assert cold() == (2 if servers_of(bench) == 1 else 3, 1)
+    assert cold() in ([(2, 1)] if servers_of(bench) == 1 else [(2, 1), (3, 1)])
     assert warm() == (2, 1)
     assert bench.did(lambda: bench.people.get("ada")).hits == 1
 

@@ -241,7 +241,7 @@ def test_two_versions_of_a_model_never_see_each_others_old_rows(
     old = CachedRepository(SQLAlchemyRepository(OldPerson, old_engine), region)
     new = CachedRepository(SQLAlchemyRepository(NewPerson, new_engine), region)
     for repository, on in ((old, old_engine), (new, new_engine)):
-        cover_all(on, [Part(repository.mapping, repository.keys, repository.backend)])
+        cover_all(on, [Part(repository.mapping, repository.backend)])
     old.add(OldPerson(id="ada", name="0"))
     for number in range(1, 7):
         for _ in range(2):

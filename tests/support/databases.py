@@ -12,7 +12,9 @@ from typing import Final, Protocol
 import sqlalchemy as sa
 from support.servers.programs import Program
 
-__all__ = ["FIXTURES", "OTHERS", "Databases", "HasUrl", "server_of"]
+from person_repo.model import IDENTITY, Base
+
+__all__ = ["FIXTURES", "OTHERS", "Databases", "HasUrl", "make_tables", "server_of", "with_identity"]
 
 FIXTURES: Final = {
     "mysql": "mysql_url",
@@ -81,3 +83,16 @@ class Databases:
     def _run(self, statement: str) -> None:
         with self._engine.connect() as connection:
             connection.exec_driver_sql(statement)
+
+
+def with_identity(engine: sa.Engine) -> sa.Engine:
+    """The same engine, over a database that has an identity: then a write drops what it changed, and not the class."""
+    IDENTITY.create(engine, checkfirst=True)
+    return engine
+
+
+def make_tables(url: str | sa.URL) -> None:
+    """Makes the tables of this package on an engine of its own, as a migration does before a program starts."""
+    engine = sa.create_engine(url)
+    Base.metadata.create_all(engine)
+    engine.dispose()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 from sqlalchemy import orm
+from support.databases import make_tables
 
-from person_repo.model import Base, Person
+from person_repo.model import Person
 from person_repo.service import connect
 
 __all__ = ["IDS", "TimeLimit", "Timeout", "World", "came_of", "text", "unit_of_work"]
@@ -33,8 +34,8 @@ class World:
     """A service that is interrupted, and another process's that reads."""
 
     def __init__(self, database_url: str, cache_url: str) -> None:
+        make_tables(database_url)
         self.people = connect(database_url, cache_url)
-        Base.metadata.create_all(self.people.engine)
         self.reader = connect(database_url, cache_url)
         self.people.add_many(Person(id=id, first_name="0", last_name=id) for id in IDS[:2])
         self.sessions = orm.sessionmaker(self.people.engine)

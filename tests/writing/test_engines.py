@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
+from support.databases import with_identity
 from support.hosts import NOTES, HostBase, Note, rename
 from support.ways import (
     PEOPLE,
@@ -90,7 +91,7 @@ def test_another_engine_that_is_covered_too(people: Witness) -> None:
 def test_one_session_over_two_engines(people: Witness, tmp_path: Any, cache_url: str) -> None:
     """Each engine has its own COMMIT, which announces its own changes only."""
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'notes.db'}")
-    HostBase.metadata.create_all(engine, [NOTES])
+    HostBase.metadata.create_all(with_identity(engine), [NOTES])
     sessions = orm.sessionmaker(binds={Person: people.engine, Note: engine})
     notes = Witness(engine, cache_url, entity=Note, ids=(1, 2))
     with people.invalidates("ada"), notes.invalidates(1), sessions() as session, session.begin():

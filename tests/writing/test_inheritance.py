@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
+from support.databases import with_identity
 
 from person_repo import ConfigurationError, ExactString, Service, make_region
 
@@ -56,7 +57,7 @@ FLEET = [
 
 @pytest.fixture
 def vehicles(engine: sa.Engine, cache_url: str) -> Iterator[Service[Vehicle]]:
-    Host.metadata.create_all(engine)
+    Host.metadata.create_all(with_identity(engine))
     with Service.over(Vehicle, orm.sessionmaker(engine), make_region(cache_url)) as vehicles:
         vehicles.add_many(make() for make in FLEET)
         yield vehicles
@@ -207,7 +208,7 @@ WRITES_TO_STAFF = {
 def test_a_process_with_a_service_over_one_class_is_seen_by_a_process_with_another(
     engine: sa.Engine, cache_url: str, reads: type[Employee], writes: type[Employee], write: Callable[..., None]
 ) -> None:
-    Staff.metadata.create_all(engine)
+    Staff.metadata.create_all(with_identity(engine))
     with orm.Session(engine) as session, session.begin():
         session.add_all([Engineer(id=1, name="old", skill="old"), Manager(id=2, name="old", budget=1)])
     other, region = sa.create_engine(engine.url), make_region(cache_url)
@@ -224,7 +225,7 @@ def test_a_process_with_a_service_over_one_class_is_seen_by_a_process_with_anoth
 
 
 def test_a_write_costs_one_tombstone_for_each_class(engine: sa.Engine, cache_url: str) -> None:
-    Staff.metadata.create_all(engine)
+    Staff.metadata.create_all(with_identity(engine))
     with Service.over(Employee, engine, cache_url) as staff:
         staff.add(Employee(id=1, name="Ada"))
         before = staff.stats()
@@ -233,7 +234,7 @@ def test_a_write_costs_one_tombstone_for_each_class(engine: sa.Engine, cache_url
 
 
 def test_a_row_of_the_base_alone_is_no_entity_of_the_class(engine: sa.Engine, cache_url: str) -> None:
-    Staff.metadata.create_all(engine)
+    Staff.metadata.create_all(with_identity(engine))
     with orm.Session(engine) as session, session.begin():
         session.add(Engineer(id=1, name="Ada", skill="all"))
         session.execute(sa.insert(Employee.__table__).values(id=2, name="Bob", kind="engineer"))
@@ -270,7 +271,7 @@ def test_services_made_while_classes_are_still_mapped_have_hits(engine: sa.Engin
         __mapper_args__ = {"polymorphic_identity": "cat"}
 
     animals = Service.over(Animal, engine, region)
-    Zoo.metadata.create_all(engine)
+    Zoo.metadata.create_all(with_identity(engine))
     with orm.Session(engine) as session, session.begin():
         session.add_all([Dog(id=1, sound="wow"), Cat(id=2, name="old")])
     for _ in range(3):
@@ -300,7 +301,7 @@ class Apple(Fruit):
 def test_a_hierarchy_without_a_discriminator_is_one_thing_to_writers_too(
     engine: sa.Engine, cache_url: str, reads: type[Fruit], writes: type[Fruit]
 ) -> None:
-    Staff.metadata.create_all(engine)
+    Staff.metadata.create_all(with_identity(engine))
     with orm.Session(engine) as session, session.begin():
         session.add(Apple(id=1, name="old", sort="old"))
     other, region = sa.create_engine(engine.url), make_region(cache_url)
@@ -349,7 +350,7 @@ class Letter(Paper):
 def test_an_attribute_of_two_columns_has_the_value_that_sqlalchemy_loads(
     engine: sa.Engine, cache_url: str, entity: type[Paper]
 ) -> None:
-    Staff.metadata.create_all(engine)
+    Staff.metadata.create_all(with_identity(engine))
     with orm.Session(engine) as session, session.begin():
         session.add(Letter(pk=1, note="of both"))
         session.flush()

@@ -60,7 +60,9 @@ def changed_keys(
     entry = watched(entity)
     connection: Any = Asking(dialect)
     try:
-        changes = changes_of(connection, statement, sets, {entry.name: [entry]}, most=most, may_ask=lambda: may_ask)
+        changes = changes_of(
+            connection, statement, sets, {entry.name: [entry]}, most=most, may_ask=lambda: may_ask, options={}
+        )
     except Asked:
         return ASKS
     assert changes_by_parameters(statement, sets, entry, dialect) in (None, changes)

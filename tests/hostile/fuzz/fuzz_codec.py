@@ -57,7 +57,7 @@ class Special(Kinds):
 
 NOON = datetime.datetime(2026, 11, 23, 12, tzinfo=datetime.UTC)
 MAPPINGS: list[EntityMapping[Any]] = [EntityMapping(Person), EntityMapping(Parcel), EntityMapping(Kinds)]
-CODECS = [Codec(mapping) for mapping in MAPPINGS]
+CODECS = [Codec(mapping, "database/main/table/id/") for mapping in MAPPINGS]
 ROWS: list[Row] = [
     ("ada", "Ada", "Lovelace", 1),
     tuple(MAPPINGS[1].values_of(parcel()).values()),

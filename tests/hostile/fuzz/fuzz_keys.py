@@ -12,13 +12,14 @@ from hostile.fuzz.witness import witness
 from support.models import Parcel, Size
 
 from person_repo.exceptions import InvalidIdError
-from person_repo.mapped.keys import LONGEST_KEY, Keyspace
+from person_repo.mapped.keys import LONGEST_KEY, Keyspace, Location
 from person_repo.mapped.mapping import EntityMapping, Identity
 from person_repo.model import Person
 
 __all__ = ["one_input", "seeds"]
 
-KEYSPACES = Keyspace("person_repo", "person"), Keyspace("n" * 40, "t" * 80)
+_PERSON = Location("database", ("main",), "person", ("id",))
+KEYSPACES = Keyspace("person_repo", _PERSON), Keyspace("n" * 40, _PERSON._replace(table="t" * 80))
 MAPPINGS: list[EntityMapping[Any]] = [EntityMapping(Person), EntityMapping(Parcel)]
 _EPOCH = datetime.datetime(1970, 1, 1)
 _KINDS = 7

@@ -236,6 +236,9 @@ class FenceEngine:
 
     dialect = SimpleNamespace(name="of the fake")
 
+    def execution_options(self, **_: Any) -> FenceEngine:
+        return self
+
     def connect(self) -> FenceEngine:
         return self
 

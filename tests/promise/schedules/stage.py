@@ -20,12 +20,12 @@ from person_repo.cache.memcached.backend import MemcachedBackend
 from person_repo.cache.memcached.connection import IDLE, Budget
 from person_repo.cache.memory import MemoryBackend
 from person_repo.cache.region import make_region
+from person_repo.database.identity import Place, database_of
 from person_repo.database.loading import Loader
 from person_repo.exceptions import CacheUnavailableError
 from person_repo.fence import view as fence
 from person_repo.fence.table import TableState
 from person_repo.fence.view import Fence
-from person_repo.mapped.keys import Keyspace
 from person_repo.mapped.mapping import EntityMapping
 from person_repo.model import Person
 from person_repo.reading.cached import CachedRepository
@@ -146,7 +146,8 @@ class Stage:
         }
         self._readers = {name: _Reader(self._mapping, backends[name]) for name in self._names("reader")}
         for reader, shift in zip(self._readers.values(), scenario.schemas, strict=False):
-            reader.repository._codec.schema += shift
+            reader.repository.keys  # noqa: B018 - its codec is made by now
+            reader.repository._reading.codec.header += " older" * shift
         self._auditor = _Reader(self._mapping, self._backend())
         self._writers = {name: _Writer(self._mapping, backends[name]) for name in self._names("writer")}
         self._warm: tuple[list[tuple[dict[bytes, Item], int]], int] | None = None
@@ -171,10 +172,11 @@ class Stage:
 
     def _placed_apart(self) -> list[str]:
         """Names of servers between which the rows are divided."""
+        engine = _engine()
         for port in itertools.count(1):
             names = [f"{letter}:{port}" for letter in "abc"[: self.scenario.servers]]
             backend = MemcachedBackend({"servers": names})
-            keys = Keyspace("person_repo", self._mapping.table.fullname)
+            keys = database_of(engine).locate(self._mapping, "person_repo").keys
             if len({backend._server_of(keys.key_of((id,))[0]) for id in self.scenario.rows}) == len(names):
                 return names
         raise AssertionError
@@ -224,11 +226,13 @@ class Stage:
             return
         auditor = self._auditor
         auditor.enter(world)
-        codec = auditor.repository._codec
-        codec.schema += 7 * self.scenario.old_schema
+        auditor.repository.keys  # noqa: B018 - its codec is made by now
+        codec = auditor.repository._reading.codec
+        header = codec.header
+        codec.header += " oldest" * self.scenario.old_schema
         for id in self.scenario.cached:
             auditor.repository.get(id)
-        codec.schema -= 7 * self.scenario.old_schema
+        codec.header = header
         if self.scenario.drawn:
             self._draw_epochs(world)
         if world.servers:
@@ -345,6 +349,16 @@ _TTLS: Mapping[str, Any] = {
 }
 
 
+_PLACE = Place("schedules", "main", has_identity=True, folds=True)
+
+
+def _engine() -> sa.Engine:
+    """An engine of the one database, whose identity has been read."""
+    engine = sa.create_engine("sqlite://")
+    database_of(engine).places[None, Person.__tablename__] = _PLACE
+    return engine
+
+
 class _Player:
     """The real objects of one process."""
 
@@ -382,7 +396,8 @@ class _Reader(_Player):
             mapping=mapping,
             loader=Loader(mapping, self.engine),
             on_hosts_connection=False,
-            engine=None,
+            entity=Person,
+            engine=_engine(),
             read_engine=None,
         )
         self._waited = 0.0
@@ -425,12 +440,11 @@ class _Reader(_Player):
 class _Writer(_Player):
     def __init__(self, mapping: EntityMapping[Any], backend: LeaseBackend) -> None:
         super().__init__(mapping, backend)
-        self._engine: Any = sa.create_engine("sqlite://")
+        self._engine: Any = _engine()
         dialect: Any = self._engine.dialect
         dialect.do_prepare_twophase = lambda connection, xid: connection.prepare()
         dialect.do_commit_twophase = lambda connection, xid, is_prepared, recover: connection.commit()
-        keys = Keyspace(backend.settings.namespace, mapping.table.fullname)
-        coverage.cover_all(self._engine, [coverage.Part(mapping, keys, backend)])
+        coverage.cover_all(self._engine, [coverage.Part(mapping, backend)])
         self._covered = coverage._covered[dialect]
         (self._model,) = self._covered.models
 
