@@ -18,7 +18,7 @@ from person_repo.cli.csv.problems import ImportFailedError
 from person_repo.cli.demo.command import demo
 from person_repo.cli.output import counted, discard_stdout, open_closed_streams, print_json, say
 from person_repo.cli.people import add, delete, find, get, list_, update
-from person_repo.cli.schema import check, current, upgrade
+from person_repo.cli.schema import check, current, identity, upgrade
 from person_repo.cli.torture import torture
 from person_repo.exceptions import (
     ConfigurationError,
@@ -192,5 +192,20 @@ def main() -> None:
     """
 
 
-for _command in (upgrade, current, check, import_, export, add, get, list_, find, update, delete, demo, torture):
+for _command in (
+    upgrade,
+    current,
+    identity,
+    check,
+    import_,
+    export,
+    add,
+    get,
+    list_,
+    find,
+    update,
+    delete,
+    demo,
+    torture,
+):
     main.add_command(_command)

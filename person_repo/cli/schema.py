@@ -1,4 +1,4 @@
-"""``upgrade``, ``current`` and ``check``: the schema of the database, and if all that a service needs is ready."""
+"""``upgrade``, ``current``, ``identity`` and ``check``: the database, and if all that a service needs is ready."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from person_repo.urls import redact
 if TYPE_CHECKING:
     from person_repo.checks import Finding
 
-__all__ = ["check", "current", "upgrade"]
+__all__ = ["check", "current", "identity", "upgrade"]
 
 
 _no_person = click.option(
@@ -65,6 +65,32 @@ def current(call: Call, person: bool) -> None:
     else:
         rest = "up to date" if up_to_date else f"this version needs {_listed(heads)}; {_remedy(person)}"
         print_line(f"{redact(engine.url)}: {_listed(revisions, 'no revision')} ({rest})")
+
+
+@click.command(short_help="Show the identity of the database, or give it a new one.")
+@click.option("--renew", is_flag=True, help="Give a copy one of its own. No program may be using it.")
+@shared_options
+@pass_call
+def identity(call: Call, renew: bool) -> None:
+    """Show the identity of the database, by which its cache entries are named.
+
+    A copy made from a dump has the original's, and is handed the original's rows by a cache that both use. --renew
+    gives it an identity of its own. Before that, stop every program that uses the copy.
+    """
+    from person_repo.database.identity import identity_of, renew_identity
+    from person_repo.database.schema import has_identity
+
+    with call.engine() as engine, engine.begin() as connection:
+        if is_absent(engine) or not has_identity(connection):
+            raise Failure("schema", 3, f"{redact(engine.url)} has no identity; {_remedy(person=False)}")
+        before = identity_of(connection)
+        now = renew_identity(connection) if renew else before
+    if call.json:
+        print_json({"database": redact(engine.url), "identity": now, "before": before})
+    elif renew:
+        print_line(f"{redact(engine.url)} has the identity {now} now; start its programs anew")
+    else:
+        print_line(f"{redact(engine.url)} has {f'the identity {now}' if now else 'no identity; run it with --renew'}")
 
 
 @click.command(short_help="See if database, schema and cache are ready.")

@@ -36,6 +36,21 @@ def test_an_application_with_models_of_its_own_upgrades_the_layer_alone(database
     assert "has no table person;" in call("--database-url", database_url, "list").stderr
 
 
+def test_the_identity_is_shown_and_renewed(database_url: str) -> None:
+    at = ["--database-url", database_url]
+    missing = error(call(*at, "identity", "--json"))
+    assert missing["exit_code"] == 3
+    assert "run: person-repo upgrade --no-person" in missing["message"]
+
+    call(*at, "upgrade", "--no-person")
+    before = answer(call(*at, "identity", "--json"))["identity"]
+    assert f"has the identity {before}" in call(*at, "identity").stdout
+    renewed = answer(call(*at, "identity", "--renew", "--json"))
+    assert renewed["before"] == before != renewed["identity"]
+    assert answer(call(*at, "identity", "--json"))["identity"] == renewed["identity"]
+    assert "start its programs anew" in call(*at, "identity", "--renew").stdout
+
+
 def test_check_says_what_is_not_ready_before_and_after(database_url: str) -> None:
     at = ["--database-url", database_url]
 
