@@ -30,6 +30,7 @@ __all__ = [
     "engine_of",
     "fork_safely",
     "has_one_connection",
+    "keep_up",
     "name_missing_extra",
     "read_engine_of",
     "translation_of",
@@ -49,6 +50,9 @@ _KEEPALIVE = "person_repo_keepalive"
 # In the ``__dict__`` of engines: the read engine of a host's, and the turns of both on one connection.
 _READER = "_person_repo_reader"
 _TURNS = "_person_repo_turns"
+
+# In the ``__dict__`` of a read engine: weak references to its host's engine, and to the pool that this had.
+_FOLLOWED = "_person_repo_followed"
 
 
 def engine_of(url: str | sa.URL) -> sa.Engine:
@@ -159,7 +163,23 @@ def _reader_with_own_pool(engine: sa.Engine) -> sa.Engine:
     if engine.dialect.driver == "psycopg":
         event.listen(reader, "connect", lambda connection, _: _prepare_nothing(connection))
     fork_safely(reader)
+    reader.__dict__[_FOLLOWED] = weakref.ref(engine), weakref.ref(engine.pool)
     return reader
+
+
+def keep_up(reader: sa.Engine) -> None:
+    """Gives up a read engine's connections if its host's engine has given up its own since the last call
+    (``Engine.dispose``), as after a failover: they may lead to a server that no longer follows. Call it before each
+    use; a listener would have each statement of the host's take a longer way.
+    """
+    root = root_engine(reader)
+    followed = root.__dict__.get(_FOLLOWED)
+    if followed is None:
+        return
+    host, pool_before = followed[0](), followed[1]()
+    if host is not None and host.pool is not pool_before:
+        root.__dict__[_FOLLOWED] = followed[0], weakref.ref(host.pool)
+        root.dispose()
 
 
 def has_one_connection(engine: sa.Engine) -> bool:

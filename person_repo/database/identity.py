@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from person_repo.database.engines import has_one_connection, read_engine_of, turn_on
+from person_repo.database.engines import has_one_connection, keep_up, read_engine_of, turn_on
 from person_repo.database.marks import OWN
 from person_repo.database.schema import REMEDY
 from person_repo.exceptions import CacheUnavailableError
@@ -172,6 +172,7 @@ class Database:
         if has_one_connection(engine) and dialect != "sqlite":
             raise CacheUnavailableError("the only connection is the host's, whose transaction a question could end")
         reader = read_engine_of(engine)
+        keep_up(reader)
         with turn_on(reader), reader.connect() as connection, _not_waiting(connection):
             if dialect == "sqlite":
                 return self._ask_sqlite(connection, schema, table)

@@ -13,7 +13,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import sqlalchemy as sa
 
 from person_repo.database.direct import DIRECT_DRIVERS, DirectQuery, is_observed
-from person_repo.database.engines import MAY_JUDGE, translation_of, turn_on
+from person_repo.database.engines import MAY_JUDGE, keep_up, translation_of, turn_on
 from person_repo.mapped.mapping import EntityMapping, Identity, Row
 
 __all__ = ["Loaded", "Loader", "Queries"]
@@ -107,6 +107,7 @@ class Loader(Generic[E]):
 
     def one(self, identity: Identity) -> Loaded:
         """The row of an identity. One query."""
+        keep_up(self._engine)
         if self._goes_direct():
             return self._of_one(self._direct_query(1).rows(identity), identity, True)
         with turn_on(self._engine), self._engine.connect() as connection:
@@ -128,6 +129,7 @@ class Loader(Generic[E]):
 
     def many(self, identities: Sequence[Identity]) -> Loaded:
         """The rows of distinct identities. One query for some nine hundred."""
+        keep_up(self._engine)
         if self._goes_direct():
             parts = [self._direct_among(part) for part in self._queries.parts(identities)]
             return Loaded(self._of_many(chain.from_iterable(parts), identities), True)
@@ -160,12 +162,14 @@ class Loader(Generic[E]):
 
     def select(self, *criteria: sa.ColumnElement[bool], limit: int | None = None) -> list[Row]:
         """The rows that meet the criteria, in key order."""
+        keep_up(self._engine)
         query = self._columns.where(*criteria).order_by(*self._queries.order).limit(limit)
         with turn_on(self._engine), self._engine.connect() as connection:
             return [tuple(row) for row in connection.execute(query)]
 
     def count(self) -> int:
         """The number of rows."""
+        keep_up(self._engine)
         with turn_on(self._engine), self._engine.connect() as connection:
             counted: int = connection.execute(_restricted(self._mapping, sa.select(sa.func.count()))).scalar_one()
             return counted

@@ -483,3 +483,26 @@ def test_all_repositories_of_one_engine_read_through_one_pool(people_engine: sa.
     """A database takes so many connections, and a host may have many services."""
     assert read_engine_of(people_engine) is read_engine_of(people_engine)
     assert read_engine_of(people_engine) is not read_engine_of(sa.create_engine(people_engine.url))
+
+
+def test_reads_give_up_their_connections_when_the_host_does(engine: sa.Engine) -> None:
+    """After a failover the old server may still answer, and no longer follow."""
+    opened: list[object] = []
+    event.listen(engine, "connect", lambda connection, _: opened.append(connection))
+    Base.metadata.create_all(engine)
+    store(engine, person())
+    tenant = engine.execution_options(anything=1)
+    repositories = [SQLAlchemyRepository(Person, each) for each in (engine, tenant)]
+    for _ in range(2):
+        assert [repository.get("ada") for repository in repositories] == [person(), person()]
+    before = len(opened)
+    assert repositories[0].get_many(["ada"])
+    assert len(opened) == before
+
+    engine.dispose()
+    for _ in range(2):
+        assert [repository.get("ada") for repository in repositories] == [person(), person()]
+        assert repositories[1].count() == 1
+    assert len(opened) == before + 1
+    for repository in repositories:
+        repository.close()
