@@ -133,8 +133,13 @@ def new_identity() -> str:
 
 def birth_of_identity(connection: sa.Connection) -> int:
     """``since`` of an identity that is made now. A database is in use if a table has a row, migrations' aside."""
-    names = sa.inspect(connection).get_table_names()
-    tables = [sa.table(name) for name in names if not name.startswith("person_repo_") and name != "alembic_version"]
+    inspector = sa.inspect(connection)
+    schemas: list[str | None] = [None]
+    if connection.dialect.name == "postgresql":  # It has one identity for all schemas.
+        schemas = [name for name in inspector.get_schema_names() if name != "information_schema"]
+    names = [(schema, name) for schema in schemas for name in inspector.get_table_names(schema)]
+    others = [pair for pair in names if not pair[1].startswith("person_repo_") and pair[1] != "alembic_version"]
+    tables = [sa.table(name, schema=schema) for schema, name in others]
     queries = [sa.select(sa.literal(1)).select_from(table).limit(1) for table in tables]
     return int(time.time()) if any(connection.execute(query).first() is not None for query in queries) else 0
 

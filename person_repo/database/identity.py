@@ -29,7 +29,7 @@ from person_repo.database.schema import REMEDY
 from person_repo.exceptions import CacheUnavailableError
 from person_repo.forks import on_fork
 from person_repo.internals import root_engine
-from person_repo.interruptions import DATABASE_ERRORS
+from person_repo.interruptions import DATABASE_ERRORS, is_repeated
 from person_repo.mapped.identities import IdentityMapping
 from person_repo.mapped.keys import Keyspace, Location
 from person_repo.model import IDENTITY, new_identity
@@ -103,8 +103,9 @@ class Located(NamedTuple):
 class Database:
     """The database that an engine and all its option engines reach. Asked at the first need. Safe for threads."""
 
-    def __init__(self, engine: sa.Engine) -> None:
+    def __init__(self, engine: sa.Engine, *, asks_itself: bool = False) -> None:
         self._engine = weakref.ref(engine)
+        self._asks_itself = asks_itself
         self._of_memory = uuid.uuid4().hex
         # By the schema and the name of a table; only answers that last.
         self.places: dict[tuple[str | None, str], Place] = {}
@@ -128,17 +129,24 @@ class Database:
         """The keys for a writer; None if somebody else may name the entries otherwise, or as long as the database does
         not say which it is.
         """
-        if not mapping.has_one_schema or not mapping.is_named_alike:
+        if not mapping.has_one_schema or _is_vague(mapping, translation):
             return None
         asked = _schema_of(mapping.table, translation), mapping.table.name
         if time.monotonic() < self._asks_again.get(asked, 0.0):
             return None
+
+        def ask() -> list[Place]:
+            return [self._place_of(table, translation) for table in mapping.tables]
+
         try:
-            places = [self._place_of(table, translation) for table in mapping.tables]
-        except (CacheUnavailableError, *DATABASE_ERRORS) as error:
+            places = ask()
+        except Exception as error:  # A connect listener or a creator of the host's may raise anything.
+            if not isinstance(error, (CacheUnavailableError, *DATABASE_ERRORS)) and not is_repeated(error, ask):
+                raise
             logger.debug("%s is dropped as a whole: %s", mapping.name, error)
             places = []
-        if not places or not all(place.is_certain for place in places):
+        is_one_place = len({(place.database, place.schema) for place in places}) == 1
+        if not is_one_place or not all(place.is_certain for place in places):
             self._asks_again[asked] = time.monotonic() + _PAUSE
             return None
         self._asks_again.pop(asked, None)
@@ -171,7 +179,7 @@ class Database:
         dialect = engine.dialect.name
         if has_one_connection(engine) and dialect != "sqlite":
             raise CacheUnavailableError("the only connection is the host's, whose transaction a question could end")
-        reader = read_engine_of(engine)
+        reader = engine if self._asks_itself else read_engine_of(engine)
         keep_up(reader)
         with turn_on(reader), reader.connect() as connection, _not_waiting(connection):
             if dialect == "sqlite":
@@ -213,7 +221,17 @@ _process = uuid.uuid4().hex
 
 
 def _schema_of(table: sa.Table, translation: Translation | None) -> str | None:
-    return translation.get(table.schema, table.schema) if translation else table.schema
+    schema = translation.get(table.schema, table.schema) if translation else table.schema
+    if isinstance(schema, sa.quoted_name) and schema.quote is False:
+        return str(schema).lower()  # as PostgreSQL reads it; where case counts, nobody finds it
+    return schema or None
+
+
+def _is_vague(mapping: IdentityMapping[Any], translation: Translation | None) -> bool:
+    """True if the default schema is meant by a translation: as the dialect, or as the connection knows it."""
+    if not translation:
+        return False
+    return any(table.schema in translation and not translation[table.schema] for table in mapping.tables)
 
 
 def _keyspace(mapping: IdentityMapping[Any], namespace: str, places: Sequence[Place]) -> Keyspace:
@@ -225,7 +243,7 @@ def _keyspace(mapping: IdentityMapping[Any], namespace: str, places: Sequence[Pl
             f"{table.name} {each.database} {each.schema}" for table, each in zip(mapping.tables, places, strict=True)
         }
     fold = str.lower if base.folds else str
-    key = tuple(fold(column.name) for column in mapping.key_columns[mapping.table])
+    key = tuple(column.name.lower() for column in mapping.key_columns[mapping.table])  # MySQL folds those always.
     location = Location(base.database, tuple(sorted(schemas)), fold(mapping.table.name), key, mapping.variant)
     return Keyspace(namespace, location, mapping.longest_plain_id)
 
@@ -347,11 +365,13 @@ _databases: weakref.WeakKeyDictionary[sa.Engine, Database] = weakref.WeakKeyDict
 _making = threading.Lock()
 
 
-def database_of(engine: sa.Engine) -> Database:
-    """The one object for the database of an engine. Asks nothing."""
+def database_of(engine: sa.Engine, *, asks_itself: bool = False) -> Database:
+    """The one object for the database of an engine. Asks nothing. ``asks_itself``: the engine is a host's own for reads
+    by AUTOCOMMIT, and is asked itself.
+    """
     root = root_engine(engine)
     with _making:
-        return _databases.get(root) or _databases.setdefault(root, Database(root))
+        return _databases.get(root) or _databases.setdefault(root, Database(root, asks_itself=asks_itself))
 
 
 def identity_of(connection: sa.Connection) -> str | None:

@@ -18,6 +18,7 @@ from sqlalchemy import orm
 from person_repo.database.bound import BoundRepository
 from person_repo.database.engines import has_one_connection, read_engine_of
 from person_repo.database.errors import bind_errors_translated, errors_translated, is_passing
+from person_repo.database.identity import Database, database_of
 from person_repo.database.ids import identities, page, required
 from person_repo.database.loading import Loader
 from person_repo.database.retries import retried
@@ -130,6 +131,13 @@ class SQLAlchemyRepository(Generic[E]):
     def mapping(self) -> EntityMapping[E]:
         """The mapped class."""
         return (self._loader or self._make_loader()).mapping
+
+    @property
+    def read_database(self) -> Database:
+        """The database that is read: by the host's own read engine, if it gave one."""
+        if self._owns_read_engine:
+            return database_of(self.engine)
+        return database_of(self.read_engine, asks_itself=True)
 
     def _make_loader(self) -> Loader[E]:
         mapping = EntityMapping(self.entity, dialect=self.engine.dialect.name)

@@ -65,35 +65,16 @@ class IdentityMapping(Generic[E]):
         return len({table.schema for table in self._key_columns_of_hierarchy}) == 1
 
     @property
-    def is_named_alike(self) -> bool:
-        """True if every program has the same name for this class of a hierarchy: that of its discriminator, or of a
-        table of its own.
-        """
-        mapper = self.mapper
-        return mapper.inherits is None or mapper.polymorphic_identity is not None or self._has_own_table
-
-    @property
-    def _has_own_table(self) -> bool:
-        mapper = self.mapper
-        return mapper.inherits is not None and mapper.local_table is not mapper.inherits.local_table
-
-    @property
     def variant(self) -> str:
-        """The class of a hierarchy: a row of the table may be none of its entities. By its discriminator, else by a
-        table of its own, else by its full name; empty for a class on its own.
+        """The class of a hierarchy: a row of the table may be none of its entities. By its tables, and the
+        discriminators of its rows; empty for a root, and for a class on its own.
         """
         mapper = self.mapper
-        on = mapper.polymorphic_on
         if mapper.inherits is None:
-            return "" if on is None else f"on {getattr(on, 'name', on)}"
-        kind: Any = mapper.polymorphic_identity
-        if kind is None and self._has_own_table:
-            return f"table {cast('sa.Table', mapper.local_table).name}"
-        if kind is None:
-            kinds = sorted(str(variant.polymorphic_identity) for variant in mapper.self_and_descendants)
-            return f"class {self.entity.__module__}.{self.entity.__qualname__} {' '.join(kinds)}"
-        shown = kind.name if isinstance(kind, enum.Enum) else kind
-        return f"on {getattr(on, 'name', on)} {type(kind).__name__} {shown}"
+            return ""
+        kinds = {str(_shown(variant.polymorphic_identity)) for variant in mapper.self_and_descendants}
+        on = getattr(mapper.polymorphic_on, "name", None)
+        return " ".join([*[table.name for table in self.tables], str(on), *sorted(kinds)])
 
     def stored_identity(self, values: Iterable[Any]) -> Identity | None:
         """The identity under which readers find a row that was written with these key values.
@@ -105,6 +86,10 @@ class IdentityMapping(Generic[E]):
             return None
         stored = tuple(field.as_stored(value) for field, value in zip(self.key_fields, values, strict=True))
         return None if None in stored else stored
+
+
+def _shown(kind: Any) -> object:
+    return kind.name if isinstance(kind, enum.Enum) else kind
 
 
 def is_resolved(entity: type[Any]) -> bool:

@@ -1,6 +1,6 @@
 """From a primary key to a cache key. Pure, and stable: all programs that write one table must build the same keys.
 
-A key is ``pr:namespace:table:`` and then the digest of a ``Location`` (database, schemas, table, key columns) and the
+A key is ``pr:namespace:table:`` and then the digest of a ``Location`` (database, schemas, table, key columns), and the
 identity. The part before the digest is the *group*: of everything that a table of this name may be, in whichever
 database. A program that knows the location exactly drops keys; any other drops the group, and is always right. The item
 names the location in full (``codec``), so that two locations with one digest are two misses.
@@ -47,7 +47,8 @@ class Location(NamedTuple):
 
     ``database``: its identity, the same for every program that reaches it. ``schemas``: the place of the class's tables
     in it, as the database sees it. ``table``: the name of the table that has the primary key. ``key``: the names of the
-    key's columns. ``variant``: the class of a hierarchy that the rows become; empty for a class on its own.
+    key's columns. ``variant``: the class of a hierarchy that the rows become; empty for a root. It is in the item and
+    not in the key: of one row the classes of a hierarchy share an entry, and replace each other's.
     """
 
     database: str
@@ -86,7 +87,9 @@ class Keyspace:
     def __init__(self, namespace: str, location: Location, longest: int = -1) -> None:
         self.location = location.text
         self.group = group_name(namespace, location.table)
-        digest = base64.b32encode(blake2b(self.location.encode(), digest_size=10).digest()).decode().lower()
+        # Not the class of a hierarchy: a writer need not know all of them, and drops the row's one entry.
+        rows = location._replace(variant="").text
+        digest = base64.b32encode(blake2b(rows.encode(), digest_size=10).digest()).decode().lower()
         self._start = f"{self.group}:{digest}"
         self._text = f"{self._start}s"
         self._longest = min(longest, _LONGEST_PLAIN)

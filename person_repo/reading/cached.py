@@ -17,7 +17,7 @@ from sqlalchemy import orm
 from person_repo.cache.contract import BLOCKED, Coherence, Expiring, Lease, LeaseBackend
 from person_repo.cache.region import lease_backend, region_of
 from person_repo.database.bound import BoundRepository
-from person_repo.database.identity import NoTableError, database_of
+from person_repo.database.identity import NoTableError
 from person_repo.database.ids import identities, listed, required
 from person_repo.database.repository import Repository, SQLAlchemyRepository
 from person_repo.declare import declaration_of, on_news
@@ -105,7 +105,7 @@ class CachedRepository(Repository[E]):
     def certain_keys(self) -> Keyspace | None:
         """The cache keys as every program has them; None if another may have others."""
         loader, namespace = self.database.loader, self.backend.settings.namespace
-        return database_of(self.database.engine).certain_keyspace(loader.mapping, namespace, loader.translation)
+        return self.database.read_database.certain_keyspace(loader.mapping, namespace, loader.translation)
 
     def _require_ttl(self) -> int | None:
         """The ttl that the class was declared with. Raises ``ConfigurationError`` if the cache cannot keep to it."""
@@ -120,7 +120,7 @@ class CachedRepository(Repository[E]):
         the class's hierarchy has grown or the class was declared.
         """
         loader = self.database.loader
-        database, namespace = database_of(self.database.engine), self.backend.settings.namespace
+        database, namespace = self.database.read_database, self.backend.settings.namespace
         keys, lasts, server = database.locate(loader.mapping, namespace, loader.translation)
         if (ttl := self._require_ttl()) is not None:
             self.backend.set_ttl(self.group, ttl)

@@ -58,6 +58,12 @@ def targets(statement: dml.UpdateBase) -> Iterator[tuple[Any, bool]]:
         yield other, False
 
 
+def is_same_table(one: Any, other: Any) -> bool:
+    """True if two table objects name one table; an alias, or a table of another schema, is another one."""
+    both = isinstance(one, sa.TableClause) and isinstance(other, sa.TableClause)
+    return both and one.name == other.name and getattr(one, "schema", None) == getattr(other, "schema", None)
+
+
 def _other_tables(statement: dml.UpdateBase, table: Any) -> list[Any]:
     """The tables of columns set beside the target's own (UPDATE a, b SET b.x)."""
     if not isinstance(statement, dml.Update):
@@ -67,7 +73,8 @@ def _other_tables(statement: dml.UpdateBase, table: Any) -> list[Any]:
         for column in internals.set_values(statement)
         if isinstance(column, elements.ColumnClause)
         and column.table is not None
-        and getattr(column.table, "name", None) != getattr(table, "name", None)
+        and column.table is not table
+        and not is_same_table(column.table, table)
     ]
     return [other for other in others if isinstance(getattr(other, "name", None), str)]
 

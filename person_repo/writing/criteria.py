@@ -21,7 +21,7 @@ from person_repo.database.locks import take_sqlite_lock
 from person_repo.database.marks import OWN
 from person_repo.database.savepoints import savepoint
 from person_repo.mapped.mapping import Identity
-from person_repo.writing.clauses import Missing, Parameters, column_of, criteria_of, fixed_values, plain
+from person_repo.writing.clauses import Missing, Parameters, column_of, criteria_of, fixed_values, is_same_table, plain
 from person_repo.writing.tables import Change, W
 
 __all__ = ["CriteriaWrite"]
@@ -109,9 +109,9 @@ class CriteriaWrite(Generic[W]):
     def _name_in_target(self, side: Any) -> str | None:
         """The name of a column of the target; None for anything else, a column of another table included."""
         table = getattr(side, "table", None)
-        if not isinstance(side, elements.ColumnClause) or getattr(table, "name", None) != self.target.name:
+        if not isinstance(side, elements.ColumnClause):
             return None
-        return side.name
+        return side.name if table is self.target or is_same_table(table, self.target) else None
 
     def _named(self, most: int) -> list[list[Identity]] | None:
         """For each parameter set, the keys that its criteria allow; None if they allow any."""

@@ -48,7 +48,7 @@ _TO = re.compile(r"\bTO\b", re.IGNORECASE)
 _TRUNCATE_CASCADE = re.compile(r"\bTRUNCATE\b.*\bCASCADE\b", re.IGNORECASE | re.DOTALL)
 _ANALYZE = re.compile(r"\bANALYZE\b", re.IGNORECASE)
 _MOVES = re.compile(
-    r"\b(search_path|USE)\b|\bSET\s.*\b(SCHEMA|ROLE|AUTHORIZATION)\b|\bATTACH\b|\bDETACH\b", re.I | re.S
+    r"\b(search_path|USE|RESET|DISCARD)\b|\bSET\s.*\b(SCHEMA|ROLE|AUTHORIZATION)\b|\bATTACH\b|\bDETACH\b", re.I | re.S
 )
 _CHAIN = re.compile(r"(?<!NO)\s+CHAIN\b", re.IGNORECASE)
 # MySQL and MariaDB execute the text inside /*! and /*M!, so those are no comments.

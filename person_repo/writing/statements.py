@@ -62,8 +62,7 @@ def changes_of(
     changes: list[Change[W]] = []
     for target, is_only in targets(statement):
         for table in watched.get(target.name.lower(), ()):
-            # A table object of another schema may be the same table, and may not.
-            if not is_only or getattr(target, "schema", None) != table.table.schema:
+            if not is_only or not (target is table.table or _is_where_mapped(target, table, options)):
                 changes.append(Change(table, None))
             elif isinstance(statement, dml.Insert):
                 changes.append(_of_insert(connection, statement, parameters, table))
@@ -72,6 +71,14 @@ def changes_of(
                 write = CriteriaWrite(statement, parameters, table, target)
                 changes.append(write.change(connection, most=most, may_ask=may_ask, options=options))
     return changes
+
+
+def _is_where_mapped(target: Any, table: WatchedTable, options: Mapping[str, Any]) -> bool:
+    """True if the table object in a statement, which need not be the mapped one, is in the mapped one's schema. Of
+    another schema it may be the same table, and may not; and only a ``Table`` is translated.
+    """
+    is_translated = isinstance(target, sa.Table) or not options.get("schema_translate_map")
+    return is_translated and bool(getattr(target, "schema", None) == table.table.schema)
 
 
 # Every execution of one compiled statement
@@ -105,7 +112,11 @@ class KeyParameters(Generic[W]):
 
 
 def key_parameters(
-    statement: dml.UpdateBase, parameters: Parameters, watched: Mapping[str, Sequence[W]], dialect: sa.Dialect
+    statement: dml.UpdateBase,
+    parameters: Parameters,
+    watched: Mapping[str, Sequence[W]],
+    dialect: sa.Dialect,
+    options: Mapping[str, Any],
 ) -> list[KeyParameters[W]] | None:
     """The parameters to read in every execution of this compilation, for each watched table that it changes; None if
     parameters alone do not name the rows.
@@ -115,7 +126,7 @@ def key_parameters(
     known: list[KeyParameters[W]] = []
     for target, is_only in targets(statement):
         for table in watched.get(target.name.lower(), ()):
-            is_known = is_only and getattr(target, "schema", None) == table.table.schema
+            is_known = is_only and (target is table.table or _is_where_mapped(target, table, options))
             names = _names_of_key(statement, parameters, table, target, dialect) if is_known else None
             if names is None:
                 return None

@@ -19,7 +19,7 @@ from support.servers import Memcached
 from support.urls import patient_url
 
 import person_repo
-from person_repo import ExactString, Service, make_region
+from person_repo import CachedRepository, ExactString, Service, SQLAlchemyRepository, make_region
 from person_repo.model import IDENTITY, Base
 
 
@@ -455,3 +455,122 @@ def test_the_only_connection_of_a_host_keeps_its_transaction(database_url: str, 
         session.commit()
     rename(engine, "new")
     assert service.get_one("1").name == "new"
+
+
+# Statements
+
+
+@pytest.fixture
+def apart(database_url: str, schemas: Any, serve: Serve) -> tuple[sa.Engine, sa.Engine, list[Service[Any]], Any]:
+    """An engine, the same with a translation, a warm service over each, and a table object of the tenant's schema."""
+    make_tables(database_url)
+    engine, (x, _) = schemas()
+    tenant = engine.execution_options(schema_translate_map={None: x})
+    for each, name in ((engine, "plain"), (tenant, "tenant")):
+        Host.metadata.create_all(each)
+        if engine.dialect.name != "postgresql":
+            IDENTITY.create(each, checkfirst=True)
+        store(each, Item(id="1", name=name))
+    services = [serve(engine), serve(tenant)]
+    for service in services:
+        check(service, "1", "2")
+        service.update("1", name="warm")
+        check(service, "1", "2")
+    return engine, tenant, services, Item.__table__.to_metadata(sa.MetaData(), schema=x)  # type: ignore[attr-defined]
+
+
+def test_a_light_table_is_not_translated(apart: Any) -> None:
+    _, tenant, services, _ = apart
+    light = sa.table("item", sa.column("id"), sa.column("name"))
+    for _ in range(3):
+        for statement in (sa.update(light).where(light.c.id == "1").values(name="new"), sa.delete(light)):
+            with tenant.begin() as connection:
+                connection.execute(statement)
+            for service in services:
+                check(service, "1", "2")
+        with tenant.begin() as connection:
+            connection.execute(sa.insert(light).values(id="1", name="again"))
+        for service in services:
+            check(service, "1", "2")
+
+
+@pytest.mark.parametrize("database_url", ["mysql", "postgresql"], indirect=True)
+def test_a_table_of_the_same_name_in_another_schema_is_not_the_target(apart: Any) -> None:
+    engine, _, services, other = apart
+    mine: Any = Item.__table__
+    plain = engine.execution_options(schema_translate_map={None: engine.dialect.default_schema_name})
+    store(engine.execution_options(schema_translate_map={None: other.schema}), Item(id="2", name="warm"))
+    for service in services:
+        check(service, "1", "2")
+    with plain.begin() as connection:
+        connection.execute(sa.delete(mine).where(mine.c.name == other.c.name, other.c.id == "2"))
+    for service in services:
+        check(service, "1", "2")
+
+
+@pytest.mark.parametrize("database_url", ["mysql", "postgresql"], indirect=True)
+def test_a_hosts_own_read_engine_says_where_it_reads(
+    database_url: str, apart: Any, memcached_servers: list[Memcached]
+) -> None:
+    engine, tenant, services, other = apart
+    url = sa.make_url(database_url)
+    options: Any = {"isolation_level": "AUTOCOMMIT"}
+    if engine.dialect.name == "postgresql":
+        options["connect_args"] = {"options": f"-csearch_path={other.schema}"}
+    else:
+        url = url.set(database=other.schema)
+    region = make_region(patient_url(memcached_servers))
+    database = SQLAlchemyRepository(Item, tenant, read_engine=engine_of(url, **options))
+    with Service(database=database, cached=CachedRepository(database, region)) as service:
+        for _ in range(2):
+            check(service, "1")
+            check(services[0], "1")
+        service.update("1", name="new")
+        for each in (service, *services):
+            check(each, "1")
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_host_whose_reads_cannot_connect_still_writes(database_url: str, memcached_servers: list[Memcached]) -> None:
+    """A token provider of the host's raises an error of its own."""
+
+    class NoTokenError(Exception):
+        pass
+
+    make_tables(database_url)
+    engine = engine_of(database_url)
+    Host.metadata.create_all(engine)
+    person_repo.cached(Item)
+    person_repo.cover(engine, patient_url(memcached_servers))
+    with engine.connect() as connection:
+
+        @event.listens_for(engine, "do_connect")
+        def refuse(*_: object) -> None:
+            raise NoTokenError
+
+        connection.execute(sa.insert(Item), {"id": "1", "name": "new"})
+        connection.commit()
+        assert connection.scalar(sa.select(sa.func.count()).select_from(Item)) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_writer_of_a_database_in_memory(serve: Serve) -> None:
+    engine = engine_of("sqlite://", poolclass=sa.StaticPool, connect_args={"check_same_thread": False})
+    Host.metadata.create_all(engine)
+    Base.metadata.create_all(engine)
+    service = serve(engine)
+    service.add(Item(id="1", name="one"))
+    service.update("1", name="two")
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            for name in ("three", "four"):
+                check(service, "1")
+                service.update("1", name=name)
+                check(service, "1")
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    check(service, "1")

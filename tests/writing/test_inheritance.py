@@ -132,13 +132,14 @@ def test_a_write_to_any_of_its_tables_is_seen(vehicles: Service[Vehicle], cars: 
 
 
 def test_a_write_to_one_entity_invalidates_only_that(vehicles: Service[Vehicle], cars: Service[Car]) -> None:
+    """The classes of a hierarchy share the entry of a row; the last that has read it hits."""
     for service in (vehicles, cars):
         service.get_many(["mini", "black"])
     vehicles.update("mini", name="Maxi")
-    before = vehicles.stats()
-    assert vehicles.get_one("black").name == "Black"
+    before = cars.stats()
     assert cars.get_one("black").name == "Black"
-    assert (vehicles.stats() - before).hits == 1
+    assert (cars.stats() - before).hits == 1
+    assert vehicles.get_one("black").name == "Black"
     assert vehicles.stats().model_drops == 0
     assert (vehicles.get_one("mini").name, cars.get_one("mini").name) == ("Maxi", "Maxi")
 
@@ -224,13 +225,13 @@ def test_a_process_with_a_service_over_one_class_is_seen_by_a_process_with_anoth
     other.dispose()
 
 
-def test_a_write_costs_one_tombstone_for_each_class(engine: sa.Engine, cache_url: str) -> None:
+def test_a_write_costs_one_tombstone_whatever_classes_there_are(engine: sa.Engine, cache_url: str) -> None:
     Staff.metadata.create_all(with_identity(engine))
     with Service.over(Employee, engine, cache_url) as staff:
         staff.add(Employee(id=1, name="Ada"))
         before = staff.stats()
         staff.update(1, name="Bob")
-        assert (staff.stats() - before).tombstones == len([Employee, Engineer, Manager])
+        assert (staff.stats() - before).tombstones == 1
 
 
 def test_a_row_of_the_base_alone_is_no_entity_of_the_class(engine: sa.Engine, cache_url: str) -> None:

@@ -203,7 +203,7 @@ class Placed(HostBase):
 
 
 def test_a_table_in_a_schema(people_engine: sa.Engine, witness_of: Callable[..., Witness]) -> None:
-    schema = {"sqlite": None, "mysql": people_engine.url.database, "postgresql": "public"}[people_engine.dialect.name]
+    schema = {"sqlite": "main", "mysql": people_engine.url.database, "postgresql": "public"}[people_engine.dialect.name]
     engine = people_engine.execution_options(schema_translate_map={"host": schema})
     placed = witness_of(Placed, [Placed(id=1)], engine=engine, ids=(1, 2, 3))
     table: Any = Placed.__table__

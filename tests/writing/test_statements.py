@@ -81,7 +81,7 @@ def changes_by_parameters(
     statement: dml.UpdateBase, sets: list[dict[str, Any]], entry: WatchedTable, dialect: sa.Dialect
 ) -> list[Change] | None:
     """The changes of a statement by its parameters alone; None if they do not name the rows."""
-    forms = key_parameters(statement, sets, {entry.name: [entry]}, dialect)
+    forms = key_parameters(statement, sets, {entry.name: [entry]}, dialect, {})
     found = None if forms is None else [form.change(sets) for form in forms]
     return None if found is None or None in found else [change for change in found if change]
 
@@ -310,7 +310,7 @@ def test_the_parameters_of_some_forms_name_the_rows(
 
 
 def test_parameters_do_not_name_a_key_that_only_the_database_knows() -> None:
-    (inserts,) = key_parameters(sa.insert(PERSON), [ROW], {"person": [watched(Person)]}, sqlite.dialect()) or []
+    (inserts,) = key_parameters(sa.insert(PERSON), [ROW], {"person": [watched(Person)]}, sqlite.dialect(), {}) or []
 
     assert inserts.change([named(id=5)]) is None
     assert inserts.change([named(id="a" * 101)]) is None

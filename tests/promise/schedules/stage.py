@@ -397,7 +397,8 @@ class _Reader(_Player):
             loader=Loader(mapping, self.engine),
             on_hosts_connection=False,
             entity=Person,
-            engine=_engine(),
+            engine=(engine := _engine()),
+            read_database=database_of(engine),
             read_engine=None,
         )
         self._waited = 0.0
