@@ -156,8 +156,7 @@ class Database:
         if not self._has_complained and not place.database.startswith(_IN_MEMORY):
             self._has_complained = True
             logger.error(
-                "the database %s has no identity, a row in %s: each write drops whole classes from the cache, and a "
-                "copy of it is taken for it; %s",
+                "the database %s has no identity, a row in %s, so each write drops a whole class from the cache; %s",
                 place.database,
                 IDENTITY.name,
                 REMEDY,

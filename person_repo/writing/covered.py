@@ -145,6 +145,8 @@ class CoveredModel(WatchedTable):
     def keyspace(self, translation: Translation | None) -> Keyspace | None:
         """The keys of the class's rows; None without certainty."""
         schema = translation.get(self._schema, self._schema) if translation else self._schema
+        if translation and not schema and self._schema in translation:
+            return None  # SQLAlchemy names the default schema then, as its dialect once found it: not the connection.
         found = self._keyspaces.get(schema)
         if found is None:
             namespace = self.backend.settings.namespace

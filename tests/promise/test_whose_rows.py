@@ -574,3 +574,29 @@ def test_a_forked_writer_of_a_database_in_memory(serve: Serve) -> None:
             os._exit(status)
     assert os.waitpid(child, 0)[1] == 0
     check(service, "1")
+
+
+@pytest.mark.parametrize("database_url", ["mysql", "postgresql"], indirect=True)
+@pytest.mark.parametrize("mapped_in", [None, "tenant"])
+def test_a_translation_to_the_default_schema(
+    database_url: str, apart: Any, serve: Serve, mapped_in: str | None
+) -> None:
+    """SQLAlchemy writes the default schema as its dialect found it, before a listener of the host's chose another."""
+    _, _, services, other = apart
+    engine = engine_of(database_url)
+    word = "SET search_path TO" if engine.dialect.name == "postgresql" else "USE"
+
+    @event.listens_for(engine, "connect")
+    def choose(connection: Any, _: object) -> None:
+        connection.cursor().execute(f"{word} {other.schema}")
+        connection.commit()
+
+    moved = serve(engine)
+    moved.update("1", name="moved")
+    for service in (moved, *services):
+        check(service, "1")
+    table: Any = Item.__table__ if mapped_in is None else other.to_metadata(sa.MetaData(), schema=mapped_in)
+    with engine.execution_options(schema_translate_map={mapped_in: None}).begin() as connection:
+        connection.execute(sa.update(table).where(table.c.id == "1").values(name="default"))
+    for service in (moved, *services):
+        check(service, "1")
