@@ -11,7 +11,7 @@ import functools
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -33,7 +33,6 @@ __all__ = [
     "keep_up",
     "name_missing_extra",
     "read_engine_of",
-    "translation_of",
     "turn_on",
 ]
 
@@ -278,12 +277,6 @@ class _Turns:
     def one(self) -> Iterator[None]:
         with self._lock:
             yield
-
-
-def translation_of(engine: sa.Engine) -> Mapping[str | None, str | None] | None:
-    """The ``schema_translate_map`` of an engine's statements."""
-    found: Mapping[str | None, str | None] | None = engine.get_execution_options().get("schema_translate_map")
-    return found
 
 
 def _options_of(engine: sa.Engine) -> dict[str, Any]:

@@ -149,7 +149,6 @@ class Database:
         if not is_one_place or not all(place.is_certain for place in places):
             self._asks_again[asked] = time.monotonic() + _PAUSE
             return None
-        self._asks_again.pop(asked, None)
         return _keyspace(mapping, namespace, places)
 
     def _complain(self, place: Place) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import sqlalchemy as sa
 
 from person_repo.database.direct import DIRECT_DRIVERS, DirectQuery, is_observed
-from person_repo.database.engines import MAY_JUDGE, keep_up, translation_of, turn_on
+from person_repo.database.engines import MAY_JUDGE, keep_up, turn_on
 from person_repo.mapped.mapping import EntityMapping, Identity, Row
 
 __all__ = ["Loaded", "Loader", "Queries"]
@@ -103,7 +103,8 @@ class Loader(Generic[E]):
     @property
     def translation(self) -> Mapping[str | None, str | None] | None:
         """The ``schema_translate_map`` of its queries."""
-        return translation_of(self._engine)
+        found: Mapping[str | None, str | None] | None = self._engine.get_execution_options().get("schema_translate_map")
+        return found
 
     def one(self, identity: Identity) -> Loaded:
         """The row of an identity. One query."""

@@ -46,7 +46,6 @@ class IdentityMapping(Generic[E]):
         """The table that has the primary key."""
         self.key_fields = _key_fields(mapper, dialect) if is_resolved(entity) else ()
         """The columns of the primary key; none as long as one of them refers to a table that comes later."""
-        self._key_columns_of_hierarchy = _key_columns(mapper.base_mapper)
         self.key_columns = _key_columns(mapper)
         """The columns of the primary key in each table that holds a part of an entity."""
         self.longest_plain_id = _longest_plain_id(self.key_fields)
@@ -62,7 +61,8 @@ class IdentityMapping(Generic[E]):
         """True if all tables of the hierarchy are in one schema as they are mapped: then a change of one of them is of
         the same schema as the others, however schemas are translated.
         """
-        return len({table.schema for table in self._key_columns_of_hierarchy}) == 1
+        hierarchy = self.mapper.base_mapper.self_and_descendants
+        return len({cast("sa.Table", variant.local_table).schema for variant in hierarchy}) == 1
 
     @property
     def variant(self) -> str:
