@@ -163,11 +163,11 @@ class Service(Repository[E]):
         ``refuse``, or is ``strict`` and the fence cannot be written either.
         """
         identities = [identity for id in ids if (identity := self.cached.mapping.identity(id)) is not None]
-        known = self.cached.certain_keys()
-        if known is None and identities:
+        keys = self.cached.certain_keys()
+        if keys is not None:
+            invalidate(self.cached.fence, self.cached.backend, [keys.key_of(identity)[0] for identity in identities])
+        elif identities:
             self.invalidate_all()
-        elif known is not None:
-            invalidate(self.cached.fence, self.cached.backend, [known.key_of(identity)[0] for identity in identities])
 
     def invalidate_all(self) -> None:
         """Drops every entity of this class from the cache, for every process that uses it, in every schema and database

@@ -37,9 +37,9 @@ from person_repo.model import IDENTITY, new_identity
 __all__ = [
     "UNTRANSLATED",
     "Database",
+    "Home",
     "Located",
     "NoTableError",
-    "Place",
     "Translation",
     "database_of",
     "identity_of",
@@ -69,25 +69,24 @@ class NoTableError(CacheUnavailableError):
     """The table of a class is not there, as a read of it will say, too."""
 
 
-class Place(NamedTuple):
-    """The place of one table. ``database``: its identity; another text if it ``has_identity`` of none. ``schema``: as
-    the database sees it. ``since``: the time at which the identity was made, if the database was in use before; seconds
-    since 1970, else 0. ``folds``: two names that differ by case only are one. ``lasts``: the answer holds from now on.
-    ``server``: by its own word.
+class Home(NamedTuple):
+    """The home of one table. ``database``: its identity; another text if it has none. ``schema``: as the database sees
+    it. ``lasts``: the answer holds from now on; not without an identity, which may yet be made. ``since``: the time at
+    which that was made, if the database was in use before; seconds since 1970, else 0. ``folds``: two names that differ
+    by case only are one. ``server``: by its own word.
     """
 
     database: str
     schema: str
-    has_identity: bool = False
+    lasts: bool = False
     since: int = 0
     folds: bool = False
-    lasts: bool = True
     server: str = ""
 
     @property
     def is_certain(self) -> bool:
-        """True if every program names the entries of this place alike."""
-        return self.has_identity and self.lasts and time.time() > self.since + _YOUNG
+        """True if every program names the entries of this home alike."""
+        return self.lasts and time.time() > self.since + _YOUNG
 
 
 class Located(NamedTuple):
@@ -108,7 +107,7 @@ class Database:
         self._asks_itself = asks_itself
         self._of_memory = uuid.uuid4().hex
         # By the schema and the name of a table; only answers that last.
-        self.places: dict[tuple[str | None, str], Place] = {}
+        self.homes: dict[tuple[str | None, str], Home] = {}
         self._asks_again: dict[tuple[str | None, str], float] = {}
         self._has_complained = False
 
@@ -117,11 +116,11 @@ class Database:
 
         Raises what the database raises, ``NoTableError``, and ``CacheUnavailableError`` if it cannot be asked.
         """
-        places = [self._place_of(table, translation) for table in mapping.tables]
-        if not places[0].has_identity:
-            self._complain(places[0])
-        lasts = all(place.has_identity and place.lasts for place in places)
-        return Located(_keyspace(mapping, namespace, places), lasts, places[0].server)
+        homes = [self._home_of(table, translation) for table in mapping.tables]
+        lasts = all(home.lasts for home in homes)
+        if not lasts:
+            self._complain(homes[0])
+        return Located(_keyspace(mapping, namespace, homes), lasts, homes[0].server)
 
     def certain_keyspace(
         self, mapping: IdentityMapping[Any], namespace: str, translation: Translation | None = None
@@ -135,42 +134,42 @@ class Database:
         if time.monotonic() < self._asks_again.get(asked, 0.0):
             return None
 
-        def ask() -> list[Place]:
-            return [self._place_of(table, translation) for table in mapping.tables]
+        def ask() -> list[Home]:
+            return [self._home_of(table, translation) for table in mapping.tables]
 
         try:
-            places = ask()
+            homes = ask()
         except Exception as error:  # A connect listener or a creator of the host's may raise anything.
             if not isinstance(error, (CacheUnavailableError, *DATABASE_ERRORS)) and not is_repeated(error, ask):
                 raise
             logger.debug("%s is dropped as a whole: %s", mapping.name, error)
-            places = []
-        is_one_place = len({(place.database, place.schema) for place in places}) == 1
-        if not is_one_place or not all(place.is_certain for place in places):
+            homes = []
+        is_one_home = len({(home.database, home.schema) for home in homes}) == 1
+        if not is_one_home or not all(home.is_certain for home in homes):
             self._asks_again[asked] = time.monotonic() + _PAUSE
             return None
-        return _keyspace(mapping, namespace, places)
+        return _keyspace(mapping, namespace, homes)
 
-    def _complain(self, place: Place) -> None:
-        if not self._has_complained and not place.database.startswith(_IN_MEMORY):
+    def _complain(self, home: Home) -> None:
+        if not self._has_complained and not home.database.startswith(_IN_MEMORY):
             self._has_complained = True
             logger.error(
                 "the database %s has no identity, a row in %s, so each write drops a whole class from the cache; %s",
-                place.database,
+                home.database,
                 IDENTITY.name,
                 REMEDY,
             )
 
-    def _place_of(self, table: sa.Table, translation: Translation | None) -> Place:
+    def _home_of(self, table: sa.Table, translation: Translation | None) -> Home:
         schema = _schema_of(table, translation)
-        place = self.places.get((schema, table.name))
-        if place is None:
-            place = self._ask(schema, table.name)
-            if place.has_identity and place.lasts:
-                self.places[schema, table.name] = place
-        return place
+        home = self.homes.get((schema, table.name))
+        if home is None:
+            home = self._ask(schema, table.name)
+            if home.lasts:
+                self.homes[schema, table.name] = home
+        return home
 
-    def _ask(self, schema: str | None, table: str) -> Place:
+    def _ask(self, schema: str | None, table: str) -> Home:
         engine = self._engine()
         if engine is None:
             raise CacheUnavailableError("the engine is gone, and nobody knows which database it was of")
@@ -184,7 +183,7 @@ class Database:
                 return self._ask_sqlite(connection, schema, table)
             return _ask_server(connection, schema, table)
 
-    def _ask_sqlite(self, connection: sa.Connection, schema: str | None, table: str) -> Place:
+    def _ask_sqlite(self, connection: sa.Connection, schema: str | None, table: str) -> Home:
         """Without a schema SQLite looks in ``temp``, in ``main``, then in what is attached, in this order."""
         driver: Any = connection.connection.driver_connection
         files = {name: file for _, name, file in _rows(connection, "PRAGMA database_list")}
@@ -198,7 +197,8 @@ class Database:
         if _has_sqlite_table(connection, name, IDENTITY.name):
             rows = _rows(connection, f"SELECT identity, since FROM {_quoted(connection, name)}.{IDENTITY.name}")
         identity, since = rows[0] if rows else (None, 0)
-        lasts = not (has_one_connection(connection.engine) and getattr(driver, "in_transaction", False))
+        # The row may be rolled back on a connection of the host's.
+        is_open = has_one_connection(connection.engine) and getattr(driver, "in_transaction", False)
         if files[name]:
             database = identity or f"sqlite:{os.path.realpath(files[name])}"
         else:  # In memory: of this process, and of this connection unless it has a name by which others find it.
@@ -209,7 +209,7 @@ class Database:
         with suppress(OSError):
             server = str(os.stat(files[name]).st_ino) if files[name] else ""
         # Of another program the same file may be the main one.
-        return Place(database, "main", identity is not None, since, folds=True, lasts=lasts, server=server)
+        return Home(database, "main", identity is not None and not is_open, since, folds=True, server=server)
 
 
 _IN_MEMORY: Final = "memory:"
@@ -232,13 +232,13 @@ def _is_vague(mapping: IdentityMapping[Any], translation: Translation | None) ->
     return any(table.schema in translation and not translation[table.schema] for table in mapping.tables)
 
 
-def _keyspace(mapping: IdentityMapping[Any], namespace: str, places: Sequence[Place]) -> Keyspace:
-    base = places[mapping.tables.index(mapping.table)]
+def _keyspace(mapping: IdentityMapping[Any], namespace: str, homes: Sequence[Home]) -> Keyspace:
+    base = homes[mapping.tables.index(mapping.table)]
     # One schema says it all, as for nearly every class; else the schema of each table.
-    schemas = {place.schema.lower() if place.folds else place.schema for place in places}
-    if len(schemas) > 1 or len({place.database for place in places}) > 1:
+    schemas = {home.schema.lower() if home.folds else home.schema for home in homes}
+    if len(schemas) > 1 or len({home.database for home in homes}) > 1:
         schemas = {
-            f"{table.name} {each.database} {each.schema}" for table, each in zip(mapping.tables, places, strict=True)
+            f"{table.name} {each.database} {each.schema}" for table, each in zip(mapping.tables, homes, strict=True)
         }
     fold = str.lower if base.folds else str
     key = tuple(column.name.lower() for column in mapping.key_columns[mapping.table])  # MySQL folds those always.
@@ -246,19 +246,18 @@ def _keyspace(mapping: IdentityMapping[Any], namespace: str, places: Sequence[Pl
     return Keyspace(namespace, location, mapping.longest_plain_id)
 
 
-def _ask_server(connection: sa.Connection, schema: str | None, table: str) -> Place:
-    """The place of a table on a server. On MySQL a schema is a database, and has an identity of its own. PostgreSQL has
+def _ask_server(connection: sa.Connection, schema: str | None, table: str) -> Home:
+    """The home of a table on a server. On MySQL a schema is a database, and has an identity of its own. PostgreSQL has
     one for all schemas, wherever it stands.
     """
     dialect = connection.dialect.name
     columns = _COLUMNS.get("mariadb" if getattr(connection.dialect, "is_mariadb", False) else dialect)
     if columns is None:
-        return Place(f"{dialect}:{_address(connection.engine.url)}", schema or "")
+        return Home(f"{dialect}:{_address(connection.engine.url)}", schema or "")
     folds, name, default, server = _rows(connection, f"SELECT {columns}")[0]
     found = schema or default
     if dialect == "postgresql" and schema is None:
-        places = connection.execute(_SCHEMA_ON_POSTGRESQL, {"name": table}, execution_options=_OPTIONS).all()
-        found = places[0][0] if places else None
+        found = connection.scalar(_SCHEMA_ON_POSTGRESQL, {"name": table}, execution_options=_OPTIONS)
     if found is None:
         raise NoTableError(f"there is no table {table}")
     holders = [found]
@@ -269,9 +268,9 @@ def _ask_server(connection: sa.Connection, schema: str | None, table: str) -> Pl
         identity, since = row
         # Two databases of one server, one of them a copy, have two names.
         of_name = f"{identity}:{name if dialect == 'postgresql' else ''}"
-        return Place(of_name, found, True, since, bool(folds), server=server)
+        return Home(of_name, found, True, since, bool(folds), server=server)
     # Nobody but this server says so: another program that reaches it otherwise has entries of its own.
-    return Place(f"{dialect}:{_address(connection.engine.url)}:{server}:{name}", found, folds=bool(folds))
+    return Home(f"{dialect}:{_address(connection.engine.url)}:{server}:{name}", found, folds=bool(folds))
 
 
 def _address(url: sa.URL) -> str:
@@ -397,7 +396,7 @@ def _begin_anew_in_child() -> None:
     # A database in memory is copied with the process.
     _process = uuid.uuid4().hex
     for database in [*_databases.values()]:
-        database.places = {}
+        database.homes = {}
 
 
 on_fork(_begin_anew_in_child)

@@ -91,7 +91,7 @@ class Loader(Generic[E]):
     """Loads rows of one mapped class through a read engine."""
 
     def __init__(self, mapping: EntityMapping[E], engine: sa.Engine) -> None:
-        self.mapping = self._mapping = mapping
+        self.mapping = mapping
         self._engine = engine
         self._queries = queries = Queries(mapping)
         self._columns = _restricted(mapping, sa.select(*mapping.columns))
@@ -124,7 +124,7 @@ class Loader(Generic[E]):
         # A case-insensitive collation, or a database that compares numbers with strings, finds the row of another key.
         if rows:
             row = tuple(rows[0])
-            if _equal(self._mapping.identity_in(row), identity):
+            if _equal(self.mapping.identity_in(row), identity):
                 return Loaded({identity: row}, committed)
         return Loaded({}, committed)
 
@@ -143,7 +143,7 @@ class Loader(Generic[E]):
         return Loaded(self._of_many(rows, identities), committed)
 
     def _of_many(self, rows: Iterable[Any], identities: Sequence[Identity]) -> dict[Identity, Row]:
-        identity_in = self._mapping.identity_in
+        identity_in = self.mapping.identity_in
         batch = dict.fromkeys(identities)
         # Rows of other keys are left out, as in ``_of_one``.
         return {identity: row for row in map(tuple, rows) if (identity := identity_in(row)) in batch}
@@ -158,7 +158,7 @@ class Loader(Generic[E]):
         query = self._direct.get(size)
         if query is None:
             select = self._one if size == 1 else self._columns.where(self._queries.among_some(size))
-            query = self._direct[size] = DirectQuery(select, self._mapping, self._engine, size)
+            query = self._direct[size] = DirectQuery(select, self.mapping, self._engine, size)
         return query
 
     def select(self, *criteria: sa.ColumnElement[bool], limit: int | None = None) -> list[Row]:
@@ -172,7 +172,7 @@ class Loader(Generic[E]):
         """The number of rows."""
         keep_up(self._engine)
         with turn_on(self._engine), self._engine.connect() as connection:
-            counted: int = connection.execute(_restricted(self._mapping, sa.select(sa.func.count()))).scalar_one()
+            counted: int = connection.execute(_restricted(self.mapping, sa.select(sa.func.count()))).scalar_one()
             return counted
 
 

@@ -130,7 +130,7 @@ class SQLAlchemyRepository(Generic[E]):
     @property
     def mapping(self) -> EntityMapping[E]:
         """The mapped class."""
-        return (self._loader or self._make_loader()).mapping
+        return self.loader.mapping
 
     @property
     def read_database(self) -> Database:
@@ -156,7 +156,7 @@ class SQLAlchemyRepository(Generic[E]):
 
     def get(self, id: Any) -> E | None:
         """See ``Repository``. One query."""
-        loader = self._loader or self._make_loader()
+        loader = self.loader
         identity = loader.mapping.identity(id)
         if identity is None:
             return None

@@ -39,7 +39,8 @@ REMEDY: Final = (
 
 def problems(connection: sa.Connection) -> Iterator[str]:
     """A sentence for each table that is missing, and for an older revision. Raises ``SQLAlchemyError``."""
-    missing = [FENCE.name] * (not has_fence(connection)) + [IDENTITY.name] * (not has_identity(connection))
+    tables = ((FENCE, has_fence), (IDENTITY, has_identity))
+    missing = [table.name for table, is_there in tables if not is_there(connection)]
     for name in missing:
         yield f"there is no table {name}"
     if not missing and (problem := outdated(connection)) is not None:

@@ -1,4 +1,4 @@
-"""From an entity's row to bytes that name their place and their columns, and back. Pure; bytes are untrusted.
+"""From an entity's row to bytes that name their location and their columns, and back. Pure; bytes are untrusted.
 
 The format (msgpack, fixed by a golden test)::
 

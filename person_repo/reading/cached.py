@@ -98,7 +98,7 @@ class CachedRepository(Repository[E]):
     def keys(self) -> Keyspace:
         """The cache keys of the class's entities in this database, which is asked for its identity if it was not yet.
 
-        Raises what the database raises, and ``CacheUnavailableError`` if it has none.
+        Raises what the database raises, and ``CacheUnavailableError`` if it cannot be asked.
         """
         return (self._reading or self._try_to_begin() or self._begin()).keys
 
@@ -130,7 +130,6 @@ class CachedRepository(Repository[E]):
         )
         reading = Reading(loader.mapping, keys, codec, read_through)
         self._is_silent = False
-        self._asks_again = self._clock() + min(self.backend.settings.fence_interval, _LONGEST_PROVISIONAL)
         if lasts:
             self._reading = reading
             self._compare_servers(keys, server)
@@ -147,9 +146,11 @@ class CachedRepository(Repository[E]):
         found = self.backend.fetch(keys.group, keys.server_key)
         if isinstance(found, Lease):
             self.backend.fill(found, own)
-        elif isinstance(found, Expiring):
+            return
+        if isinstance(found, Expiring):
             self.backend.abandon([found.lease])
-        elif isinstance(found, bytes) and found != own:
+            found = found.value
+        if isinstance(found, bytes) and found != own:
             self.counters.other_servers += 1
             logger.warning(
                 "%s: this database's entries were cached from another server, too. After a failover this is as it "
@@ -164,11 +165,11 @@ class CachedRepository(Repository[E]):
         """
         if self._clock() < self._asks_again:
             return self._provisional
+        self._asks_again = self._clock() + min(self.backend.settings.fence_interval, _LONGEST_PROVISIONAL)
         self._provisional = None
         try:
             return self._begin()
         except (CacheUnavailableError, *DATABASE_ERRORS) as exc:
-            self._asks_again = self._clock() + self.backend.settings.fence_interval
             if not self._is_silent and not isinstance(exc, NoTableError):
                 self._is_silent = True
                 logger.error("%s is not cached: its database does not say which it is: %s", self.mapping.name, exc)

@@ -32,14 +32,7 @@ from person_repo.writing.examination import (
 )
 from person_repo.writing.outage import OpenTransaction
 from person_repo.writing.pending import Pending
-from person_repo.writing.sqltext import (
-    TextKind,
-    chains,
-    kind_of_text,
-    may_alter,
-    moves,
-    sqlite_begins_before,
-)
+from person_repo.writing.sqltext import TextKind, chains, kind_of_text, may_alter, moves, sqlite_begins_before
 from person_repo.writing.tables import Change
 
 __all__ = ["covering", "examine"]

@@ -125,11 +125,9 @@ def _examine_unknown_form(covered: Covered, connection: sa.Connection, context: 
         changes += whole_models(covered.by_table.get(name, []))
     cascading = whole_models(covered.cascades.of_statement(statement, parameters))
     if form is None and context.cache_hit is CacheStats.CACHE_HIT:  # It was compiled for an earlier execution.
-        keys = (
-            None
-            if by_ctes
-            else key_parameters(statement, parameters, covered.by_table, connection.dialect, context.execution_options)
-        )
+        keys, options = None, context.execution_options
+        if not by_ctes:
+            keys = key_parameters(statement, parameters, covered.by_table, connection.dialect, options)
         context.compiled.__dict__[_FORM] = _form(covered, keys, cascading)
     return changes + cascading
 

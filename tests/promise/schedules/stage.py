@@ -20,7 +20,7 @@ from person_repo.cache.memcached.backend import MemcachedBackend
 from person_repo.cache.memcached.connection import IDLE, Budget
 from person_repo.cache.memory import MemoryBackend
 from person_repo.cache.region import make_region
-from person_repo.database.identity import Place, database_of
+from person_repo.database.identity import Home, database_of
 from person_repo.database.loading import Loader
 from person_repo.exceptions import CacheUnavailableError
 from person_repo.fence import view as fence
@@ -349,13 +349,13 @@ _TTLS: Mapping[str, Any] = {
 }
 
 
-_PLACE = Place("schedules", "main", has_identity=True, folds=True)
+_HOME = Home("schedules", "main", lasts=True, folds=True)
 
 
 def _engine() -> sa.Engine:
     """An engine of the one database, whose identity has been read."""
     engine = sa.create_engine("sqlite://")
-    database_of(engine).places[None, Person.__tablename__] = _PLACE
+    database_of(engine).homes[None, Person.__tablename__] = _HOME
     return engine
 
 
