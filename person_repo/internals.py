@@ -19,6 +19,7 @@ from sqlalchemy.sql import dml
 
 __all__ = [
     "MAKE_RESULT",
+    "begin_nothing",
     "bind_processors",
     "connect_now",
     "connections_have_listeners",
@@ -30,10 +31,12 @@ __all__ = [
     "is_disconnect",
     "listed_rows",
     "operation_of",
+    "pool_like",
     "post_values_clause",
     "prefixes",
     "raise_connect_error",
     "raise_driver_error",
+    "register_hstore",
     "resolved_statement",
     "result_columns",
     "result_in_progress",
@@ -72,6 +75,59 @@ def root_engine(engine: sa.Engine) -> sa.Engine:
     while isinstance(engine, OptionEngine):
         engine = engine._proxied
     return engine
+
+
+def begin_nothing(engine: sa.Engine) -> None:
+    """From here on a connection of an engine on which each statement is a transaction calls nobody when it begins,
+    commits or rolls back, and does nothing: ``Engine._connection_cls``, ``_option_cls``, ``Connection._begin_impl``,
+    ``_commit_impl``, ``_rollback_impl``.
+
+    Without it, a host's listener to ``begin`` of all engines, such as the one that sends BEGIN to SQLite, would open a
+    transaction for our reads, and on a connection that is the host's, too, in the middle of its own.
+    """
+    beginner: Any = engine
+    beginner._connection_cls = _WithoutTransactions
+    beginner._option_cls = _OptionEngineWithoutTransactions
+
+
+class _WithoutTransactions(sa.Connection):
+    def _begin_impl(self, *_: Any) -> None: ...
+
+    _commit_impl = _rollback_impl = _begin_impl
+
+
+class _OptionEngineWithoutTransactions(OptionEngine):
+    _connection_cls = _WithoutTransactions
+
+
+_OptionEngineWithoutTransactions._option_cls = _OptionEngineWithoutTransactions
+
+
+def pool_like(pool: sa.Pool, own: sa.Pool) -> sa.Pool:
+    """A new pool of the kind, the settings and the creator of another one, with its listeners, and after them those of
+    ``own``, whose dialect it has: ``Pool._dialect``, ``dispatch._update``.
+
+    Without it, listeners that a host adds after the first read would never be called for the connections of reads.
+    """
+    made: Any = pool.recreate()
+    made._dialect = own._dialect
+    made.dispatch._update(own.dispatch, only_propagate=False)
+    return made  # type: ignore[no-any-return]
+
+
+def register_hstore(dialect: sa.Dialect, connection: Any) -> None:
+    """Have psycopg read HSTORE on a connection as its dialect expects: ``_has_native_hstore``.
+
+    The dialect registers it at its first connection, for those that it makes itself; those of reads are made by the
+    host's creator. Without it, a value would read as text where the extension is younger than the host's first
+    connection.
+    """
+    if getattr(dialect, "_has_native_hstore", False):
+        from psycopg.types import TypeInfo, hstore
+
+        info = TypeInfo.fetch(connection, "hstore")
+        if info is not None:
+            hstore.register_hstore(info, connection)
 
 
 def watch_pool(

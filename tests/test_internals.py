@@ -17,6 +17,7 @@ from alembic.operations import ops
 from pymemcache.client.base import Client
 from sqlalchemy import orm
 from sqlalchemy.dialects import mysql, sqlite
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.dialects.sqlite.base import SQLiteExecutionContext
 
 import person_repo
@@ -123,6 +124,34 @@ def watched_connections(engine: sa.Engine) -> bool:
     return seen == ["taken", "back"] * len(pools)
 
 
+def a_begin_that_is_told_to_nobody(engine: sa.Engine) -> bool:
+    heard: list[str] = []
+    quiet = sa.create_engine("sqlite://")
+    internals.begin_nothing(quiet)
+    options = quiet.execution_options(a=1)
+    for each in (engine, quiet, options, options.execution_options(b=2)):
+        for name in ("begin", "commit", "rollback"):
+            if each in (engine, quiet):
+                sa.event.listen(each, name, lambda *_, name=name: heard.append(name))
+        with each.connect() as connection:
+            connection.exec_driver_sql("SELECT 1")
+            connection.commit()
+            connection.exec_driver_sql("SELECT 1")
+    quiet.dispose()
+    return heard == ["begin", "commit", "begin", "rollback"]
+
+
+def pools_with_all_listeners(engine: sa.Engine) -> bool:
+    called: list[str] = []
+    sa.event.listen(engine, "connect", lambda *_: called.append("host"))
+    own = sa.create_engine("sqlite://")
+    sa.event.listen(own, "connect", lambda *_: called.append("own"))
+    pool = internals.pool_like(engine.pool, own.pool)
+    pool.connect().close()
+    pool.dispose()
+    return called == ["host", "own"] and type(pool) is type(engine.pool) and pool._dialect is own.dialect
+
+
 def clause_of(statement: Any) -> Any:
     return internals.post_values_clause(statement)
 
@@ -187,6 +216,8 @@ ASKED: dict[str, Callable[[sa.Engine], bool]] = {
         and not internals.listed_rows(sa.insert(TABLE).values(id=1))
     ),
     "operation_of": lambda _: callable(internals.operation_of(ops.AddColumnOp)),
+    "begin_nothing": a_begin_that_is_told_to_nobody,
+    "pool_like": pools_with_all_listeners,
     "post_values_clause": lambda _: (
         internals.post_values_clause(sqlite.insert(TABLE).on_conflict_do_nothing()) is not None
         and internals.post_values_clause(mysql.insert(TABLE).on_duplicate_key_update(name="a")) is not None
@@ -204,6 +235,7 @@ ASKED: dict[str, Callable[[sa.Engine], bool]] = {
     ),
     "raise_connect_error": lambda engine: connect_error(engine) is sa.exc.OperationalError,
     "raise_driver_error": lambda engine: driver_error(engine) is sa.exc.IntegrityError,
+    "register_hstore": lambda _: PGDialect_psycopg._has_native_hstore,
     "resolved_statement": lambda engine: isinstance(
         internals.resolved_statement(context_of(engine, sa.lambda_stmt(lambda: sa.select(TABLE)))), sa.Select
     ),

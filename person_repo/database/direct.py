@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import sqlalchemy as sa
 
+from person_repo.database.snapshots import Snapshot
 from person_repo.internals import (
     connections_have_listeners,
     has_listeners,
@@ -63,8 +64,10 @@ class DirectQuery:
         self._types = [_implementation(column.type, dialect) for column in result_columns(compiled)]
         self._reads: list[Any] | None = None
 
-    def rows(self, values: Sequence[Any]) -> Sequence[Row]:
-        """The rows for the values of one key, or of several keys one after the other."""
+    def rows(self, values: Sequence[Any]) -> tuple[Sequence[Row], bool]:
+        """The rows for the values of one key, or of several keys one after the other, and whether all were committed
+        and none is older than the call.
+        """
         try:
             checked_out = self._engine.raw_connection()
         except self._dialect.loaded_dbapi.Error as error:
@@ -73,15 +76,17 @@ class DirectQuery:
         cursor = None
         try:
             parameters = self._parameters(values)
+            snapshot = Snapshot(self._engine, checked_out.dbapi_connection)  # with these drivers it is the driver's
             cursor = checked_out.cursor()
             self._dialect.do_execute(cursor, self._sql, parameters)
             rows = cursor.fetchall()
             columns = cursor.description
             cursor.close()
+            committed = snapshot.is_committed()
         except BaseException as error:
             self._refuse(error, checked_out, parameters, cursor)
         checked_out.close()
-        return rows if self._reads == [] else self._read(rows, columns)
+        return rows if self._reads == [] else self._read(rows, columns), committed
 
     def _parameters(self, values: Sequence[Any]) -> Any:
         if self._binds is not None:

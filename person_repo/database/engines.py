@@ -11,7 +11,7 @@ import functools
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -21,7 +21,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection, IsolationLevel
 
 from person_repo.exceptions import ConfigurationError
 from person_repo.forks import on_fork
-from person_repo.internals import root_engine
+from person_repo.internals import begin_nothing, pool_like, register_hstore, root_engine
 from person_repo.tls import tls_context
 from person_repo.urls import redact
 
@@ -50,7 +50,7 @@ _KEEPALIVE = "person_repo_keepalive"
 _READER = "_person_repo_reader"
 _TURNS = "_person_repo_turns"
 
-# In the ``__dict__`` of a read engine: weak references to its host's engine, and to the pool that this had.
+# In the ``__dict__`` of a read engine.
 _FOLLOWED = "_person_repo_followed"
 
 
@@ -153,7 +153,7 @@ def _reader_with_own_pool(engine: sa.Engine) -> sa.Engine:
     name_missing_extra(engine)  # The pool's creator is a function of the host's dialect.
     reader = sa.create_engine(
         engine.url,
-        pool=engine.pool.recreate(),
+        pool=pool.NullPool(_never),
         skip_autocommit_rollback=True,
         execution_options=_options_of(engine),
         **_settings_of(engine),
@@ -161,24 +161,62 @@ def _reader_with_own_pool(engine: sa.Engine) -> sa.Engine:
     event.listen(reader, "connect", lambda connection, _: _read_committed(reader.dialect, connection))
     if engine.dialect.driver == "psycopg":
         event.listen(reader, "connect", lambda connection, _: _prepare_nothing(connection))
+        event.listen(reader, "connect", lambda connection, _: register_hstore(reader.dialect, connection))
+    begin_nothing(reader)
     fork_safely(reader)
-    reader.__dict__[_FOLLOWED] = weakref.ref(engine), weakref.ref(engine.pool)
+    _follow(reader, engine, own=reader.pool)
     return reader
 
 
+def _never() -> Any:
+    raise AssertionError("a pool without connections")
+
+
+def _follow(reader: sa.Engine, engine: sa.Engine, own: sa.Pool | None) -> None:
+    followed = reader.__dict__[_FOLLOWED] = _Followed(engine, own)
+    followed.keep_up(reader)
+
+
 def keep_up(reader: sa.Engine) -> None:
-    """Gives up a read engine's connections if its host's engine has given up its own since the last call
-    (``Engine.dispose``), as after a failover: they may lead to a server that no longer follows. Call it before each
-    use; a listener would have each statement of the host's take a longer way.
+    """Has a read engine begin with new connections, if its host's engine has given up its own since the last call
+    (``Engine.dispose``, another pool), as after a failover, or if its listeners for connections are others.
+
+    Call it before each use: listeners to such changes would have each statement of the host's take a longer way.
     """
     root = root_engine(reader)
-    followed = root.__dict__.get(_FOLLOWED)
-    if followed is None:
-        return
-    host, pool_before = followed[0](), followed[1]()
-    if host is not None and host.pool is not pool_before:
-        root.__dict__[_FOLLOWED] = followed[0], weakref.ref(host.pool)
-        root.dispose()
+    followed: _Followed | None = root.__dict__.get(_FOLLOWED)
+    if followed is not None:
+        followed.keep_up(root)
+
+
+class _Followed:
+    """A host's engine as its read engine knows it. ``own``: the read engine's own listeners; None if it has the
+    connection of the host's.
+    """
+
+    def __init__(self, engine: sa.Engine, own: sa.Pool | None) -> None:
+        self._engine = weakref.ref(engine)
+        self._own = own
+        self._pool: Callable[[], sa.Pool | None] = lambda: None
+        self._listeners: Sequence[Any] = ()
+
+    def keep_up(self, reader: sa.Engine) -> None:
+        engine = self._engine()
+        if engine is None:
+            return
+        pool: Any
+        pool, is_other = engine.pool, engine.pool is not self._pool()
+        connect, checkout = pool.dispatch.connect, pool.dispatch.checkout
+        listeners = [*connect.parent_listeners, *connect.listeners, *checkout.parent_listeners, *checkout.listeners]
+        if not is_other and listeners == self._listeners:
+            return
+        if self._own is not None:
+            given_up, reader.pool = reader.pool, pool_like(pool, self._own)
+            given_up.dispose()
+        elif is_other:
+            reader.dispose()
+        # Last: until then another thread does the same, and does not go on with the old connections.
+        self._pool, self._listeners = weakref.ref(pool), listeners
 
 
 def has_one_connection(engine: sa.Engine) -> bool:
@@ -201,6 +239,9 @@ def _read_committed(dialect: sa.Dialect, connection: DBAPIConnection) -> None:
     The host's listeners, called before, may have asked for READ UNCOMMITTED, and AUTOCOMMIT alone would leave it.
     """
     weakest: IsolationLevel = "READ COMMITTED"
+    driver: Any = connection
+    if getattr(driver, "autocommit", None) is False and dialect.driver == "pysqlite":
+        driver.autocommit = True  # sqlite3 would be in a transaction all the time, whatever the isolation level
     known = weakest in dialect.get_isolation_level_values(connection)
     dialect.set_isolation_level(connection, weakest if known else "SERIALIZABLE")
     dialect.set_isolation_level(connection, "AUTOCOMMIT")
@@ -245,8 +286,10 @@ def _reader_on_hosts_connection(engine: sa.Engine) -> sa.Engine:
         execution_options={**_options_of(engine), MAY_JUDGE: may_judge},
         **_settings_of(engine),
     )
-    for name in ("do_begin", "do_commit", "do_rollback", "do_close", "do_terminate"):
+    for name in ("do_commit", "do_rollback", "do_close", "do_terminate"):
         setattr(reader.dialect, name, lambda connection: None)
+    begin_nothing(reader)
+    _follow(reader, engine, own=None)
     if isinstance(engine.pool, pool.StaticPool):
         reader.__dict__[_TURNS] = engine.__dict__.setdefault(_TURNS, _Turns())
     return reader

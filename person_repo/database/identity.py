@@ -16,16 +16,17 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy import exc
+from sqlalchemy import event, exc
 
-from person_repo.database.engines import has_one_connection, keep_up, read_engine_of, turn_on
+from person_repo.database.engines import has_one_connection, read_engine_of
 from person_repo.database.marks import OWN
 from person_repo.database.schema import REMEDY
+from person_repo.database.snapshots import fresh_connection
 from person_repo.exceptions import CacheUnavailableError
 from person_repo.forks import on_fork
 from person_repo.internals import root_engine
@@ -47,6 +48,8 @@ __all__ = [
 ]
 
 logger = logging.getLogger("person_repo.database")
+
+Owner = TypeVar("Owner")
 
 Translation = Mapping[str | None, str | None]
 """A ``schema_translate_map``."""
@@ -110,6 +113,24 @@ class Database:
         self.homes: dict[tuple[str | None, str], Home] = {}
         self._asks_again: dict[tuple[str | None, str], float] = {}
         self._has_complained = False
+        self._at_end: dict[int, Callable[[], object]] = {}
+        if has_one_connection(engine):
+            event.listen(engine.pool, "close", _ending(weakref.ref(self)))
+
+    def at_end(self, owner: Owner, hook: Callable[[Owner], object]) -> None:
+        """Call a function with an object, as long as that lives, whenever the engine may have another database from now
+        on: one in memory ends with its connection (``Engine.dispose``), and is copied with the process (``fork``).
+        """
+        reference = weakref.ref(owner, lambda reference: hooks.pop(id(reference), None))
+        hooks = self._at_end
+        hooks[id(reference)] = lambda: None if (alive := reference()) is None else hook(alive)
+
+    def end(self) -> None:
+        """The database's only connection is closed, or this is a copy of the process that had it."""
+        self.homes = {}
+        self._of_memory = uuid.uuid4().hex
+        for hook in [*self._at_end.values()]:
+            hook()
 
     def locate(self, mapping: IdentityMapping[Any], namespace: str, translation: Translation | None = None) -> Located:
         """The keys of a class's rows, for a reader. ``translation``: that of its statements.
@@ -135,7 +156,7 @@ class Database:
             return None
 
         def ask() -> list[Home]:
-            return [self._home_of(table, translation) for table in mapping.tables]
+            return [self._home_of(table, translation, is_reader=False) for table in mapping.tables]
 
         try:
             homes = ask()
@@ -160,16 +181,16 @@ class Database:
                 REMEDY,
             )
 
-    def _home_of(self, table: sa.Table, translation: Translation | None) -> Home:
+    def _home_of(self, table: sa.Table, translation: Translation | None, *, is_reader: bool = True) -> Home:
         schema = _schema_of(table, translation)
         home = self.homes.get((schema, table.name))
         if home is None:
-            home = self._ask(schema, table.name)
+            home = self._ask(schema, table.name, is_reader)
             if home.lasts:
                 self.homes[schema, table.name] = home
         return home
 
-    def _ask(self, schema: str | None, table: str) -> Home:
+    def _ask(self, schema: str | None, table: str, is_reader: bool) -> Home:
         engine = self._engine()
         if engine is None:
             raise CacheUnavailableError("the engine is gone, and nobody knows which database it was of")
@@ -177,8 +198,9 @@ class Database:
         if has_one_connection(engine) and dialect != "sqlite":
             raise CacheUnavailableError("the only connection is the host's, whose transaction a question could end")
         reader = engine if self._asks_itself else read_engine_of(engine)
-        keep_up(reader)
-        with turn_on(reader), reader.connect() as connection, _not_waiting(connection):
+        with fresh_connection(reader) as (connection, _), _not_waiting(connection):
+            if not is_reader and not has_one_connection(reader):
+                connection.detach()  # It is closed then: a process that only writes needs it once.
             if dialect == "sqlite":
                 return self._ask_sqlite(connection, schema, table)
             return _ask_server(connection, schema, table)
@@ -210,6 +232,14 @@ class Database:
             server = str(os.stat(files[name]).st_ino) if files[name] else ""
         # Of another program the same file may be the main one.
         return Home(database, "main", identity is not None and not is_open, since, folds=True, server=server)
+
+
+def _ending(database: weakref.ref[Database]) -> Callable[[Any, Any], None]:
+    def end(*_: Any) -> None:
+        if (ended := database()) is not None:
+            ended.end()
+
+    return end
 
 
 _IN_MEMORY: Final = "memory:"
@@ -393,10 +423,9 @@ def _begin_anew_in_child() -> None:
     global _making, _process
     # A thread that does not exist in this process may hold the lock.
     _making = threading.Lock()
-    # A database in memory is copied with the process.
     _process = uuid.uuid4().hex
     for database in [*_databases.values()]:
-        database.homes = {}
+        database.end()
 
 
 on_fork(_begin_anew_in_child)

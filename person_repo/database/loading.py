@@ -1,7 +1,6 @@
 """Loads rows by primary key through a read engine (``engines``), and says whether all of them were committed.
 
-A read engine sees committed rows only, on connections of its own. The exception is a host with one connection for all
-threads (SQLite in memory): there a load is committed if no transaction was open on it before and after.
+``snapshots`` asks the driver for that.
 """
 
 from __future__ import annotations
@@ -13,7 +12,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import sqlalchemy as sa
 
 from person_repo.database.direct import DIRECT_DRIVERS, DirectQuery, is_observed
-from person_repo.database.engines import MAY_JUDGE, keep_up, turn_on
+from person_repo.database.engines import keep_up
+from person_repo.database.snapshots import fresh_connection
 from person_repo.mapped.mapping import EntityMapping, Identity, Row
 
 __all__ = ["Loaded", "Loader", "Queries"]
@@ -108,19 +108,18 @@ class Loader(Generic[E]):
 
     def one(self, identity: Identity) -> Loaded:
         """The row of an identity. One query."""
-        keep_up(self._engine)
         if self._goes_direct():
-            return self._of_one(self._direct_query(1).rows(identity), identity, True)
-        with turn_on(self._engine), self._engine.connect() as connection:
-            before = _commit_mark(connection)
+            keep_up(self._engine)
+            return self._of_one(*self._direct_query(1).rows(identity), identity)
+        with fresh_connection(self._engine) as (connection, snapshot):
             rows = connection.execute(self._one, self._queries.parameters(identity)).fetchmany(1)
-            committed = before is not None and _commit_mark(connection) == before
-        return self._of_one(rows, identity, committed)
+            committed = snapshot.is_committed()
+        return self._of_one(rows, committed, identity)
 
     def _goes_direct(self) -> bool:
         return self._may_go_direct and not is_observed(self._engine) and self._direct_query(1).takes_keys_only
 
-    def _of_one(self, rows: Sequence[Any], identity: Identity, committed: bool) -> Loaded:
+    def _of_one(self, rows: Sequence[Any], committed: bool, identity: Identity) -> Loaded:
         # A case-insensitive collation, or a database that compares numbers with strings, finds the row of another key.
         if rows:
             row = tuple(rows[0])
@@ -130,16 +129,19 @@ class Loader(Generic[E]):
 
     def many(self, identities: Sequence[Identity]) -> Loaded:
         """The rows of distinct identities. One query for some nine hundred."""
-        keep_up(self._engine)
+        rows: list[Any] = []
         if self._goes_direct():
-            parts = [self._direct_among(part) for part in self._queries.parts(identities)]
-            return Loaded(self._of_many(chain.from_iterable(parts), identities), True)
-        with turn_on(self._engine), self._engine.connect() as connection:
-            before = _commit_mark(connection)
-            rows: list[Any] = []
+            keep_up(self._engine)
+            committed = True
+            for part in self._queries.parts(identities):
+                found, is_committed = self._direct_among(part)
+                rows += found
+                committed = committed and is_committed
+            return Loaded(self._of_many(rows, identities), committed)
+        with fresh_connection(self._engine) as (connection, snapshot):
             for part in self._queries.parts(identities):
                 rows += connection.execute(self._many, self._queries.parameters_among(part))
-            committed = before is not None and _commit_mark(connection) == before
+            committed = snapshot.is_committed()
         return Loaded(self._of_many(rows, identities), committed)
 
     def _of_many(self, rows: Iterable[Any], identities: Sequence[Identity]) -> dict[Identity, Row]:
@@ -148,7 +150,7 @@ class Loader(Generic[E]):
         # Rows of other keys are left out, as in ``_of_one``.
         return {identity: row for row in map(tuple, rows) if (identity := identity_in(row)) in batch}
 
-    def _direct_among(self, part: Sequence[Identity]) -> Sequence[Row]:
+    def _direct_among(self, part: Sequence[Identity]) -> tuple[Sequence[Row], bool]:
         # Pad the keys to a power of two, by repeating the last one, so that few statements are compiled.
         size = min(1 << (len(part) - 1).bit_length(), self._queries.most)
         padded = [*part, *[part[-1]] * (size - len(part))]
@@ -163,15 +165,13 @@ class Loader(Generic[E]):
 
     def select(self, *criteria: sa.ColumnElement[bool], limit: int | None = None) -> list[Row]:
         """The rows that meet the criteria, in key order."""
-        keep_up(self._engine)
         query = self._columns.where(*criteria).order_by(*self._queries.order).limit(limit)
-        with turn_on(self._engine), self._engine.connect() as connection:
+        with fresh_connection(self._engine) as (connection, _):
             return [tuple(row) for row in connection.execute(query)]
 
     def count(self) -> int:
         """The number of rows."""
-        keep_up(self._engine)
-        with turn_on(self._engine), self._engine.connect() as connection:
+        with fresh_connection(self._engine) as (connection, _):
             counted: int = connection.execute(_restricted(self.mapping, sa.select(sa.func.count()))).scalar_one()
             return counted
 
@@ -180,22 +180,6 @@ def _restricted(mapping: EntityMapping[Any], query: sa.Select[Any]) -> sa.Select
     """The query over the rows of the mapped class: of a hierarchy these may lie in several tables, or share one."""
     query = query.select_from(mapping.source)
     return query if mapping.restriction is None else query.where(mapping.restriction)
-
-
-def _commit_mark(connection: sa.Connection) -> object | None:
-    """A value that stays equal while all that can be read is committed; None while it is not.
-
-    On a connection of the host's it is SQLite's count of all rows ever changed there, rolled back or not: with no
-    transaction open before a read and after it, and no change counted between, there was none.
-    """
-    may_judge = connection.get_execution_options().get(MAY_JUDGE)
-    if may_judge is None:  # a connection of our own: each statement is a transaction
-        return True
-    driver = connection.connection.driver_connection
-    if not may_judge or driver is None or driver.in_transaction:
-        return None
-    changes: int = driver.total_changes
-    return changes
 
 
 def _equal(one: Identity, other: Identity) -> bool:

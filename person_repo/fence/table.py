@@ -11,10 +11,10 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 
 from person_repo.cache.contract import Place
-from person_repo.database.engines import keep_up
 from person_repo.database.identity import UNTRANSLATED
 from person_repo.database.savepoints import savepoint
 from person_repo.database.schema import REMEDY, has_fence, outdated
+from person_repo.database.snapshots import fresh_connection
 from person_repo.exceptions import CacheUnavailableError
 from person_repo.interruptions import DATABASE_ERRORS
 from person_repo.model import FENCE
@@ -228,8 +228,7 @@ def _connected(engine: sa.Engine, *, waits_for_lock: bool = True) -> Iterator[sa
     ``waits_for_lock=False``: on SQLite the statement fails at once if the database is locked, since this very thread
     may hold the lock.
     """
-    keep_up(engine)
-    with engine.connect() as connection:
+    with fresh_connection(engine) as (connection, _):
         if waits_for_lock or connection.dialect.name != "sqlite":
             yield connection
             return

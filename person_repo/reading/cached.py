@@ -23,7 +23,6 @@ from person_repo.database.repository import Repository, SQLAlchemyRepository
 from person_repo.declare import declaration_of, on_news
 from person_repo.exceptions import CacheUnavailableError
 from person_repo.fence.view import Fence, fence_of
-from person_repo.forks import on_fork
 from person_repo.interruptions import DATABASE_ERRORS, is_repeated
 from person_repo.mapped.codec import Codec, RejectedItemError
 from person_repo.mapped.identities import find_mapper
@@ -88,6 +87,7 @@ class CachedRepository(Repository[E]):
         self._is_silent = False
         self._require_ttl()
         _repositories.add(self)
+        database.read_database.at_end(self, _begin_anew)
 
     @property
     def mapping(self) -> EntityMapping[E]:
@@ -356,22 +356,19 @@ def _batch(reading: Reading[Any], ids: Sequence[Any]) -> Batch:
 _repositories: weakref.WeakSet[CachedRepository[Any]] = weakref.WeakSet()
 
 
+def _begin_anew(repository: CachedRepository[Any]) -> None:
+    """Before the next read, ask which database it is, and what its classes are."""
+    repository._reading = repository._provisional = None
+    repository._asks_again = float("-inf")
+
+
 def _hear_of_class(root: type[Any]) -> None:
-    """A class was declared that has a repository already, or its hierarchy has grown: its reads begin anew."""
+    """A class was declared that has a repository already, or its hierarchy has grown."""
     for repository in [*_repositories]:
         mapper = find_mapper(repository.database.entity)
         if mapper is not None and mapper.base_mapper.class_ is root:
-            repository._reading = repository._provisional = None
-            repository._asks_again = float("-inf")
+            _begin_anew(repository)
             repository._require_ttl()
 
 
-def _begin_anew_in_child() -> None:
-    """A database in memory was copied with the process: from here on it is another one."""
-    for repository in [*_repositories]:
-        repository._reading = repository._provisional = None
-        repository._asks_again = float("-inf")
-
-
 on_news(_hear_of_class)
-on_fork(_begin_anew_in_child)

@@ -12,7 +12,6 @@ import sqlalchemy as sa
 from person_repo.cache.contract import LeaseBackend
 from person_repo.database.identity import Translation, database_of
 from person_repo.fence.view import Fence, fence_of
-from person_repo.forks import on_fork
 from person_repo.internals import root_engine
 from person_repo.mapped.identities import Identity, IdentityMapping
 from person_repo.mapped.keys import Keyspace, group_name
@@ -62,7 +61,7 @@ class CoveredModel(WatchedTable):
         self._schema = mapping.table.schema
         # By the schema that a statement means. All tables of the class are in one, or nothing is in here.
         self._keyspaces: dict[str | None, Keyspace] = {}
-        on_fork(self._forget)  # A database in memory is copied with the process, and is another one from then on.
+        self._database.at_end(self, CoveredModel._forget)
         self._is_on_postgresql = engine.dialect.name == "postgresql"
         # On MySQL a number is a number.
         self._names_in_catalog = self.key_names if self._is_on_postgresql else self.string_key_names(engine.dialect)

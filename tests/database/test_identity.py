@@ -125,6 +125,8 @@ def test_databases_in_memory_are_each_their_own() -> None:
         service(engine, region).add(person(str(number)))
     for _ in range(2):
         assert [service(engine, region).get_one("ada").first_name for engine in engines] == ["0", "1", "2"]
+    for engine in engines:
+        engine.dispose()
 
 
 def test_a_copy_has_the_identity_of_the_original_until_it_is_renewed(
@@ -154,6 +156,8 @@ def test_a_copy_has_the_identity_of_the_original_until_it_is_renewed(
     assert production.get_one("ada").first_name == "production"
     for people in (production, shared, staging):
         people.close()
+        people.engine.dispose()
+    engine.dispose()
 
 
 @pytest.mark.parametrize("database_url", ["mysql", "postgresql"], indirect=True)

@@ -131,6 +131,8 @@ def test_two_regions_of_one_cache_are_both_told(shop: sa.Engine, other: sa.Engin
     assert [lines.get_one("1").name for lines in services] == ["old", "old"]
     rename(Line, other)
     assert [lines.get_one("1").name for lines in services] == ["new", "new"]
+    for lines in services:
+        lines.close()
 
 
 def test_the_region_of_a_class_that_is_not_declared_is_that_of_no_declared_cache(shop: sa.Engine) -> None:
@@ -334,9 +336,11 @@ def test_a_class_may_have_a_ttl_of_its_own(shop: sa.Engine, cache_url: str) -> N
     with Service.over(Order, shop, region) as orders, Service.over(Line, shop, region) as lines:
         for service in (orders, lines):
             assert (service.get_one("1").name, [*service.get_many(["1", "2"])]) == ("old", ["1"])
-        with sa.create_engine(shop.url).begin() as elsewhere:  # which is not covered
+        uncovered = sa.create_engine(shop.url)
+        with uncovered.begin() as elsewhere:
             elsewhere.execute(sa.update(Order).values(name="new"))
             elsewhere.execute(sa.update(Line).values(name="new"))
+        uncovered.dispose()
         deadline = time.monotonic() + 30
         while orders.get_one("1").name == "old":
             assert time.monotonic() < deadline

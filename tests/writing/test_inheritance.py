@@ -261,7 +261,7 @@ def test_services_made_while_classes_are_still_mapped_have_hits(engine: sa.Engin
 
     other, region = sa.create_engine(engine.url), make_region(cache_url)
     dogs = Service.over(Dog, engine, region)
-    Service.over(Animal, other, region)
+    unread = Service.over(Animal, other, region)
 
     class Cat(Animal):
         """Of a table that is covered, too, though neither service has seen it when it was made."""
@@ -281,6 +281,8 @@ def test_services_made_while_classes_are_still_mapped_have_hits(engine: sa.Engin
     with other.begin() as connection:
         connection.execute(sa.update(Cat.__table__).values(name="new"))
     assert animals.get_one(2).name == "new"
+    for service in (dogs, animals, unread):
+        service.close()
     other.dispose()
 
 

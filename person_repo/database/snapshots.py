@@ -1,0 +1,139 @@
+"""The snapshot of a load: was it committed, and no older than the load? Asked of the driver, and not believed.
+
+A read engine has each statement be a transaction. Yet a host's listener may begin one, or the driver's mode, and a
+transaction that stays open shows its first snapshot for ever. So the driver's connection is asked before a load and
+after it, which takes no round trip, and a transaction that is open there is ended: what is read then began later.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, NamedTuple
+
+import sqlalchemy as sa
+
+from person_repo.database.engines import MAY_JUDGE, keep_up, turn_on
+from person_repo.internals import root_engine
+from person_repo.urls import redact
+
+__all__ = ["Snapshot", "fresh_connection"]
+
+logger = logging.getLogger("person_repo.database")
+
+
+class _Driver(NamedTuple):
+    """``is_idle``: False if a transaction is open on the driver's connection, or one may be. ``end`` rolls it back."""
+
+    is_idle: Callable[[Any], bool]
+    end: Callable[[Any], object]
+
+
+_IN_TRANSACTION: Final = 1
+_AUTOCOMMIT: Final = 2
+"""Bits of MySQL's status, which comes with each reply but those of queries: without AUTOCOMMIT one may have begun."""
+
+_DRIVERS: Final = {
+    "pysqlite": _Driver(lambda driver: not driver.in_transaction, lambda driver: _end_on_sqlite(driver)),
+    "pymysql": _Driver(
+        lambda driver: driver.server_status & (_IN_TRANSACTION | _AUTOCOMMIT) == _AUTOCOMMIT,
+        lambda driver: driver.rollback(),
+    ),
+    "psycopg": _Driver(lambda driver: driver.info.transaction_status == 0, lambda driver: driver.rollback()),
+}
+"""The drivers that can say it, by SQLAlchemy's names: those that the tests have."""
+
+_HAS_DIRTY_READS: Final = frozenset({"mysql", "mariadb", "sqlite"})
+
+
+def _end_on_sqlite(driver: Any) -> None:
+    if getattr(driver, "autocommit", None) is True:  # ``rollback()`` does nothing then.
+        driver.execute("ROLLBACK")
+    else:  # With False another transaction begins at once, and has no snapshot yet.
+        driver.rollback()
+
+
+class Snapshot:
+    """The state of the database that a connection reads from now on. Made right after the connection was taken from
+    its pool.
+    """
+
+    __slots__ = ("_driver", "_mark", "_own", "_reader")
+
+    def __init__(self, reader: sa.Engine, driver: Any) -> None:
+        self._reader = reader
+        self._driver = driver
+        may_judge = reader.get_execution_options().get(MAY_JUDGE)
+        # None on the host's own connection, whose transaction is none of ours.
+        self._own: _Driver | None = None
+        # The same at the end if all that was read is committed; None without an answer.
+        self._mark: object | None = None
+        if may_judge is None:
+            self._own = _DRIVERS.get(reader.dialect.driver)
+            self._mark = self._own is not None and self.end()
+            if self._own is None:
+                _say(reader, f"nobody asks the driver {reader.dialect.driver} whether a transaction is open")
+        elif may_judge:
+            self._mark = _changes_on_shared(driver)
+
+    def end(self) -> bool:
+        """Ends a transaction on a connection that is not the host's; True if none is open now."""
+        try:
+            if self._own is not None and not self._own.is_idle(self._driver):
+                self._own.end(self._driver)
+        except self._reader.dialect.loaded_dbapi.Error as exc:  # The next statement says it, too.
+            logger.debug("a transaction on a connection for reads cannot be ended: %s", exc)
+            return False
+        return True
+
+    def is_committed(self) -> bool:
+        """True if all that was read is committed, and nothing of it is older than this object."""
+        if self._own is None:
+            return self._mark is not None and _changes_on_shared(self._driver) == self._mark
+        if self._mark and self._is_dirty():
+            _say(self._reader, "a listener to its connections asks for READ UNCOMMITTED")
+            return False
+        return bool(self._mark)
+
+    def _is_dirty(self) -> bool:
+        """Asks for the isolation level, if a listener of the host's may have set it since the connection was made."""
+        dialect = self._reader.dialect
+        listeners: Any = self._reader.pool.dispatch.checkout
+        if not (listeners.listeners or listeners.parent_listeners) or dialect.name not in _HAS_DIRTY_READS:
+            return False
+        try:
+            return dialect.get_isolation_level(self._driver) == "READ UNCOMMITTED"
+        except dialect.loaded_dbapi.Error as exc:
+            logger.debug("the isolation level of a connection for reads cannot be read: %s", exc)
+            return True
+
+
+def _changes_on_shared(driver: Any) -> object | None:
+    """SQLite's count of all rows ever changed on a connection, rolled back or not; None in a transaction.
+
+    With no transaction open before a read and after it, and no change counted between, there was none.
+    """
+    return None if driver is None or driver.in_transaction else f"{driver.total_changes} changes"
+
+
+def _say(reader: sa.Engine, reason: str) -> None:
+    said = root_engine(reader).__dict__.setdefault(_SAID, set())
+    if reason not in said:
+        said.add(reason)
+        logger.warning("%s: what is read there is not cached: %s", redact(reader.url), reason)
+
+
+_SAID: Final = "_person_repo_said"
+
+
+@contextmanager
+def fresh_connection(reader: sa.Engine) -> Iterator[tuple[sa.Connection, Snapshot]]:
+    """A connection of a read engine, alone on it if all threads share it. No transaction is open on it or stays so."""
+    keep_up(reader)
+    with turn_on(reader), reader.connect() as connection:
+        snapshot = Snapshot(reader, connection.connection.driver_connection)
+        try:
+            yield connection, snapshot
+        finally:
+            snapshot.end()

@@ -1,0 +1,356 @@
+"""Reads are of what is committed now, in every mode of a driver and with every listener; or they are not cached."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import event
+from support.databases import make_tables
+from support.entities import person, store
+from support.urls import MEMORY
+
+from person_repo import CachedRepository, PersonService, SQLAlchemyRepository
+from person_repo.database.engines import read_engine_of
+from person_repo.model import Base, Person
+
+MODES_OF_PYTHON = sys.version_info >= (3, 12)
+"""sqlite3 has ``autocommit``."""
+
+
+@pytest.fixture
+def listen() -> Iterator[Callable[..., None]]:
+    """``event.listen``, until the end of the test."""
+    added: list[tuple[Any, str, Any]] = []
+    engines: Any = sa.Engine
+    had_listeners = engines._has_events
+
+    def listen(target: Any, name: str, listener: Any) -> None:
+        event.listen(target, name, listener)
+        added.append((target, name, listener))
+
+    yield listen
+    for each in added:
+        event.remove(*each)
+    engines._has_events = had_listeners  # SQLAlchemy leaves it.
+
+
+def begin(connection: sa.Connection) -> None:
+    """SQLAlchemy's recipe for SQLite, second part."""
+    connection.exec_driver_sql("BEGIN")
+
+
+def begin_before(connection: sa.Connection, *_: Any) -> None:
+    """A listener to statements that opens a transaction, and leaves it open."""
+    driver: Any = connection.connection.driver_connection
+    cursor = driver.cursor()
+    if not getattr(driver, "in_transaction", False):
+        cursor.execute("BEGIN")
+    cursor.close()
+
+
+def rename(url: str | sa.URL, name: str) -> None:
+    """A commit of another program, which has no cache."""
+    other = sa.create_engine(url)
+    try:
+        with other.begin() as connection:
+            connection.execute(sa.update(Person).values(first_name=name))
+    finally:
+        other.dispose()
+
+
+def check_reads(engine: sa.Engine, *, read_engine: sa.Engine | None = None) -> None:
+    """Every read is of what is committed, hits and loads, while the host's engine and another one write."""
+    repository = SQLAlchemyRepository(Person, engine, read_engine=read_engine)
+    with PersonService(database=repository, cached=CachedRepository(repository, MEMORY)) as people:
+        for round in range(3):
+            with engine.begin() as connection:
+                connection.execute(sa.update(Person).values(first_name=f"host {round}"))
+            for _ in range(2):
+                assert people.get_one("ada").first_name == f"host {round}"
+                assert people.get_many(["ada", "bob"])["ada"].first_name == f"host {round}"
+            if not isinstance(engine.pool, sa.StaticPool):
+                rename(engine.url, f"other {round}")
+            with people.using(use_db=True):
+                expected = "host" if isinstance(engine.pool, sa.StaticPool) else "other"
+                assert people.get_one("ada").first_name == f"{expected} {round}"
+                assert people.get_many(["ada"])["ada"].first_name == f"{expected} {round}"
+        stats = people.stats()
+        assert min(stats.hits, stats.fills) > 0, stats
+        assert stats.uncacheable == 0, stats
+    if read_engine is not None:
+        read_engine_of(engine).dispose()  # the fence's
+
+
+@pytest.fixture
+def url(database_url: str) -> str:
+    make_tables(database_url)
+    engine = sa.create_engine(database_url)
+    store(engine, person())
+    engine.dispose()
+    return database_url
+
+
+# SQLite's modes
+
+
+@pytest.fixture(params=["delete", "wal"])
+def file(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    url = f"sqlite:///{tmp_path / 'host.db'}"
+    make_tables(url)
+    engine = sa.create_engine(url)
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"PRAGMA journal_mode = {request.param}")
+    store(engine, person())
+    engine.dispose()
+    return url
+
+
+@pytest.mark.skipif(not MODES_OF_PYTHON, reason="sqlite3 has no autocommit before Python 3.12")
+@pytest.mark.parametrize("autocommit", [False, True])
+def test_reads_are_fresh_in_the_modes_of_newer_pythons(file: str, autocommit: bool) -> None:
+    engine = sa.create_engine(file, connect_args={"autocommit": autocommit, "timeout": 1})
+    check_reads(engine)
+    engine.dispose()
+
+
+@pytest.mark.parametrize("how", ["None", "DEFERRED", "IMMEDIATE"])
+def test_reads_are_fresh_at_every_isolation_level_of_sqlite3(file: str, how: str) -> None:
+    level = None if how == "None" else how
+    engine = sa.create_engine(file, connect_args={"isolation_level": level, "timeout": 1})
+    check_reads(engine)
+    engine.dispose()
+
+
+def test_reads_are_fresh_by_sqlalchemys_recipe(file: str) -> None:
+    engine = sa.create_engine(file, connect_args={"timeout": 1})
+    event.listen(engine, "connect", lambda driver, _: setattr(driver, "isolation_level", None))
+    event.listen(engine, "begin", begin)
+    check_reads(engine)
+    engine.dispose()
+
+
+# Listeners to all engines
+
+
+@pytest.mark.every_database
+def test_a_listener_that_begins_all_transactions_does_not_begin_those_of_reads(
+    url: str, listen: Callable[..., None]
+) -> None:
+    engine = sa.create_engine(url, connect_args={"timeout": 1} if url.startswith("sqlite") else {})
+    if url.startswith("sqlite"):
+        event.listen(engine, "connect", lambda driver, _: setattr(driver, "isolation_level", None))
+    listen(sa.Engine, "begin", begin)
+    check_reads(engine)
+    with engine.begin() as connection:  # Waits for readers that hold the table.
+        wait = {"mysql": "SET lock_wait_timeout = 3", "mariadb": "SET lock_wait_timeout = 3"}
+        connection.exec_driver_sql(
+            wait.get(engine.dialect.name, "SELECT 1" if engine.dialect.name == "sqlite" else "SET lock_timeout = '3s'")
+        )
+        connection.exec_driver_sql("ALTER TABLE person ADD COLUMN another INTEGER")
+    engine.dispose()
+
+
+def test_a_listener_that_begins_all_transactions_leaves_the_only_connection_alone(
+    listen: Callable[..., None],
+) -> None:
+    engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool, connect_args={"check_same_thread": False})
+    event.listen(engine, "connect", lambda driver, _: setattr(driver, "isolation_level", None))
+    listen(sa.Engine, "begin", begin)
+    Base.metadata.create_all(engine)
+    store(engine, person())
+    check_reads(engine)
+    with engine.begin() as connection, PersonService.over(engine, MEMORY) as people:
+        connection.execute(sa.update(Person).values(first_name="open"))
+        assert people.get_one("ada").first_name == "open"  # One connection: it is the same transaction.
+        connection.rollback()
+        assert people.get_one("ada").first_name == "host 2"
+    engine.dispose()
+
+
+@pytest.mark.every_database
+def test_a_transaction_that_a_listener_begins_within_a_read_ends_with_it(url: str) -> None:
+    engine = sa.create_engine(url, connect_args={"timeout": 1} if url.startswith("sqlite") else {})
+    event.listen(read_engine_of(engine), "before_cursor_execute", begin_before)
+    check_reads(engine)
+    engine.dispose()
+
+
+# Read engines of the host's
+
+
+@pytest.mark.every_database
+@pytest.mark.parametrize("reset", ["rollback", None])
+def test_a_read_engine_with_transactions_reads_what_is_committed_now(url: str, reset: Any) -> None:
+    """With pools that roll nothing back its connections stay in the transaction of their first read."""
+    arguments = {"timeout": 1} if url.startswith("sqlite") else {}
+    engine = sa.create_engine(url, connect_args=arguments)
+    level: Any = "SERIALIZABLE" if url.startswith("sqlite") else "REPEATABLE READ"
+    read_engine = sa.create_engine(
+        url, connect_args=arguments, isolation_level=level, pool_reset_on_return=reset, pool_size=1
+    )
+    check_reads(engine, read_engine=read_engine)
+    read_engine.dispose()
+    engine.dispose()
+
+
+@pytest.mark.skipif(not MODES_OF_PYTHON, reason="sqlite3 has no autocommit before Python 3.12")
+def test_a_read_engine_that_is_always_in_a_transaction_reads_what_is_committed_now(file: str) -> None:
+    engine = sa.create_engine(file, connect_args={"timeout": 1})
+    read_engine = sa.create_engine(file, connect_args={"autocommit": False, "timeout": 1})
+    check_reads(engine, read_engine=read_engine)
+    read_engine.dispose()
+    engine.dispose()
+
+
+# Unknown is not cached
+
+
+def test_dirty_reads_that_a_listener_asks_for_are_not_cached(mysql_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    make_tables(mysql_url)
+    engine = sa.create_engine(mysql_url)
+    store(engine, person())
+    event.listen(engine, "checkout", dirty)
+    with PersonService.over(engine, MEMORY) as people, caplog.at_level(logging.WARNING), engine.connect() as writer:
+        writer.execute(sa.update(Person).values(first_name="rolled back"))
+        people.get("ada")
+        people.get_many(["ada", "bob"])
+        writer.rollback()
+        assert people.get_one("ada").first_name == "Ada"
+        assert people.stats().fills == 0
+        assert people.stats().uncacheable == 4
+    assert caplog.text.count("READ UNCOMMITTED") == 1
+    engine.dispose()
+
+
+def dirty(driver: Any, *_: Any) -> None:
+    with driver.cursor() as cursor:
+        cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ UNCOMMITTED")
+
+
+def test_reads_of_a_driver_that_nobody_knows_are_not_cached(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path / 'host.db'}"
+    make_tables(url)
+    monkeypatch.setattr(sa.make_url(url).get_dialect(), "driver", "unheard_of")
+    engine = sa.create_engine(url)
+    store(engine, person())
+    with PersonService.over(engine, MEMORY) as people, caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            assert people.get("ada") == person()
+        assert (people.stats().fills, people.stats().uncacheable) == (0, 3)
+    assert caplog.text.count("nobody asks the driver unheard_of") == 1
+    engine.dispose()
+
+
+# The host's engine, as it changes
+
+
+def test_listeners_that_a_host_adds_late_prepare_the_connections_of_reads(file: str) -> None:
+    engine = sa.create_engine(file)
+    called: list[str] = []
+
+    def first(*_: Any) -> None:
+        called.append("first")
+
+    def second(*_: Any) -> None:
+        called.append("second")
+
+    event.listen(engine, "connect", first)
+    with PersonService.over(engine, MEMORY, use_db=True) as people:
+        people.get("ada")
+        assert called
+        called.clear()
+        event.listen(engine, "connect", second)
+        people.get("ada")
+        people.get("ada")
+        assert called == ["first", "second"]
+        called.clear()
+        event.remove(engine, "connect", first)
+        people.get("ada")
+        assert called == ["second"]
+    engine.dispose()
+
+
+@pytest.mark.every_database
+def test_the_isolation_level_of_a_late_listener_is_not_that_of_reads(url: str) -> None:
+    """Ours is the last word on it."""
+    engine = sa.create_engine(url, connect_args={"timeout": 1} if url.startswith("sqlite") else {})
+    with PersonService.over(engine, MEMORY, use_db=True) as people:
+        people.get("ada")
+        levels = {"sqlite": "READ UNCOMMITTED", "postgresql": "SERIALIZABLE"}
+        level: Any = levels.get(engine.dialect.name, "READ UNCOMMITTED")
+        event.listen(engine, "connect", lambda driver, _: engine.dialect.set_isolation_level(driver, level))
+        with engine.connect() as writer:
+            if engine.dialect.name != "sqlite":
+                writer.execute(sa.update(Person).values(first_name="rolled back"))
+            assert people.get_one("ada").first_name == "Ada"
+    check_reads(engine)
+    engine.dispose()
+
+
+def test_reads_go_where_the_pool_that_replaces_the_hosts_goes(tmp_path: Path) -> None:
+    urls = [f"sqlite:///{tmp_path / name}" for name in ("old.db", "new.db")]
+    for url, name in zip(urls, ("old", "new"), strict=True):
+        make_tables(url)
+        store(made := sa.create_engine(url), person(first_name=name))
+        made.dispose()
+    engine, replacement = map(sa.create_engine, urls)
+    with PersonService.over(engine, MEMORY, use_db=True) as people:
+        assert people.get_one("ada").first_name == "old"
+        before, engine.pool = engine.pool, replacement.pool
+        before.dispose()
+        assert people.get_one("ada").first_name == "new"
+    engine.dispose()
+
+
+def test_a_database_in_memory_that_is_gone_leaves_nothing_in_the_cache() -> None:
+    engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool, connect_args={"check_same_thread": False})
+    with PersonService.over(engine, MEMORY) as people:
+        for name in ("first", "second", "third"):
+            Base.metadata.create_all(engine)
+            assert people.get("ada") is None
+            people.add(person(first_name=name))
+            for _ in range(3):
+                assert people.get_one("ada").first_name == name
+            engine.dispose()
+    engine.dispose()
+
+
+def test_a_database_in_memory_without_an_identity_ends_likewise() -> None:
+    engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool, connect_args={"check_same_thread": False})
+    with PersonService.over(engine, MEMORY) as people:
+        for name in ("first", "second"):
+            Person.__table__.create(engine)  # type: ignore[attr-defined]
+            store(engine, person(first_name=name))
+            for _ in range(3):
+                assert people.get_one("ada").first_name == name
+            engine.dispose()
+    engine.dispose()
+
+
+def test_the_only_connection_that_a_host_replaces_is_that_of_reads() -> None:
+    """A file with a StaticPool: what was read from it stays."""
+    opened: list[Any] = []
+    connection = sqlite3.connect
+
+    def creator() -> sqlite3.Connection:
+        opened.append(connection("file:shared?mode=memory&cache=shared", uri=True, check_same_thread=False))
+        return opened[-1]
+
+    keeper = creator()
+    engine = sa.create_engine("sqlite://", creator=creator, poolclass=sa.StaticPool)
+    Base.metadata.create_all(engine)
+    store(engine, person())
+    with PersonService.over(engine, MEMORY) as people:
+        for _ in range(3):
+            assert people.get("ada") == person()
+            engine.dispose()
+    keeper.close()
