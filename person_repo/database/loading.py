@@ -29,7 +29,8 @@ _AMONG = "keys"
 class Loaded(NamedTuple):
     """The rows of a load.
 
-    ``rows``: by identity; missing ones are left out. ``committed``: False if the load may have seen uncommitted rows.
+    ``rows``: by identity; missing ones are left out. ``committed``: False if the load may have seen rows that are not
+    committed, or older than itself.
     """
 
     rows: dict[Identity, Row]

@@ -39,8 +39,8 @@ class Stats:
     had no room: "add failed" in the log.
     """
     uncacheable: int = 0
-    """Entities not stored, because they would not come back exactly as they were, or were read beside an open
-    transaction.
+    """Entities not stored, because they would not come back exactly as they were, or nobody knows that what was read is
+    committed: beside an open transaction, by an unknown driver.
     """
 
     # Writes

@@ -3,7 +3,7 @@
 A row is stored only if all of these hold, asked in this order:
 
 1. The cache gave this reader a lease for the item (``read_through``): no tombstone, fence or other reader forbids it.
-2. The load saw nothing but committed rows (``Loaded.committed``, from ``database.loading``, which checks it).
+2. The load saw nothing but committed rows, none of them older than itself (``database.snapshots``, which asks).
 3. The row survives being encoded and decoded (``mapped.codec``).
 4. The lease still stands when the row arrives: the backend refuses a row if a writer has taken the lease meanwhile.
 
@@ -44,7 +44,7 @@ class Filler:
         for lease, full_key, row in loaded:
             try:
                 if not committed:
-                    raise UncacheableError(f"{full_key}: read beside an open transaction")
+                    raise UncacheableError(f"{full_key}: nobody knows that the row is committed")
                 encoded.append((lease, self._codec.encode(full_key, row)))
             except UncacheableError as exc:
                 self._counters.uncacheable += 1
