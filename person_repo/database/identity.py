@@ -26,7 +26,7 @@ from sqlalchemy import event, exc
 from person_repo.database.engines import has_one_connection, read_engine_of
 from person_repo.database.marks import OWN
 from person_repo.database.schema import REMEDY
-from person_repo.database.snapshots import fresh_connection
+from person_repo.database.snapshots import fresh_connection, question_to
 from person_repo.exceptions import CacheUnavailableError
 from person_repo.forks import on_fork
 from person_repo.internals import root_engine
@@ -197,13 +197,19 @@ class Database:
         dialect = engine.dialect.name
         if has_one_connection(engine) and dialect != "sqlite":
             raise CacheUnavailableError("the only connection is the host's, whose transaction a question could end")
-        reader = engine if self._asks_itself else read_engine_of(engine)
-        with fresh_connection(reader) as (connection, _), _not_waiting(connection):
-            if not is_reader and not has_one_connection(reader):
-                connection.detach()  # It is closed then: a process that only writes needs it once.
+        with self._connected(engine, is_reader) as connection, _not_waiting(connection):
             if dialect == "sqlite":
                 return self._ask_sqlite(connection, schema, table)
             return _ask_server(connection, schema, table)
+
+    @contextmanager
+    def _connected(self, engine: sa.Engine, is_reader: bool) -> Iterator[sa.Connection]:
+        if is_reader or self._asks_itself:
+            with fresh_connection(engine if self._asks_itself else read_engine_of(engine)) as (connection, _):
+                yield connection
+        else:
+            with question_to(engine) as connection:
+                yield connection
 
     def _ask_sqlite(self, connection: sa.Connection, schema: str | None, table: str) -> Home:
         """Without a schema SQLite looks in ``temp``, in ``main``, then in what is attached, in this order."""

@@ -14,11 +14,11 @@ from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
-from person_repo.database.engines import MAY_JUDGE, keep_up, turn_on
+from person_repo.database.engines import MAY_JUDGE, has_one_connection, keep_up, read_engine_of, turn_on
 from person_repo.internals import root_engine
 from person_repo.urls import redact
 
-__all__ = ["Snapshot", "fresh_connection"]
+__all__ = ["Snapshot", "fresh_connection", "question_to"]
 
 logger = logging.getLogger("person_repo.database")
 
@@ -137,3 +137,15 @@ def fresh_connection(reader: sa.Engine) -> Iterator[tuple[sa.Connection, Snapsho
             yield connection, snapshot
         finally:
             snapshot.end()
+
+
+@contextmanager
+def question_to(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A connection for a question that is asked once, beside a host's engine. It is closed after it: a process that
+    only writes keeps none.
+    """
+    reader = read_engine_of(engine)
+    with fresh_connection(reader) as (connection, _):
+        if not has_one_connection(reader):
+            connection.detach()
+        yield connection

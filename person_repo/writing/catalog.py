@@ -12,8 +12,8 @@ from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 
-from person_repo.database.engines import read_engine_of
 from person_repo.database.marks import OWN
+from person_repo.database.snapshots import question_to
 from person_repo.interruptions import DATABASE_ERRORS
 
 __all__ = ["UNKNOWN", "KeyColumns", "has_catalog", "is_exact_collation", "key_columns_of"]
@@ -80,7 +80,7 @@ def key_columns_of(engine: sa.Engine, table: sa.Table, names: Sequence[str]) -> 
     """
     is_postgresql = engine.dialect.name == "postgresql"
     try:
-        with read_engine_of(engine).connect() as connection:
+        with question_to(engine) as connection:
             parameters = {"name": table.name, "columns": list(names)}
             query = _OF_POSTGRESQL if is_postgresql else _OF_MYSQL
             columns = connection.execute(query, parameters, execution_options={OWN: True}).all()

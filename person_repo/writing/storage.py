@@ -14,8 +14,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from person_repo.database.engines import read_engine_of
 from person_repo.database.marks import OWN
+from person_repo.database.snapshots import question_to
 from person_repo.interruptions import DATABASE_ERRORS
 
 __all__ = ["Storage"]
@@ -71,7 +71,7 @@ class Storage:
         if engine is None:
             return None
         try:
-            with read_engine_of(engine).connect() as connection:
+            with question_to(engine) as connection:
                 parameters = {"schema": schema, "name": name}
                 row = connection.execute(_QUESTION, parameters, execution_options={OWN: True}).first()
         except DATABASE_ERRORS as exc:
