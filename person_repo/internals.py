@@ -15,6 +15,7 @@ from typing import Any, Final, NoReturn
 
 import sqlalchemy as sa
 from sqlalchemy.engine.base import OptionEngine
+from sqlalchemy.engine.cursor import _NO_CURSOR_DML, FullyBufferedCursorFetchStrategy
 from sqlalchemy.sql import dml
 
 __all__ = [
@@ -34,15 +35,19 @@ __all__ = [
     "pool_like",
     "post_values_clause",
     "prefixes",
+    "put_rows_back",
     "raise_connect_error",
     "raise_driver_error",
     "register_hstore",
     "resolved_statement",
     "result_columns",
     "result_in_progress",
+    "returned_columns",
     "root_engine",
     "select_names",
     "set_values",
+    "table_sent",
+    "take_rows",
     "upserted_columns",
     "variant_on",
     "watch_pool",
@@ -237,6 +242,44 @@ MAKE_RESULT: Final = "_setup_result_proxy"
 It is overridden to learn what a statement did. Without it, the models that a statement may have changed would stay
 suspected, and be dropped as a whole at each commit.
 """
+
+
+def take_rows(context: Any, number: int) -> None:
+    """Have the result of a statement be without rows, whose cursor has some: ``cursor._NO_CURSOR_DML``,
+    ``DefaultExecutionContext._rowcount``, which is how many it changed.
+
+    Without it, a host would see the keys that its statement was made to return.
+    """
+    context.cursor_fetch_strategy = _NO_CURSOR_DML
+    context._rowcount = number
+
+
+def table_sent(compiled: Any) -> Any:
+    """The table that an insert, an update or a delete was compiled for: ``dml_table`` of its compile state.
+
+    Without it, an ORM statement with a list of rows, which is sent once for each table of its class, would count as one
+    for the class's last table.
+    """
+    return getattr(compiled.compile_state, "dml_table", None)
+
+
+def put_rows_back(context: Any, cursor: Any, rows: Sequence[Any]) -> None:
+    """Have the result of a statement begin with rows that were fetched from its cursor:
+    ``cursor.FullyBufferedCursorFetchStrategy``, ``DefaultExecutionContext.cursor_fetch_strategy``.
+
+    Without it, a host would miss the rows of its RETURNING.
+    """
+    context.cursor_fetch_strategy = FullyBufferedCursorFetchStrategy(cursor, cursor.description, rows)
+
+
+def returned_columns(compiled: Any) -> Sequence[Any]:
+    """The columns that an update or a delete returns: ``_returning``, ``SQLCompiler.effective_returning``.
+
+    The second one, which is public, keeps its answer in the statement, and the host may yet derive one with a RETURNING
+    from that; so it is asked only where there is one.
+    """
+    returns = compiled.implicit_returning or getattr(compiled.statement, "_returning", ())
+    return (compiled.effective_returning or ()) if returns else ()
 
 
 def resolved_statement(context: Any) -> Any:

@@ -152,6 +152,35 @@ def pools_with_all_listeners(engine: sa.Engine) -> bool:
     return called == ["host", "own"] and type(pool) is type(engine.pool) and pool._dialect is own.dialect
 
 
+def rows_taken(engine: sa.Engine) -> tuple[list[Any], int]:
+    execute = engine.dialect.do_execute
+
+    def do_execute(cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        returns = "" if "CREATE" in statement or "PRAGMA" in statement or "SELECT" in statement else " RETURNING 1"
+        execute(cursor, statement + returns, parameters, context)
+        if returns:
+            internals.take_rows(context, len(cursor.fetchall()))
+
+    engine.dialect.do_execute = do_execute
+    with engine.begin() as connection:
+        TABLE.create(connection, checkfirst=True)
+        connection.execute(sa.insert(TABLE).values(id=1, name="a"))
+        result = connection.execute(sa.update(TABLE).values(name="b"))
+        return [] if not result.returns_rows else ["rows"], result.rowcount
+
+
+def rows_put_back(engine: sa.Engine) -> list[Any]:
+    execute = engine.dialect.do_execute
+
+    def do_execute(cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        execute(cursor, statement, parameters, context)
+        internals.put_rows_back(context, cursor, [*cursor.fetchall(), (8,)])
+
+    with engine.connect() as connection:
+        engine.dialect.do_execute = do_execute
+        return [*map(tuple, connection.execute(sa.select(sa.literal(7))))]
+
+
 def clause_of(statement: Any) -> Any:
     return internals.post_values_clause(statement)
 
@@ -235,6 +264,17 @@ ASKED: dict[str, Callable[[sa.Engine], bool]] = {
     ),
     "raise_connect_error": lambda engine: connect_error(engine) is sa.exc.OperationalError,
     "raise_driver_error": lambda engine: driver_error(engine) is sa.exc.IntegrityError,
+    "returned_columns": lambda _: (
+        [column.name for column in internals.returned_columns(compiled(sa.update(TABLE).returning(TABLE.c.id)))]
+        == ["id"]
+        and internals.returned_columns(compiled(sa.update(TABLE))) == ()
+    ),
+    "table_sent": lambda _: (
+        internals.table_sent(compiled(sa.update(TABLE))) is TABLE
+        and internals.table_sent(compiled(sa.delete(TABLE))) is TABLE
+    ),
+    "take_rows": lambda engine: rows_taken(engine) == ([], 1),
+    "put_rows_back": lambda engine: rows_put_back(engine) == [(7,), (8,)],
     "register_hstore": lambda _: PGDialect_psycopg._has_native_hstore,
     "resolved_statement": lambda engine: isinstance(
         internals.resolved_statement(context_of(engine, sa.lambda_stmt(lambda: sa.select(TABLE)))), sa.Select

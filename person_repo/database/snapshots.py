@@ -146,6 +146,9 @@ def question_to(engine: sa.Engine) -> Iterator[sa.Connection]:
     """
     reader = read_engine_of(engine)
     with fresh_connection(reader) as (connection, _):
-        if not has_one_connection(reader):
-            connection.detach()
-        yield connection
+        try:
+            yield connection
+        finally:
+            # Not before: a listener of the host's would find no connection of the driver's in a detached one.
+            if not (has_one_connection(reader) or connection.invalidated):
+                connection.detach()

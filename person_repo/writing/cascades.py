@@ -14,6 +14,8 @@ from person_repo.writing.tables import W
 
 __all__ = ["Cascades"]
 
+_WORD = re.compile(r"\w+")
+
 
 class Cascades(Generic[W]):
     """The watched tables that a statement changes through foreign keys, however far.
@@ -48,11 +50,13 @@ class Cascades(Generic[W]):
 
     def of_text(self, text: str) -> list[W]:
         """The tables that a change of any table named in SQL text may reach."""
-        words = {word.lower() for word in re.findall(r"\w+", text)}
+        words, lower = {word.lower() for word in re.findall(r"\w+", text)}, text.lower()
         names = {table.name.lower() for metadata in self._metadatas for table in metadata.tables.values()}
+        # A name that is no single word (``order$``) is looked for as it is.
+        named = {name for name in names if name in words or (not _WORD.fullmatch(name) and name in lower)}
         return [
             table
-            for name in names & words
+            for name in named
             for by_update in (True, False)
             for _, tables in self._actions_on(name, by_update)
             for table in tables

@@ -12,13 +12,17 @@ from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 
+from person_repo.database.identity import UNTRANSLATED
 from person_repo.database.marks import OWN
 from person_repo.database.snapshots import question_to
 from person_repo.interruptions import DATABASE_ERRORS
 
-__all__ = ["UNKNOWN", "KeyColumns", "has_catalog", "is_exact_collation", "key_columns_of"]
+__all__ = ["UNKNOWN", "KeyColumns", "has_catalog", "is_exact_collation", "key_columns_of", "may_return"]
 
 logger = logging.getLogger("person_repo.writing")
+
+
+_OPTIONS: Final = {**UNTRANSLATED, OWN: True}
 
 
 class KeyColumns(NamedTuple):
@@ -97,3 +101,35 @@ def key_columns_of(engine: sa.Engine, table: sa.Table, names: Sequence[str]) -> 
         compares_exactly=all(plain) and all(is_deterministic for _, _, is_deterministic in columns),
         keeps_values=all(is_plain or type_ == "citext" for is_plain, (type_, _, _) in zip(plain, columns, strict=True)),
     )
+
+
+def may_return(engine: sa.Engine, table: sa.Table, schema: str | None, names: Sequence[str]) -> bool:
+    """True if a statement of the account's that changes rows of a table may return these columns, without an error that
+    it would not have had: it may read them, no row is hidden from it, and the table is a table.
+
+    ``schema``: where the table is. Raises what the database raises.
+    """
+    here = sa.table(table.name, *map(sa.column, names), schema=schema)
+    with question_to(engine) as connection:
+        if engine.dialect.name == "postgresql":
+            name = engine.dialect.identifier_preparer.format_table(here)
+            parameters = {"name": name, "columns": list(names)}
+            return bool(connection.scalar(_MAY_RETURN_ON_POSTGRESQL, parameters, execution_options=_OPTIONS))
+        if engine.dialect.name == "sqlite":
+            master = sa.table("sqlite_master", schema=schema or "main")
+            is_it = sa.func.lower(sa.column("name")) == table.name.lower(), sa.column("type") == "table"
+            definition = sa.select(sa.column("sql", sa.String)).select_from(master).where(*is_it)
+            text = connection.scalar(definition, execution_options=_OPTIONS)
+            return text is not None and not text.upper().startswith("CREATE VIRTUAL")
+        connection.execute(sa.select(here).limit(0), execution_options=_OPTIONS)
+        return True
+
+
+# Under row level security a row that is returned must be one that may be read, else the statement is refused.
+_MAY_RETURN_ON_POSTGRESQL: Final = sa.text(
+    """
+    SELECT count(*) = cardinality(CAST(:columns AS text[])) FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid
+    WHERE pg_class.oid = to_regclass(:name) AND relkind IN ('r', 'p') AND NOT relrowsecurity AND NOT relhasrules
+      AND attname = ANY(CAST(:columns AS text[])) AND has_column_privilege(attrelid, attnum, 'SELECT')
+    """
+)

@@ -26,6 +26,7 @@ __all__ = [
     "has_listed_rows",
     "has_prefixes",
     "is_from_select",
+    "is_same_table",
     "listed_rows",
     "plain",
     "replaces",

@@ -16,7 +16,7 @@ from sqlalchemy.engine.interfaces import ExecutionContext
 
 from person_repo.database.marks import DECLARED, OWN
 from person_repo.exceptions import InvalidIdError
-from person_repo.internals import MAKE_RESULT, has_listeners, is_disconnect
+from person_repo.internals import MAKE_RESULT, connections_have_listeners, has_listeners, is_disconnect
 from person_repo.interruptions import is_repeated
 from person_repo.writing.connections import commits_itself, driver_of, has_failed, has_more_results, info_of, is_open
 from person_repo.writing.covered import ANYWHERE, MOVED, SINCE, Covered, CoveredModel, Scope
@@ -32,6 +32,13 @@ from person_repo.writing.examination import (
 )
 from person_repo.writing.outage import OpenTransaction
 from person_repo.writing.pending import Pending
+from person_repo.writing.returning import Returned, returned_by
+from person_repo.writing.rewriting import (
+    KEPT,
+    has_other_parameters,
+    is_rewritten,
+    keep_parameters,
+)
 from person_repo.writing.sqltext import TextKind, chains, kind_of_text, may_alter, moves, sqlite_begins_before
 from person_repo.writing.tables import Change
 
@@ -53,10 +60,14 @@ def covering(contexts: type[ExecutionContext], covered: Covered) -> type[Executi
     class CoveringContext(contexts):  # type: ignore[misc, valid-type]
         def pre_exec(self) -> None:
             base.pre_exec(self)
+            if self.isinsert or self.isupdate or self.isdelete:
+                connection = self.root_connection
+                if has_listeners(connection) or has_listeners(connection.engine) or connections_have_listeners():
+                    keep_parameters(self)
             # A host's do_execute listener, on the dialect or on a class of dialects, may send a statement in the place
             # of the dialect's function, so the statement is examined now. Usually the wrapped function does that.
             if has_listeners(self.dialect) and _may_be_sent_by_host(self.dialect):
-                examine(covered, self, self.statement)
+                examine(covered, self, self.statement, None)
 
         def handle_dbapi_exception(self, e: BaseException) -> None:
             base.handle_dbapi_exception(self, e)
@@ -80,8 +91,9 @@ def _may_be_sent_by_host(dialect: sa.Dialect) -> bool:
     return bool(events.do_execute or events.do_executemany or events.do_execute_no_params)
 
 
-def examine(covered: Covered, context: Any, statement: str) -> None:
-    """Record what a statement changes, right before it is sent.
+def examine(covered: Covered, context: Any, statement: str, parameters: Any) -> InFlight | None:
+    """Record what a statement changes, right before it is sent with these parameters; None if it may not be sent like
+    this, since a host's listener sends it. Returns the statement in flight if it is to return keys (``returned``).
 
     Cases, in this order:
 
@@ -95,37 +107,66 @@ def examine(covered: Covered, context: Any, statement: str) -> None:
     form = None
     if writes:
         form = form_of(covered, context)
-        if form is not None and form.changes_nothing:
-            return
+        if form is not None and form.changes_nothing and statement is context.statement:
+            return None
     elif ";" not in statement and (statement[:6] in ("SELECT", "select") or is_query(context)):
-        return
+        return None
     if _IN_FLIGHT in context.__dict__ or context.execution_options.get(OWN):
-        return
+        return None
     kind, may_commit = (TextKind.WRITE, False) if writes else kind_of_text(statement, context.dialect.name)
     if not writes and moves(statement) and (info := info_of(context.root_connection.connection)) is not None:
         info[MOVED] = True
     if kind == TextKind.READ and not may_commit:
-        return
+        return None
+
+    is_as_compiled = statement is context.statement and KEPT not in context.__dict__
+
+    def find_changes() -> Changes:
+        if not writes:
+            return _of_other(covered, context, statement, kind)
+        return (
+            of_core(covered, context, form)
+            if is_as_compiled
+            else _of_write(covered, context, statement, parameters, form)
+        )
+
     try:
-        changes = _changes(covered, context, statement, kind, form, is_core=writes)
+        changes = find_changes()
     except sa.exc.DBAPIError:
         raise  # Our own key query failed; the host's statement would have failed the same way.
     except Exception as exc:  # A kind of statement never seen before: it must neither fail because of us nor go unseen.
-        if not is_repeated(exc, lambda: _changes(covered, context, statement, kind, form, is_core=writes)):
+        if not is_repeated(exc, find_changes):
             raise
         logger.exception("the changes of a statement cannot be found; every cached model is dropped: %.200s", statement)
         changes = whole_models(covered.models)
     if changes or may_commit or kind != TextKind.WRITE:
         alters = covered.has_catalog and bool(changes) and not writes and may_alter(statement, kind)
-        _put_in_flight(covered, context, statement, kind, changes, may_commit=may_commit, alters=alters)
+        is_sent = parameters is not None
+        return _put_in_flight(
+            covered, context, statement, kind, changes, may_commit=may_commit, alters=alters, is_sent=is_sent
+        )
+    return None
 
 
-def _changes(covered: Covered, context: Any, statement: str, kind: str, form: Form | None, *, is_core: bool) -> Changes:
-    connection: sa.Connection = context.root_connection
+def _of_write(covered: Covered, context: Any, statement: str, parameters: Any, form: Form | None) -> Changes:
+    """The changes of an insert, update or delete of SQLAlchemy's that a listener may have rewritten: if it has, those
+    of its tables as a whole, and of the tables that its text names now.
+    """
+    changes = of_core(covered, context, form)
+    if is_rewritten(context, statement):
+        return whole_models([change.table for change in changes]) + of_text(
+            covered, context.root_connection, statement, TextKind.WRITE
+        )
+    if parameters is not None and has_other_parameters(context, parameters):
+        return whole_models([change.table for change in changes])
+    return changes
+
+
+def _of_other(covered: Covered, context: Any, statement: str, kind: str) -> Changes:
     declared = context.execution_options.get(DECLARED)
     if declared is not None:
-        return of_declared(covered, connection, declared)
-    return of_core(covered, context, form) if is_core else of_text(covered, connection, statement, kind)
+        return of_declared(covered, context.root_connection, declared)
+    return of_text(covered, context.root_connection, statement, kind)
 
 
 # The statement and its transaction
@@ -140,7 +181,8 @@ def _put_in_flight(
     *,
     may_commit: bool,
     alters: bool,
-) -> None:
+    is_sent: bool,
+) -> InFlight | None:
     """Record the changes of a statement with its transaction, and announce them now if the COMMIT may be too late.
 
     Cases, in this order:
@@ -156,7 +198,7 @@ def _put_in_flight(
     connection: sa.Connection = context.root_connection
     info = info_of(connection.connection)
     if info is None:
-        return
+        return None
     driver = driver_of(connection)
     if kind == TextKind.COMMIT and has_failed(driver):
         kind = TextKind.ROLLBACK
@@ -167,7 +209,7 @@ def _put_in_flight(
     if kind in _SAVEPOINTS:
         pending = _pending_of_savepoint(covered, info, pending, begins=kind == TextKind.SAVEPOINT and open_now is False)
         if pending is None:
-            return
+            return None
     if pending is None:
         pending = covered.pending_for(info)
     ends = kind in _ENDS or (
@@ -193,12 +235,19 @@ def _put_in_flight(
         unannounced=kind != TextKind.ROLLBACK,
         since=len(covered.news),
     )
-    in_flight.record(changes)
     may_end = ends or at_once or may_commit or (open_now is False and _is_outside(context.dialect, statement))
+    if is_sent and not may_end:  # Otherwise the keys come too late: others see what the statement did.
+        asked: list[CoveredModel] = []
+        for change in changes:
+            if change.returned and not change.table.is_whole_in(pending):
+                asked.append(change.table)
+        in_flight.returned = returned_by(context, statement, asked) if asked else None
+    in_flight.record(changes)
     if may_end and in_flight.unannounced:
         pending.place(_transaction_that_can_record(connection, kind, open_now))
         in_flight.unannounced = False
     context.__dict__[_IN_FLIGHT] = in_flight
+    return None if in_flight.returned is None else in_flight
 
 
 def _pending_of_savepoint(
@@ -245,7 +294,8 @@ class InFlight:
     tables. ``ends``: no transaction is open after it. ``at_once``: its changes are everybody's once it has run,
     whatever its transaction does. ``begins``: it begins one by text. ``unannounced``: no tombstones are placed for it
     yet. ``generating``: models whose new keys come with the result. ``counted``: the number of rows it must turn out to
-    match, by model. ``since``: the number of ``Covered.news`` when it was examined.
+    match, by model. ``returned``: the keys that it is to return itself. ``since``: the number of ``Covered.news`` when
+    it was examined.
     """
 
     pending: Pending
@@ -259,16 +309,26 @@ class InFlight:
     since: int
     generating: list[CoveredModel] = field(default_factory=list)
     counted: list[tuple[CoveredModel, int]] = field(default_factory=list)
+    returned: Returned | None = None
 
     def record(self, changes: Changes) -> None:
         """Add to the changes of the transaction, and remember what only the result can say."""
         for change in changes:
-            try:
+            if self.returned is not None and any(change.table is model for model in self.returned.models):
+                self.pending.suspect(change.table.backend, change.table.group)
+                continue
+            try:  # ``_record`` without a call, at each statement.
                 change.table.record(self.pending, change.identities, self.scope)
-            except InvalidIdError:  # A row whose key no reader can ask for; the rows found with it are unknown.
+            except InvalidIdError:
                 change.table.record(self.pending, None)
             if change.generated or change.counted:
                 self._await_result(change)
+
+    def _record(self, model: CoveredModel, identities: list[Any] | None) -> None:
+        try:
+            model.record(self.pending, identities, self.scope)
+        except InvalidIdError:  # A row whose key no reader can ask for; the rows found with it are unknown.
+            model.record(self.pending, None)
 
     def _await_result(self, change: Change[CoveredModel]) -> None:
         model = change.table
@@ -281,6 +341,15 @@ class InFlight:
         if change.counted and change.identities is not None:
             self.counted.append((model, len(change.identities)))
             self.pending.suspect(model.backend, model.group)
+
+    def take_returned(self, context: Any, cursor: Any) -> None:
+        """Record the keys that the statement has returned. Whatever is raised, the models stay suspected."""
+        assert self.returned is not None
+        models, found = self.returned.models, self.returned.identities(context, cursor)
+        for model, identities in zip(models, found, strict=True):
+            self._record(model, identities)
+            self.pending.resolve(model.backend, model.group)
+        self.returned = None
 
     def finish(self, context: Any, result: sa.CursorResult[Any]) -> None:
         """The statement has run. Cases, in this order:
@@ -297,6 +366,7 @@ class InFlight:
         has_news = self._learn_from_result(result) if self.generating or self.counted else False
         is_over = is_open(self.driver) is False
         if not (is_over or self.ends or self.at_once):
+            self.pending.is_left_open = True
             return
         is_sqlite = context.dialect.name == "sqlite"
         pending = self.pending
@@ -339,7 +409,8 @@ class InFlight:
 
     def _resolve(self) -> None:
         """End the suspicions of what only the result can say."""
-        for model in [*self.generating, *[model for model, _ in self.counted]]:
+        returning = [] if self.returned is None else self.returned.models
+        for model in [*self.generating, *[model for model, _ in self.counted], *returning]:
             self.pending.resolve(model.backend, model.group)
 
     def _learn_from_result(self, result: sa.CursorResult[Any]) -> bool:
@@ -349,8 +420,20 @@ class InFlight:
         for model in mistaken:
             model.record(self.pending, None)
         for model in self.generating:
-            model.record(self.pending, _made_keys(result, model), self.scope)
+            self._record(model, self._made_keys(result, model))
         return bool(mistaken or self.generating)
+
+    def _made_keys(self, result: Any, model: CoveredModel) -> list[Any] | None:
+        """The primary keys that the database made for inserted rows; None if the result does not hold them, or is of a
+        kind never seen before: the host's statement has run, and must not fail because of us.
+        """
+        try:
+            return _made_keys(result, model)
+        except Exception as exc:
+            if not is_repeated(exc, lambda: _made_keys(result, model)):
+                raise
+            logger.debug("the keys of new rows of %s cannot be found: %s", model.mapping.name, exc)
+            return None
 
 
 def _is_unfetched(result: sa.CursorResult[Any]) -> bool:
@@ -359,10 +442,7 @@ def _is_unfetched(result: sa.CursorResult[Any]) -> bool:
 
 def _made_keys(result: Any, model: CoveredModel) -> list[Any] | None:
     """The primary keys that the database made for inserted rows; None if the result does not hold them."""
-    try:
-        rows = result.context.inserted_primary_key_rows
-    except (AttributeError, sa.exc.InvalidRequestError):
-        return None
+    rows = result.context.inserted_primary_key_rows
     names = [column.name for column in result.context.compiled.statement.table.primary_key]
     if not rows or sorted(names) != sorted(model.key_names):
         return None

@@ -129,16 +129,19 @@ def _do_execute(
     parameters: Any,
     context: Any = None,
 ) -> None:
-    if context is not None:
-        examine(covered, context, statement)
-    execute(cursor, statement, parameters, context)
+    in_flight = None if context is None else examine(covered, context, statement, parameters)
+    if in_flight is None or in_flight.returned is None:
+        execute(cursor, statement, parameters, context)
+    else:
+        execute(cursor, f"{statement}{in_flight.returned.clause}", parameters, context)
+        in_flight.take_returned(context, cursor)
 
 
 def _do_execute_no_params(
     covered: Covered, execute: Callable[..., None], cursor: Any, statement: str, context: Any = None
 ) -> None:
     if context is not None:
-        examine(covered, context, statement)
+        examine(covered, context, statement, context.parameters[0] if context.parameters else ())
     execute(cursor, statement, context)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import enum
+import logging
+import time
 import weakref
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import sqlalchemy as sa
 
@@ -13,16 +15,22 @@ from person_repo.cache.contract import LeaseBackend
 from person_repo.database.identity import Translation, database_of
 from person_repo.fence.view import Fence, fence_of
 from person_repo.internals import root_engine
+from person_repo.interruptions import DATABASE_ERRORS
 from person_repo.mapped.identities import Identity, IdentityMapping
 from person_repo.mapped.keys import Keyspace, group_name
 from person_repo.writing.cascades import Cascades
-from person_repo.writing.catalog import UNKNOWN, KeyColumns, has_catalog, key_columns_of
+from person_repo.writing.catalog import UNKNOWN, KeyColumns, has_catalog, key_columns_of, may_return
 from person_repo.writing.outage import OpenTransaction
 from person_repo.writing.pending import Pending
 from person_repo.writing.storage import Storage
 from person_repo.writing.tables import WatchedTable
 
 __all__ = ["ANYWHERE", "COMMITTING", "MOVED", "PENDING", "SINCE", "Covered", "CoveredModel", "Scope"]
+
+logger = logging.getLogger("person_repo.writing")
+
+_PAUSE: Final = 1.0
+"""Seconds between two questions for what the account may do, if the first had no answer."""
 
 MOVED = "person_repo_moved"
 """The key in a DBAPI connection's ``info`` that is there once text has chosen another default schema."""
@@ -68,6 +76,8 @@ class CoveredModel(WatchedTable):
         self._has_catalog = has_catalog(engine.dialect) and bool(self._names_in_catalog)
         # Replaced by ``alter`` and ``settle``, so that an answer from before comes to nothing.
         self._key_columns: list[KeyColumns] = []
+        self._returns: dict[str | None, bool] = {}
+        self._asks_again = float("-inf")
         self._altering: weakref.WeakSet[Pending] = weakref.WeakSet()
 
     def __eq__(self, other: object) -> bool:
@@ -104,14 +114,14 @@ class CoveredModel(WatchedTable):
     def alter(self, pending: Pending) -> None:
         """A transaction may define the table anew: until its outcome is known (``settle``), nothing is known of it."""
         self._altering.add(pending)
-        self._key_columns = []
+        self._key_columns, self._returns = [], {}
 
     def settle(self, pending: Pending) -> bool:
         """Ask again if this transaction was one that may have given the table other columns; returns whether it was."""
         if pending not in self._altering:
             return False
         self._altering.discard(pending)
-        self._key_columns = []
+        self._key_columns, self._returns = [], {}
         return True
 
     def _in_catalog(self) -> KeyColumns:
@@ -121,6 +131,24 @@ class CoveredModel(WatchedTable):
             found = key_columns_of(engine, self.table, self._names_in_catalog)
             known += [] if found is None else [found]
         return known[0] if known else UNKNOWN
+
+    def may_return(self, translation: Translation | None) -> bool:
+        """True if the account may have statements return the key. Asked once, after an error a second later again.
+
+        ``translation``: that of the statement's schemas.
+        """
+        schema = translation.get(self._schema, self._schema) if translation else self._schema
+        known, engine = self._returns, self._engine()  # Before the question, as above.
+        answer = known.get(schema)
+        if answer is not None or engine is None or self._altering or time.monotonic() < self._asks_again:
+            return bool(answer)
+        try:
+            answer = known[schema] = may_return(engine, self.table, schema, self.key_names)
+        except DATABASE_ERRORS as exc:
+            logger.debug("the keys of %s are not returned: %s", self.table.name, exc)
+            self._asks_again = time.monotonic() + _PAUSE
+            return False
+        return answer
 
     # The changes of a transaction
 

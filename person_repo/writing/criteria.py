@@ -2,9 +2,11 @@
 
 1. it sets a part of the primary key to a value that only the database computes: any rows;
 2. its criteria fix the primary key (``key = value``, ``key IN (values)``): those keys, and the new ones if it sets any;
-3. other criteria: the database is asked for the keys of the rows that meet them, which are locked from then on. Only
-   inside a transaction that keeps the locks, for one parameter set, and if no key is set;
-4. any rows.
+3. the same, but the database may take other keys for equal (a collation): on MySQL it is asked for the keys of those
+   rows, by a query that locks just the rows that the statement is about to lock. Only inside a transaction that
+   keeps the locks, for one parameter set, and if no key is set;
+4. any other criteria: any rows, unless the statement itself can say which (``returning``). No query of ours could:
+   it would see another snapshot than the statement, lock more, or need another right.
 """
 
 from __future__ import annotations
@@ -17,9 +19,7 @@ from typing import Any, Generic
 import sqlalchemy as sa
 from sqlalchemy.sql import dml, elements, operators, visitors
 
-from person_repo.database.locks import take_sqlite_lock
 from person_repo.database.marks import OWN
-from person_repo.database.savepoints import savepoint
 from person_repo.mapped.mapping import Identity
 from person_repo.writing.clauses import Missing, Parameters, column_of, criteria_of, fixed_values, is_same_table, plain
 from person_repo.writing.tables import Change, W
@@ -50,14 +50,15 @@ class CriteriaWrite(Generic[W]):
         moves = self.moves()
         if moves is None:
             return Change(self.table, None)
-        if self.table.compares_exactly(connection.dialect):
-            named = self._named(most)
-            if named is not None:
-                return Change(self.table, [*itertools.chain(*named), *_moved(named, moves)])
-        if moves or len(self.parameters) > 1 or not may_ask():
+        named = self._named(most)
+        if named is not None and self.table.compares_exactly(connection.dialect):
+            return Change(self.table, [*itertools.chain(*named), *_moved(named, moves)])
+        if moves or len(self.parameters) > 1:
             return Change(self.table, None)
-        question = {"schema_translate_map": options.get("schema_translate_map"), OWN: True}
-        return Change(self.table, self._ask(connection, most, question), counted=True)
+        if named is not None and connection.dialect.name in ("mysql", "mariadb") and may_ask():
+            question = {"schema_translate_map": options.get("schema_translate_map"), OWN: True}
+            return Change(self.table, self._ask(connection, most, question), counted=True)
+        return Change(self.table, None, returned=True)
 
     def key_sides(self) -> list[Any] | None:
         """For each column of the primary key, the right side of the criterion that fixes it; None if one has none."""
@@ -133,7 +134,7 @@ class CriteriaWrite(Generic[W]):
 
     def _ask(self, connection: sa.Connection, most: int, options: Mapping[str, Any]) -> list[Identity] | None:
         """The keys of the rows that meet the criteria, at most ``most`` and one more, locked until the transaction
-        ends; None if the target has no such columns, or PostgreSQL refuses the question.
+        ends; None if the target has no such columns.
 
         A row that comes to meet them between this and the statement is no matter: the statement then matches more rows
         than were found here, and the caller compares.
@@ -141,23 +142,14 @@ class CriteriaWrite(Generic[W]):
         columns = [column_of(self.target, name) for name in self.table.key_names]
         if any(column is None for column in columns) or not self.table.mapping.key_fields:
             return None
-        take_sqlite_lock(connection, self.table.table, options)
         types = [key.column.type for key in self.table.mapping.key_fields]
         query = (
             sa.select(*[sa.type_coerce(column, type_) for column, type_ in zip(columns, types, strict=True)])
             .where(*criteria_of(self.statement))
             .limit(most + 1)
-            # Of other tables in the criteria no row need be locked, and PostgreSQL can lock none of a grouped query.
-            .with_for_update(of=self.target if connection.dialect.name == "postgresql" else None)
+            .with_for_update()
         )
-        try:
-            with savepoint(connection.connection, connection.dialect):
-                rows = connection.execute(query, self._parameters_of_criteria(), execution_options=options).all()
-        except sa.exc.DBAPIError as error:
-            # A user may delete rows and not be allowed to lock them.
-            if connection.dialect.name != "postgresql" or error.connection_invalidated:
-                raise
-            return None
+        rows = connection.execute(query, self._parameters_of_criteria(), execution_options=options).all()
         return [tuple(row) for row in rows]
 
     def _parameters_of_criteria(self) -> dict[str, Any]:

@@ -20,12 +20,13 @@ from sqlalchemy.engine.interfaces import CacheStats
 from sqlalchemy.sql import dml
 
 from person_repo.database.marks import DeclaredInsert
-from person_repo.internals import expanded_parameters, resolved_statement
+from person_repo.internals import expanded_parameters, resolved_statement, table_sent
 from person_repo.writing.cascades import Cascades
 from person_repo.writing.clauses import Parameters, targets_of
 from person_repo.writing.connections import commits_itself, driver_of, has_failed, is_open
 from person_repo.writing.covered import COMMITTING, PENDING, Covered, CoveredModel
 from person_repo.writing.pending import Pending
+from person_repo.writing.rewriting import replaces_unseen
 from person_repo.writing.sqltext import TextKind, reaches_any_table
 from person_repo.writing.statements import KeyParameters, changes_of, key_parameters
 from person_repo.writing.tables import Change
@@ -116,8 +117,15 @@ def _examine_unknown_form(covered: Covered, connection: sa.Connection, context: 
     statement = getattr(statement, "element", statement)  # select(...).from_statement(...) wraps one.
     if not isinstance(statement, dml.UpdateBase):
         return whole_models(covered.models)
+    if replaces_unseen(statement, context.statement, context.dialect):
+        return of_text(covered, connection, context.statement, TextKind.WRITE)
     parameters = _parameters_of(context)
     changes: Changes = []
+    # An ORM statement with a list of rows is sent as one for each table of its class.
+    sent = table_sent(context.compiled)
+    if isinstance(sent, sa.Table) and sent.name != getattr(statement.table, "name", None):
+        named = covered.by_table.get(sent.name.lower(), [])
+        return whole_models([*named, *covered.cascades.of_text(sent.name)])
     if any(name in covered.by_table for name in targets_of(statement)):
         changes = _of_clauses(covered, connection, statement, parameters, context.execution_options)
     by_ctes = changed_by_ctes(context.compiled)

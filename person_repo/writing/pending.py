@@ -44,13 +44,14 @@ class Pending:
 
     ``add``, ``add_group``, ``suspect`` and ``resolve`` record; ``place`` comes before the COMMIT, ``finish`` after the
     outcome. ``begun_by_text``, ``begun_by_savepoint``: the host's own SQL began the transaction. ``alters``: it
-    may define tables anew.
+    may define tables anew. ``is_left_open``: a statement has run and left it open.
     """
 
     written: Written
     begun_by_text: bool = False
     begun_by_savepoint: bool = False
     alters: bool = False
+    is_left_open: bool = False
     _changed: dict[LeaseBackend, _Changed] = field(default_factory=dict)
     _suspected: list[tuple[LeaseBackend, str]] = field(default_factory=list)
     _tombstones: PlacedTombstones = field(default_factory=PlacedTombstones)

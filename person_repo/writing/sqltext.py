@@ -55,6 +55,8 @@ _CHAIN = re.compile(r"(?<!NO)\s+CHAIN\b", re.IGNORECASE)
 _GAP = r"(?>\s+|--[^\n]*(?:\n|$)|#[^\n]*(?:\n|$)|/\*(?!M?!).*?\*/|\()*+(?:/\*M?!\d*\s*)?"
 # PostgreSQL's comments nest, so the words after the first */ need not be the statement's; U&"\0070erson" is person.
 _UNREADABLE = re.compile(r"/\*(?:(?!\*/).)*?/\*|\bU&\"", re.DOTALL | re.IGNORECASE)
+# Comments in front, which sqlite3 passes by.
+_IN_FRONT = re.compile(r"(?:\s+|--[^\n]*\n|/\*.*?\*/)+", re.DOTALL)
 _WORDS = re.compile(rf"{_GAP}(\w+)(?:{_GAP}(\w+))?", re.DOTALL)
 # SET STATEMENT ... FOR runs the statement after FOR (MariaDB). Of the others only these commit, or set autocommit.
 _SETS = re.compile(r"\b(STATEMENT|AUTOCOMMIT|PASSWORD|ROLE)\b", re.IGNORECASE)
@@ -151,4 +153,7 @@ def reaches_any_table(text: str) -> bool:
 
 def sqlite_begins_before(text: str) -> bool:
     """True if Python's sqlite3 begins a transaction before this text, by its first word: not for WITH ... UPDATE."""
-    return text[:6].upper() in _BEGUN_FOR
+    if text[:6].upper() in _BEGUN_FOR:
+        return True
+    in_front = _IN_FRONT.match(text)
+    return in_front is not None and text[in_front.end() :][:6].upper() in _BEGUN_FOR

@@ -185,6 +185,8 @@ def _of_insert(connection: sa.Connection, statement: dml.Insert, parameters: Par
     for values in _inserted_keys(statement, parameters, table):
         key = [values.get(name, MISSING) for name in table.key_names]
         if any(value is MISSING or value is None for value in key):
+            if has_listed_rows(statement):  # The result has the key of the first row only.
+                return Change(table, None)
             generated = True
             continue
         identity = None if REWRITTEN in key else table.mapping.stored_identity(key)

@@ -91,13 +91,14 @@ class Change(Generic[W]):
 
     ``identities``: their primary keys; None for any rows. ``counted``: the keys were asked for before, and hold only if
     the statement turns out to match as many rows. ``generated``: the database makes further keys, which come with the
-    result.
+    result. ``returned``: the statement itself may be able to say the keys (``returning``).
     """
 
     table: W
     identities: list[Identity] | None
     counted: bool = False
     generated: bool = False
+    returned: bool = False
 
 
 def sends_unchanged(type_: sa.types.TypeEngine[Any]) -> bool:

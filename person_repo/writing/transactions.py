@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
 
-from person_repo.writing.connections import has_failed, info_of
+from person_repo.writing.connections import has_failed, info_of, is_open
 from person_repo.writing.covered import COMMITTING, PENDING, SINCE, Covered
 from person_repo.writing.outage import OpenTransaction
 from person_repo.writing.pending import Pending
 
 __all__ = ["Transactions"]
+
+logger = logging.getLogger("person_repo.writing")
 
 
 class Transactions:
@@ -47,12 +50,25 @@ class Transactions:
         pending.finish()
 
     def do_rollback(self, rollback: Callable[[Any], None], dbapi_connection: Any) -> None:
-        """ROLLBACK: tombstones of a COMMIT that failed, or of a statement that might have committed, are released."""
-        rollback(dbapi_connection)
+        """ROLLBACK: tombstones of a COMMIT that failed, or of a statement that might have committed, are released.
+
+        If the transaction is over already, it was ended on the driver's own connection, and may have been committed.
+        """
         info = info_of(dbapi_connection)
-        pending: Pending | None = info.pop(PENDING, None) if info is not None else None
-        if pending is not None:
-            pending.finish(committed=False)
+        pending: Pending | None = info.get(PENDING) if info is not None else None
+        if info is None or pending is None:
+            rollback(dbapi_connection)
+            return
+        was_ended = pending.is_left_open and is_open(dbapi_connection.driver_connection) is False
+        if was_ended:
+            logger.warning(
+                "a transaction that changed cached rows was ended on the driver's own connection; it counts as "
+                "committed, and until now cached reads of these rows may have been old"
+            )
+            pending.place_afterwards()
+        rollback(dbapi_connection)
+        info.pop(PENDING, None)
+        pending.finish(committed=was_ended)
 
     # Two phases
 

@@ -23,6 +23,7 @@ from person_repo.cache.memcached.backend import MemcachedBackend
 from person_repo.cache.memcached.connection import IDLE, Budget
 from person_repo.cache.memory import MemoryBackend
 from person_repo.database import loading
+from person_repo.database.snapshots import Snapshot
 from person_repo.fence.view import Fence
 from person_repo.writing import outage
 from person_repo.writing.covered import PENDING
@@ -58,8 +59,9 @@ class Mutation:
     before_read: Callable[[ReadEngine], None] | None = None
 
 
-def _nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mutation is in the reader's host."""
+def _driver_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listener of the host's has begun a transaction on the connection for reads."""
+    monkeypatch.setattr(Snapshot, "end", lambda self: True)
 
 
 # Both backends
@@ -453,7 +455,11 @@ FENCE_MUTATIONS = [
 
 MUTATIONS = [
     Mutation("memcached: a fill does not compare its lease", _plain_set),
-    Mutation("memcached: the load sees a snapshot from before the lease", _nothing, before_read=ReadEngine.snapshot),
+    Mutation(
+        "memcached: the load sees a snapshot from before the lease",
+        _driver_is_not_asked,
+        before_read=ReadEngine.snapshot,
+    ),
     Mutation("memcached: tombstones are placed after COMMIT only", _tombstone_after_commit, faults=1),
     Mutation("memcached: tombstones are released before COMMIT", _release_before_commit),
     Mutation("memcached: a delete before COMMIT, no tombstone", _delete_for_a_tombstone, faults=1),
@@ -502,7 +508,9 @@ MUTATIONS = [
         ),
     ),
     Mutation("memory: a fill does not compare its lease", _memory_plain_set),
-    Mutation("memory: the load sees a snapshot from before the lease", _nothing, before_read=ReadEngine.snapshot),
+    Mutation(
+        "memory: the load sees a snapshot from before the lease", _driver_is_not_asked, before_read=ReadEngine.snapshot
+    ),
     Mutation("memory: tombstones are placed after COMMIT only", _tombstone_after_commit, faults=1),
     Mutation("memory: tombstones are released before COMMIT", _release_before_commit),
     Mutation("memory: a release leaves alone what is not its own", _memory_keeps_what_stands_there, faults=1),

@@ -215,21 +215,37 @@ class Witness:
 @dataclass(frozen=True)
 class Way:
     """A way to write: ``write(session, ids, name)``. ``exact``: whether the keys can be told from it, None where that
-    is up to the database. ``dialects``: the databases that know it, None for all; of two families of one dialect
-    ``MySQL`` and ``MariaDB`` are one each.
+    is up to the database; or the databases that tell them, by RETURNING. ``dialects``: the databases that know it, None
+    for all; of two families of one dialect ``MySQL`` and ``MariaDB`` are one each.
     """
 
     name: str
     write: Callable[[orm.Session, Sequence[str], str], Any]
-    exact: bool | None = True
+    exact: bool | tuple[str, ...] | None = True
     dialects: tuple[str, ...] | None = None
+
+    def is_exact_on(self, engine: sa.Engine) -> bool | None:
+        """``exact``, on this engine, which has connected before."""
+        return not names_of(engine).isdisjoint(self.exact) if isinstance(self.exact, tuple) else self.exact
+
+
+RETURNED = ("sqlite", "postgresql")
+"""The databases that return the keys of what an update or a delete changed."""
+
+RETURNED_SIMPLY = (*RETURNED, "MariaDB")
+"""The databases that return those of a delete which names no other table."""
+
+
+def names_of(engine: sa.Engine) -> set[str]:
+    """The names of an engine's database, as a way has them."""
+    if engine.dialect.name != "mysql":
+        return {engine.dialect.name}
+    return {"mysql", "MariaDB" if getattr(engine.dialect, "is_mariadb", False) else "MySQL"}
 
 
 def ways_for(ways: Iterable[Way], engine: sa.Engine) -> list[Way]:
     """Those that a database knows, whose engine has connected before."""
-    names = {engine.dialect.name}
-    if engine.dialect.name == "mysql":
-        names.add("MariaDB" if getattr(engine.dialect, "is_mariadb", False) else "MySQL")
+    names = names_of(engine)
     return [way for way in ways if way.dialects is None or not names.isdisjoint(way.dialects)]
 
 
@@ -263,7 +279,7 @@ ASIDE = sa.table("aside", *[sa.column(column.name) for column in TABLE.c])
 Write = Callable[[orm.Session, Sequence[str], str], Any]
 
 
-def way(into: list[Way], *dialects: str, exact: bool | None = True) -> Callable[[Write], Write]:
+def way(into: list[Way], *dialects: str, exact: bool | tuple[str, ...] | None = True) -> Callable[[Write], Write]:
     """Registers a function as a way of writing; ``dialects``: the databases that know it, where not all do."""
 
     def register(write: Write) -> Write:
@@ -361,7 +377,7 @@ for _how in (False, "auto", "evaluate", "fetch"):
     _synchronized(_how)
 
 
-@way(CHANGES)
+@way(CHANGES, exact=RETURNED)
 def orm_update_by_another_column(session: orm.Session, ids: Sequence[str], name: str) -> None:
     session.execute(sa.update(Person).where(Person.last_name.in_(last_names(ids))).values({"first_name": name}))
 
@@ -406,7 +422,7 @@ def lambda_statement(session: orm.Session, ids: Sequence[str], name: str) -> Non
         update(id)
 
 
-@way(CHANGES)
+@way(CHANGES, exact=RETURNED)
 def lambda_criterion_on_another_column(session: orm.Session, ids: Sequence[str], name: str) -> None:
     def update(last: str) -> None:
         session.execute(sa.update(Person).where(lambda: Person.last_name == last).values(first_name=name))
@@ -447,32 +463,32 @@ def core_update_in_expanding_parameter(session: orm.Session, ids: Sequence[str],
     session.execute(sa.update(TABLE).where(criterion).values(first_name=name), {"which": list(ids)})
 
 
-@way(CHANGES)
+@way(CHANGES, exact=RETURNED)
 def core_update_by_or(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    criterion = sa.or_(sa.false(), *[TABLE.c.id == id for id in ids])
+    criterion = sa.or_(TABLE.c.id == "nobody", *[TABLE.c.id == id for id in ids])
     session.execute(sa.update(TABLE).where(criterion).values(first_name=name))
 
 
-@way(CHANGES)
+@way(CHANGES, exact=RETURNED)
 def core_update_by_another_column(session: orm.Session, ids: Sequence[str], name: str) -> None:
     for last in last_names(ids):
         statement = sa.update(TABLE).where(TABLE.c.last_name == sa.bindparam("last")).values(first_name=name)
         session.execute(statement, {"last": last})
 
 
-@way(CHANGES)
+@way(CHANGES, exact=RETURNED)
 def core_update_by_subquery(session: orm.Session, ids: Sequence[str], name: str) -> None:
     session.execute(sa.update(TABLE).where(TABLE.c.id.in_(literals(ids))).values(first_name=name))
 
 
-@way(CHANGES)
+@way(CHANGES, exact=RETURNED)
 def core_update_by_scalar_subquery(session: orm.Session, ids: Sequence[str], name: str) -> None:
     for id in ids:
         only = literals([id]).scalar_subquery()
         session.execute(sa.update(TABLE).where(only == TABLE.c.id).values(first_name=name))
 
 
-@way(CHANGES)
+@way(CHANGES, exact=RETURNED)
 def core_update_by_expression(session: orm.Session, ids: Sequence[str], name: str) -> None:
     """Its own parameters and those of the criterion get the same made-up names."""
     for last in last_names(ids):
@@ -491,7 +507,7 @@ def core_update_of_another_metadata(session: orm.Session, ids: Sequence[str], na
     session.execute(sa.update(HOSTS_OWN).where(HOSTS_OWN.c.ident.in_(ids)).values(given=name))
 
 
-@way(CHANGES)
+@way(CHANGES, exact=RETURNED)
 def core_update_of_another_metadata_by_another_column(session: orm.Session, ids: Sequence[str], name: str) -> None:
     session.execute(sa.update(HOSTS_OWN).where(HOSTS_OWN.c.last_name.in_(last_names(ids))).values(given=name))
 
@@ -633,7 +649,7 @@ def text_update_within_a_query(session: orm.Session, ids: Sequence[str], name: s
         session.execute(statement, {"name": name, "id": id})
 
 
-@way(CHANGES, "postgresql", "mysql")
+@way(CHANGES, "postgresql", "mysql", exact=RETURNED)
 def core_update_from_another_table(session: orm.Session, ids: Sequence[str], name: str) -> None:
     wanted = literals(ids).subquery("wanted")
     session.execute(sa.update(TABLE).where(TABLE.c.id == wanted.c.id).values(first_name=name))
@@ -937,12 +953,12 @@ for _how in (False, "auto", "evaluate", "fetch"):
     _deleted(_how)
 
 
-@way(REMOVALS)
+@way(REMOVALS, exact=RETURNED_SIMPLY)
 def orm_delete_by_another_column(session: orm.Session, ids: Sequence[str], name: str) -> None:
     session.execute(sa.delete(Person).where(Person.last_name.in_(last_names(ids))))
 
 
-@way(REMOVALS)
+@way(REMOVALS, exact=RETURNED_SIMPLY)
 def query_delete(session: orm.Session, ids: Sequence[str], name: str) -> None:
     session.query(Person).filter(Person.last_name.in_(last_names(ids))).delete()
 
@@ -960,12 +976,12 @@ def core_delete_of_many_parameter_sets(session: orm.Session, ids: Sequence[str],
     ])  # fmt: skip
 
 
-@way(REMOVALS)
+@way(REMOVALS, exact=RETURNED_SIMPLY)
 def core_delete_by_or(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    session.execute(sa.delete(TABLE).where(sa.or_(sa.false(), *[TABLE.c.id == id for id in ids])))
+    session.execute(sa.delete(TABLE).where(sa.or_(TABLE.c.id == "nobody", *[TABLE.c.id == id for id in ids])))
 
 
-@way(REMOVALS)
+@way(REMOVALS, exact=RETURNED_SIMPLY)
 def core_delete_by_subquery(session: orm.Session, ids: Sequence[str], name: str) -> None:
     session.execute(sa.delete(TABLE).where(TABLE.c.id.in_(literals(ids))))
 
@@ -992,7 +1008,7 @@ def driver_delete(session: orm.Session, ids: Sequence[str], name: str) -> None:
         driver(session, quoted(session, "Delete From `person` Where id = ?"), (id,))
 
 
-@way(REMOVALS, "postgresql", "mysql")
+@way(REMOVALS, "postgresql", "mysql", exact=RETURNED)
 def core_delete_using_another_table(session: orm.Session, ids: Sequence[str], name: str) -> None:
     wanted = literals(ids).subquery("wanted")
     session.execute(sa.delete(TABLE).where(TABLE.c.id == wanted.c.id))

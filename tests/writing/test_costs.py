@@ -24,7 +24,9 @@ def test_a_commit_of_one_changed_entity_costs_two_round_trips(people: Witness) -
     with people.costs(2), people.sessions() as session, session.begin():
         session.get_one(Person, "ada").first_name = "changed"
 
-    with people.costs(2), people.sessions() as session, session.begin():
+    # Of MySQL a whole class is dropped, on each server.
+    exchanges = 2 * servers_of(people) if people.engine.dialect.name == "mysql" else 2
+    with people.costs(exchanges), people.sessions() as session, session.begin():
         session.execute(sa.update(Person).where(Person.last_name == "of ada").values(first_name="again"))
 
     with people.costs(2):
@@ -87,13 +89,11 @@ def test_a_transaction_that_is_rolled_back_costs_nothing(people: Witness) -> Non
             rename(session, "ada")
 
 
-def test_keys_that_a_statement_does_not_name_are_asked_for_once_under_a_lock(people: Witness) -> None:
+def test_nothing_is_asked_for_keys_that_a_statement_does_not_name(people: Witness) -> None:
     done: list[str] = []
     sa.event.listen(people.engine, "after_cursor_execute", lambda *args: done.append(args[2]))
     with people.blind(), people.sessions() as session:
         session.execute(sa.update(TABLE).where(TABLE.c.last_name == "of ada").values(first_name="changed"))
         session.commit()
 
-    sqlite = people.engine.dialect.name == "sqlite"
-    assert [statement.split()[0] for statement in done] == ["DELETE"] * sqlite + ["SELECT", "UPDATE"]
-    assert sqlite or done[0].endswith(("FOR UPDATE", "FOR UPDATE OF person"))
+    assert [statement.split()[0] for statement in done] == ["UPDATE"]

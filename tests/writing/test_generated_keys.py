@@ -158,9 +158,16 @@ def test_an_upsert_on_another_unique_key(accounts: Witness) -> None:
 
 
 def test_an_update_by_another_unique_key_drops_the_row_that_has_it(accounts: Witness) -> None:
-    with accounts.invalidates("ada"), accounts.sessions() as session, session.begin():
+    """As far as the database can return it."""
+    is_mysql, is_mariadb = (
+        accounts.engine.dialect.name == "mysql",
+        getattr(accounts.engine.dialect, "is_mariadb", False),
+    )
+    expected = accounts.drops() if is_mysql else accounts.invalidates("ada")
+    with expected, accounts.sessions() as session, session.begin():
         session.execute(sa.update(Account).where(Account.email == "ada@example.org").values(owner="ada"))
-    with accounts.invalidates("grace"), accounts.engine.begin() as connection:
+    expected = accounts.drops() if is_mysql and not is_mariadb else accounts.invalidates("grace")
+    with expected, accounts.engine.begin() as connection:
         connection.execute(sa.delete(ACCOUNTS).where(ACCOUNTS.c.email == "grace@example.org"))
 
 

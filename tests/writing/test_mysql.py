@@ -219,7 +219,10 @@ def test_a_mapped_key_beside_an_invisible_one(
         "unit of work": ("a", lambda session: setattr(session.get_one(Keyless, "a"), "note", "changed")),
         "insert": ("c", lambda session: session.execute(sa.insert(KEYLESS).values(name="c", note="new"))),
         "add": ("d", lambda session: session.add(Keyless(name="d", note="new"))),
-        "by criteria": ("b", lambda session: session.execute(sa.delete(KEYLESS).where(KEYLESS.c.note == ""))),
+        "by criteria": (
+            "b",
+            lambda session: session.execute(sa.delete(KEYLESS).where(of_name == "b", KEYLESS.c.note == "")),
+        ),
         "move": ("ce", lambda session: session.execute(sa.update(KEYLESS).where(of_name == "c").values(name="e"))),
         "text": ("", lambda session: session.execute(sa.text("INSERT INTO keyless VALUES ('f', '')"))),
         "its key": ("", lambda session: session.execute(sa.text("DELETE FROM keyless WHERE my_row_id < 3"))),

@@ -68,7 +68,7 @@ def test_columns_that_have_a_key_of_their_own(witness_of: Callable[..., Witness]
     with keyed.invalidates("d"), keyed.engine.begin() as connection:
         connection.execute(sa.insert(table), [{"code_key": "d"}])
     with keyed.invalidates("d"), keyed.engine.begin() as connection:
-        connection.execute(sa.delete(table).where(table.c.worth == "", table.c.code_key > "c"))
+        connection.execute(sa.delete(table).where(table.c.worth == "", table.c.code_key == "d"))
 
 
 class Tag(HostBase):
@@ -210,7 +210,8 @@ def test_a_table_in_a_schema(people_engine: sa.Engine, witness_of: Callable[...,
     with placed.invalidates(1, 2), placed.sessions() as session, session.begin():
         session.get_one(Placed, 1).note = "changed"
         session.add(Placed(id=2))
-    with placed.invalidates(1, 2), engine.begin() as connection:
+    expected = placed.drops() if engine.dialect.name == "mysql" else placed.invalidates(1, 2)
+    with expected, engine.begin() as connection:
         connection.execute(sa.update(table).where(table.c.note != "nothing").values(note="again"))
     with placed.drops(), people_engine.begin() as connection:
         connection.exec_driver_sql("DELETE FROM placed")

@@ -251,7 +251,7 @@ def test_the_catalog_is_asked_once_for_a_key_that_compares_otherwise(
             with mails.blind(), folding.begin() as connection:
                 connection.execute(sa.update(Mail.__table__).where(Mail.address == "ada").values(note=note))
 
-    assert len([statement for statement in seen if "pg_attribute" in statement]) == 1
+    assert len([statement for statement in seen if "typname" in statement]) == 1
 
 
 def test_keys_whose_type_folds_case(

@@ -41,6 +41,7 @@ PARCEL: Any = Parcel.__table__
 
 WHOLE = "the whole model"
 ASKS = "asks for the rows"
+RETURNED = "those that the statement returns, if it can"
 
 NOTE = sa.table("note", sa.column("about"), sa.column("text"))
 
@@ -53,7 +54,7 @@ def changed_keys(
     most: int = 100,
     may_ask: bool = True,
 ) -> Any:
-    """The keys that a statement changes, ``WHOLE``, ``ASKS``, or None if it changes nothing of this model."""
+    """The keys that a statement changes, ``WHOLE``, ``ASKS``, ``RETURNED``, or None if it changes nothing here."""
     dialect = dialect or sqlite.dialect()
     compiled = statement.compile(dialect=dialect, column_keys=list(parameters[0]) if parameters else None)
     sets = [compiled.construct_params(one) for one in parameters or [{}]]
@@ -72,7 +73,7 @@ def changed_keys(
     assert isinstance(change, Change)
     assert change.table is entry
     if change.identities is None:
-        return WHOLE
+        return RETURNED if change.returned else WHOLE
     keys = [identity[0] if len(identity) == 1 else identity for identity in change.identities]
     return (keys, "and those the database makes") if change.generated else keys
 
@@ -164,7 +165,7 @@ UPDATES: dict[str, tuple[dml.UpdateBase, tuple[dict[str, Any], ...], Any]] = {
     "a default that is overruled": (sa.delete(PERSON).where(PERSON.c.id == bound("b", "z")), ({"b": "a"},), ["a"]),
     "a default": (sa.delete(PERSON).where(PERSON.c.id == bound("b", "z")), (), ["z"]),
     "ORM": (sa.update(Person).where(Person.id == "a").values(version=2), (), ["a"]),
-    "another metadata": (sa.delete(sa.table("person", sa.column("id"))).where(sa.column("id") == "a"), (), ASKS),
+    "another metadata": (sa.delete(sa.table("person", sa.column("id"))).where(sa.column("id") == "a"), (), RETURNED),
     "the key too": (sa.update(PERSON).where(PERSON.c.id == "a").values(id="b"), (), ["a", "b"]),
     "the keys too": (
         sa.update(PERSON).where(PERSON.c.id == bound("old")).values(id=bound("new")),
@@ -175,19 +176,19 @@ UPDATES: dict[str, tuple[dml.UpdateBase, tuple[dict[str, Any], ...], Any]] = {
     "the key, in order": (sa.update(PERSON).where(PERSON.c.id == "a").ordered_values(("id", "b")), (), ["a", "b"]),
     "the key by an expression": (sa.update(PERSON).where(PERSON.c.id == "a").values(id=sa.func.now()), (), WHOLE),
     "the key of many": (sa.update(PERSON).where(PERSON.c.version == 1).values(id="b"), (), WHOLE),
-    "or": (sa.delete(PERSON).where(sa.or_(PERSON.c.id == "a", PERSON.c.id == "b")), (), ASKS),
-    "not": (sa.delete(PERSON).where(PERSON.c.id != "a"), (), ASKS),
-    "not and": (sa.delete(PERSON).where(sa.not_(sa.and_(PERSON.c.id == "a", PERSON.c.version == 1))), (), ASKS),
-    "not in": (sa.delete(PERSON).where(PERSON.c.id.not_in(["a"])), (), ASKS),
-    "like": (sa.delete(PERSON).where(PERSON.c.id.like("a")), (), ASKS),
-    "another column": (sa.delete(PERSON).where(PERSON.c.first_name == "a"), (), ASKS),
-    "everything": (sa.delete(PERSON), (), ASKS),
-    "a subquery": (sa.delete(PERSON).where(PERSON.c.id.in_(sa.select(NOTE.c.about))), (), ASKS),
-    "a function": (sa.delete(PERSON).where(PERSON.c.id == sa.func.now()), (), ASKS),
-    "a function of it": (sa.delete(PERSON).where(sa.func.lower(PERSON.c.id) == "a"), (), ASKS),
-    "a collation": (sa.delete(PERSON).where(sa.collate(PERSON.c.id, "NOCASE") == "a"), (), ASKS),
-    "text": (sa.delete(PERSON).where(sa.text("id = 'a'")), (), ASKS),
-    "a number": (sa.delete(PERSON).where(PERSON.c.id == sa.literal(5)), (), ASKS),
+    "or": (sa.delete(PERSON).where(sa.or_(PERSON.c.id == "a", PERSON.c.id == "b")), (), RETURNED),
+    "not": (sa.delete(PERSON).where(PERSON.c.id != "a"), (), RETURNED),
+    "not and": (sa.delete(PERSON).where(sa.not_(sa.and_(PERSON.c.id == "a", PERSON.c.version == 1))), (), RETURNED),
+    "not in": (sa.delete(PERSON).where(PERSON.c.id.not_in(["a"])), (), RETURNED),
+    "like": (sa.delete(PERSON).where(PERSON.c.id.like("a")), (), RETURNED),
+    "another column": (sa.delete(PERSON).where(PERSON.c.first_name == "a"), (), RETURNED),
+    "everything": (sa.delete(PERSON), (), RETURNED),
+    "a subquery": (sa.delete(PERSON).where(PERSON.c.id.in_(sa.select(NOTE.c.about))), (), RETURNED),
+    "a function": (sa.delete(PERSON).where(PERSON.c.id == sa.func.now()), (), RETURNED),
+    "a function of it": (sa.delete(PERSON).where(sa.func.lower(PERSON.c.id) == "a"), (), RETURNED),
+    "a collation": (sa.delete(PERSON).where(sa.collate(PERSON.c.id, "NOCASE") == "a"), (), RETURNED),
+    "text": (sa.delete(PERSON).where(sa.text("id = 'a'")), (), RETURNED),
+    "a number": (sa.delete(PERSON).where(PERSON.c.id == sa.literal(5)), (), RETURNED),
     "a callable": (sa.delete(PERSON).where(PERSON.c.id == bound("b", callable_=lambda: "a")), (), ["a"]),
     "many by another column": (
         sa.delete(PERSON).where(PERSON.c.first_name == bound("n")), ({"n": "a"}, {"n": "b"}), WHOLE,
@@ -213,13 +214,22 @@ def test_a_statement_over_two_tables() -> None:
     named = sa.delete(PERSON).where(PERSON.c.id == "a", NOTE.c.about == PERSON.c.id)
 
     assert changed_keys(both, dialect=mysql.dialect()) == WHOLE
-    assert changed_keys(by_another, dialect=mysql.dialect()) == ASKS
-    assert changed_keys(joined, dialect=mysql.dialect()) == ASKS
+    assert changed_keys(by_another, dialect=mysql.dialect()) == RETURNED
+    assert changed_keys(joined, dialect=mysql.dialect()) == RETURNED
     assert changed_keys(named, dialect=mysql.dialect()) == ["a"]
 
 
 def test_rows_are_not_asked_for_if_nothing_keeps_them_locked() -> None:
-    assert changed_keys(sa.delete(PERSON).where(PERSON.c.first_name == "a"), may_ask=False) == WHOLE
+    entity = model(sa.String(40))
+    statement = sa.delete(entity.__table__).where(entity.__table__.c.key == "a")
+
+    assert changed_keys(statement, entity=entity, dialect=mysql.dialect(), may_ask=False) == RETURNED
+
+
+def test_rows_that_the_key_does_not_name_are_never_asked_for() -> None:
+    statement = sa.delete(PERSON).where(PERSON.c.first_name == "a")
+
+    assert changed_keys(statement, dialect=mysql.dialect()) == RETURNED
 
 
 def test_a_list_of_more_keys_than_the_bound_is_read_no_further() -> None:
@@ -243,10 +253,13 @@ PARCELS: dict[str, tuple[dml.UpdateBase, Any]] = {
         sa.delete(PARCEL).where(PARCEL.c.depot.in_(["k", "l"]), PARCEL.c.number.in_([1, 2])),
         [("k", 1), ("k", 2), ("l", 1), ("l", 2)],
     ),
-    "one of two": (sa.delete(PARCEL).where(PARCEL.c.depot == "k"), ASKS),
-    "a tuple": (sa.delete(PARCEL).where(sa.tuple_(PARCEL.c.depot, PARCEL.c.number).in_([("k", 1)])), ASKS),
+    "one of two": (sa.delete(PARCEL).where(PARCEL.c.depot == "k"), RETURNED),
+    "a tuple": (sa.delete(PARCEL).where(sa.tuple_(PARCEL.c.depot, PARCEL.c.number).in_([("k", 1)])), RETURNED),
     "true for one": (sa.delete(PARCEL).where(PARCEL.c.depot == "k", PARCEL.c.number == sa.literal(1)), [("k", 1)]),
-    "a string for a number": (sa.delete(PARCEL).where(PARCEL.c.depot == "k", PARCEL.c.number == sa.literal("1")), ASKS),
+    "a string for a number": (
+        sa.delete(PARCEL).where(PARCEL.c.depot == "k", PARCEL.c.number == sa.literal("1")),
+        RETURNED,
+    ),
     "half a key moved": (
         sa.update(PARCEL).where(PARCEL.c.depot.in_(["k", "l"]), PARCEL.c.number == 1).values(number=2),
         [("k", 1), ("l", 1), ("k", 2), ("l", 2)],

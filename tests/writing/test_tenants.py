@@ -186,7 +186,7 @@ def by_statement_with_parameters(town: Town, shops: Shops) -> None:
 
 
 def by_another_column(town: Town, shops: Shops) -> None:
-    """Its keys are asked for, in the tenant's schema."""
+    """The statement returns its keys, on databases that can."""
     statement = sa.update(Order).where(Order.name.like("a of%")).values(name="new")
     with plain_of(shops).begin() as connection:
         connection.execute(statement, execution_options={"schema_translate_map": town.translation(ONE)})
@@ -249,8 +249,9 @@ def test_a_write_drops_what_it_changed_and_nothing_else(
 
     way(town, writer)
 
-    assert reader.hits("b") == [1, 1]
-    assert reader.hits("a") == [0, 1]
+    is_whole = way is by_another_column and plain_of(writer).dialect.name == "mysql"
+    assert reader.hits("b") == ([0, 0] if is_whole else [1, 1])
+    assert reader.hits("a") == ([0, 0] if is_whole else [0, 1])
 
 
 UNKNOWN = """

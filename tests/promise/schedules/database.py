@@ -169,6 +169,19 @@ class FakeConnection:
         self.fence = {}
 
 
+def _engine_of(driver: object) -> dict[str, Any]:
+    """The attributes by which ``Snapshot`` asks an engine's driver for its transaction."""
+    return {
+        "dialect": SimpleNamespace(name="of the fake", driver="psycopg", loaded_dbapi=SimpleNamespace(Error=())),
+        "pool": SimpleNamespace(dispatch=SimpleNamespace(checkout=SimpleNamespace(listeners=(), parent_listeners=()))),
+        "connection": SimpleNamespace(driver_connection=driver),
+    }
+
+
+IDLE = SimpleNamespace(info=SimpleNamespace(transaction_status=0))
+"""A driver's connection on which no transaction is open."""
+
+
 class ReadEngine:
     """An engine and its connections, as the real ``Loader`` needs them. Each statement has a snapshot of its own.
 
@@ -180,8 +193,20 @@ class ReadEngine:
         self._columns = columns
         self.database: FakeDatabase
         self.held: dict[str, State] | None = None
+        self.__dict__.update(_engine_of(self))
 
-    dialect = SimpleNamespace(name="of the fake", driver="of the fake")
+    dialect: Any
+    pool: Any
+    connection: Any
+
+    @property
+    def info(self) -> Any:
+        """psycopg's, for this engine is its own driver's connection."""
+        return SimpleNamespace(transaction_status=0 if self.held is None else 2)
+
+    def rollback(self) -> None:
+        """Ends the transaction of ``snapshot``."""
+        self.held = None
 
     def connect(self) -> ReadEngine:
         return self
@@ -234,10 +259,18 @@ class _Result:
 class FenceEngine:
     """An engine, as far as the real ``Fence`` needs it. Each statement is a transaction of its own."""
 
-    dialect = SimpleNamespace(name="of the fake")
+    def __init__(self) -> None:
+        self.__dict__.update(_engine_of(IDLE))
+
+    dialect: Any
+    pool: Any
+    connection: Any
 
     def execution_options(self, **_: Any) -> FenceEngine:
         return self
+
+    def get_execution_options(self) -> dict[str, Any]:
+        return {}
 
     def connect(self) -> FenceEngine:
         return self

@@ -1,0 +1,141 @@
+"""RETURNING: an update or a delete says itself which rows it has changed.
+
+It is added to a statement that has none, as it is sent, and its rows are taken before SQLAlchemy looks at the result,
+so the host sees what it would have seen without it: no rows, and their number. It locks nothing, and needs a right that
+the account is known to have (``catalog.may_return``). Of a statement that returns the key anyway the rows are read, and
+left for the host.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.sql import dml, visitors
+
+from person_repo.internals import put_rows_back, resolved_statement, returned_columns, take_rows
+from person_repo.mapped.identities import Identity
+from person_repo.writing.clauses import criteria_of, fixed_values, is_same_table
+from person_repo.writing.covered import MOVED, CoveredModel
+from person_repo.writing.rewriting import is_rewritten
+
+__all__ = ["Returned", "returned_by"]
+
+_CHUNK: Final = 1000
+
+
+class Returned:
+    """The rows that a statement returns. ``models``: those whose keys are in them. ``places``: of each column of a key,
+    its index in a row. ``clause``: the end of the statement that returns them; "" if it does so anyway.
+    """
+
+    __slots__ = ("_dialect", "_places", "clause", "models")
+
+    def __init__(
+        self, dialect: sa.Dialect, models: Sequence[CoveredModel], places: Mapping[str, int], clause: str
+    ) -> None:
+        self.models = models
+        self.clause = clause
+        self._dialect = dialect
+        self._places = places
+
+    def identities(self, context: Any, cursor: Any) -> list[list[Identity] | None]:
+        """For each model the keys of the rows, which are taken from the cursor; None for too many of them."""
+        kinds = [column[1] for column in cursor.description]
+        readers = [self._reader(model, kinds) for model in self.models]
+        found: list[list[Identity] | None] = [[] for _ in self.models]
+        number = 0
+        kept: list[Any] = []
+        while rows := cursor.fetchmany(_CHUNK):
+            number += len(rows)
+            kept += [] if self.clause else rows
+            for at, (model, read) in enumerate(zip(self.models, readers, strict=True)):
+                identities = found[at]
+                if identities is not None:
+                    identities += map(read, rows)
+                    if len(identities) > model.backend.settings.max_keys:
+                        found[at] = None
+        if self.clause:
+            take_rows(context, number)
+        else:
+            put_rows_back(context, cursor, kept)
+        return found
+
+    def _reader(self, model: CoveredModel, kinds: Sequence[Any]) -> Callable[[Any], Identity]:
+        """A function from a row to the model's key in it."""
+        places = [self._places[name] for name in model.key_names]
+        types = [key.column.type.dialect_impl(self._dialect) for key in model.mapping.key_fields]
+        processors = [
+            type_.result_processor(self._dialect, kinds[place]) for type_, place in zip(types, places, strict=True)
+        ]
+        pairs = [(place, process) for place, process in zip(places, processors, strict=True)]
+        return lambda row: tuple([row[place] if process is None else process(row[place]) for place, process in pairs])
+
+
+def returned_by(context: Any, statement: str, models: Sequence[CoveredModel]) -> Returned | None:
+    """The rows that a statement of the host's is to return, which is about to be sent; None if it cannot.
+
+    Cases in which it cannot: it is run for several parameter sets, or was rewritten; its table is an alias, or may be
+    another one than the metadata has; it returns something else; the database has no such clause, or not for this kind;
+    it names no criteria, so that all rows change; the account may not read the keys.
+    """
+    dialect, write, table = context.dialect, resolved_statement(context), models[0].table
+    if context.executemany or is_rewritten(context, statement) or statement.rstrip().endswith(";"):
+        return None
+    if any(model.table is not table or not model.mapping.key_fields for model in models):
+        return None
+    if not isinstance(write, (dml.Update, dml.Delete)) or not is_same_table(write.table, table):
+        return None
+    if MOVED in context.root_connection.connection.info:
+        return None
+    names = list(dict.fromkeys(name for model in models for name in model.key_names))
+    returned = returned_columns(context.compiled)
+    if returned:
+        return _returned_anyway(context, returned, models, names)
+    if not (dialect.update_returning if isinstance(write, dml.Update) else dialect.delete_returning):
+        return None
+    translation = context.execution_options.get("schema_translate_map")
+    if not criteria_of(write) or not all(model.may_return(translation) for model in models):
+        return None
+    others = _other_tables(write, table)
+    # MariaDB returns rows of one table only. On PostgreSQL two tables of one name would make the clause ambiguous.
+    if dialect.name == "postgresql" and any(getattr(other, "name", None) == table.name for other in others):
+        return None
+    if dialect.name not in ("postgresql", "sqlite") and others:
+        return None
+    return Returned(dialect, models, {name: at for at, name in enumerate(names)}, _clause(dialect, table, names))
+
+
+def _returned_anyway(
+    context: Any, returned: Sequence[Any], models: Sequence[CoveredModel], names: Sequence[str]
+) -> Returned | None:
+    table = models[0].table
+    places = {
+        column.name: at
+        for at, column in enumerate(returned)
+        if isinstance(column, sa.Column) and is_same_table(column.table, table)
+    }
+    if not places.keys() >= {*names} or context.execution_options.get("stream_results"):
+        return None
+    return Returned(context.dialect, models, places, "")
+
+
+def _clause(dialect: sa.Dialect, table: sa.Table, names: Sequence[str]) -> str:
+    """On a line of its own: a listener of the host's may have added a comment."""
+    quote = dialect.identifier_preparer.quote
+    # Elsewhere a statement has one table, or may return columns of its own only.
+    prefix = f"{quote(table.name)}." if dialect.name == "postgresql" else ""
+    columns = ", ".join(f"{prefix}{quote(name)}" for name in names)
+    return f"\nRETURNING {columns.replace('%', '%%') if dialect.paramstyle in ('format', 'pyformat') else columns}"
+
+
+def _other_tables(write: dml.Update | dml.Delete, table: sa.Table) -> list[Any]:
+    """The tables, aliases and queries that a statement names beside its own table."""
+    clauses = [*criteria_of(write), *(fixed_values(write).values() if isinstance(write, dml.Update) else ())]
+    parts = itertools.chain.from_iterable(
+        visitors.iterate(part) for part in clauses if isinstance(part, sa.ClauseElement)
+    )
+    named = [part if isinstance(part, sa.FromClause) else getattr(part, "table", None) for part in parts]
+    return [each for each in named if each is not None and not is_same_table(each, table)]
