@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from person_repo.exceptions import ConfigurationError
 
-__all__ = ["KNOWN_SCHEMES", "CacheUrl", "hide_passwords", "parse_cache_url", "redact"]
+__all__ = ["KNOWN_SCHEMES", "CacheUrl", "hide_passwords", "parse_cache_url", "parse_servers", "redact"]
 
 KNOWN_SCHEMES = ("memcached", "memory", "null")
 """The schemes of a cache URL."""
@@ -57,6 +57,22 @@ def parse_cache_url(url: str) -> CacheUrl:
     if len(set(servers)) != len(servers):
         raise ConfigurationError(f"cache URL {redact(url)!r} names a server twice")
     return CacheUrl(scheme, servers, options)
+
+
+def parse_servers(places: Iterable[str]) -> tuple[str, ...]:
+    """The servers of a list of ``host[:port]`` and paths of sockets, as in ``CacheUrl.servers``.
+
+    Raises ``ConfigurationError`` for an empty list, something else in it, or a server that is named twice.
+    """
+    if not isinstance(places, Iterable):
+        raise ConfigurationError(f"{places!r} names no servers; give a list of host:port, or of paths of sockets")
+    servers = tuple(map(_listed, places))
+    if not servers:
+        raise ConfigurationError("no server is given; give a list of host:port, or of paths of sockets")
+    for at, server in enumerate(servers):
+        if server in servers[:at]:
+            raise ConfigurationError(f"the list of servers names {server!r} twice; name it once")
+    return servers
 
 
 def redact(url: object) -> str:
@@ -123,6 +139,18 @@ def _options(query: str, url: str) -> dict[str, str]:
     if not all(map(str.isidentifier, options)):
         raise ConfigurationError(f"cache URL {redact(url)!r}: after the ? only option=value, joined by &, can stand")
     return options
+
+
+def _listed(place: object) -> str:
+    if not isinstance(place, str) or "://" in place:
+        shown = redact(place) if isinstance(place, str) else place
+        raise ConfigurationError(
+            f"{shown!r} in a list of servers is neither host:port nor the path of a socket; a cache URL names all "
+            "servers in one string"
+        )
+    if place.startswith("/"):
+        return _socket(quote(place), f"memcached://{place}")
+    return _server(place, f"memcached://{place}")
 
 
 def _socket(place: str, url: str) -> str:

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+import collections
+import datetime
+import decimal
+import enum
 import importlib.metadata
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+import uuid
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
 
+import hypothesis
 import pytest
 from dogpile.cache import CacheRegion, make_region
-from dogpile.cache.api import NO_VALUE
+from dogpile.cache.api import NO_VALUE, CantDeserializeException
 from dogpile.cache.proxy import ProxyBackend
-from support.exchanges import keys_on
+from hypothesis import strategies as st
+from support.exchanges import Raw, keys_on
 from support.servers import Memcached
 
 from person_repo.cache.contract import LeaseBackend
 from person_repo.cache.memcached.backend import MemcachedBackend
 from person_repo.cache.memory import MemoryBackend
-from person_repo.exceptions import CacheUnavailableError
+from person_repo.cache.region import make_region as make_region_by_url
+from person_repo.exceptions import CacheUnavailableError, ConfigurationError
 
 VALUES = [None, False, 0, "", b"", [], {}, 1.5, -(2**63), "Corbató", b"\x00\xff\r\n", [1, ["two", {"three": None}]]]
 
@@ -304,6 +318,179 @@ class TestMemcached:
 
         assert region.get("key") == 1
         region.actual_backend.close()
+
+
+class TestServers:
+    """The servers as dogpile's own memcached backends take them."""
+
+    @pytest.mark.parametrize("name", ["url", "servers"])
+    def test_as_a_list(self, memcached_servers: list[Memcached], name: str) -> None:
+        urls = [server.url for server in memcached_servers]
+        for places in (urls, tuple(urls), ",".join(urls)):
+            region = make_region().configure("person_repo.memcached", arguments={name: places, "timeout": 10})
+            region.set("key", 1)
+
+            assert region.get("key") == 1
+            assert region.actual_backend.servers == tuple(urls)
+            region.actual_backend.close()
+
+    def test_as_one_server_without_a_scheme_or_a_port(self) -> None:
+        assert MemcachedBackend({"url": "10.0.0.1"}).servers == ("10.0.0.1:11211",)
+        assert MemcachedBackend({"url": ["10.0.0.1", "[::1]:7"]}).servers == ("10.0.0.1:11211", "[::1]:7")
+
+    def test_sockets_of_any_path(self) -> None:
+        paths = ("/run/one?.sock", "/run/two%41, three.sock")
+
+        assert MemcachedBackend({"url": paths}).servers == paths
+        assert make_region_by_url("memcached:///run/a%3Fb.sock").actual_backend.servers == ("/run/a?b.sock",)
+
+    @pytest.mark.parametrize(
+        ("arguments", "reason"),
+        [
+            ({}, "no server is given; give a list of host:port"),
+            ({"url": []}, "no server is given; give a list of host:port"),
+            ({"url": [("10.0.0.1", 11211)]}, r"\('10.0.0.1', 11211\) in a list of servers is neither"),
+            ({"url": [None]}, "None in a list of servers is neither"),
+            ({"url": ["memcached://10.0.0.1"]}, "a cache URL names all servers in one string"),
+            ({"url": ["a:1,b:1"]}, "no server; write host, host:port"),
+            ({"url": ["a:1?ttl=5"]}, "no server; write host, host:port"),
+            ({"url": ["a:1", "a:1"]}, "names 'a:1' twice"),
+            ({"url": ["a", "a:11211"]}, "names 'a:11211' twice"),
+            ({"url": 7}, "7 .*give a list of host:port"),
+            ({"url": "a:1", "servers": ["b:1"]}, "both name servers; give one"),
+            ({"url": "memory://"}, "scheme 'memory'"),
+        ],
+        ids=str,
+    )
+    def test_others_are_refused_with_the_remedy(self, arguments: dict[str, Any], reason: str) -> None:
+        with pytest.raises(ConfigurationError, match=reason):
+            make_region().configure("person_repo.memcached", arguments=arguments)
+
+
+class TestDistributedLock:
+    """The lock of ``get_or_create`` in memcached."""
+
+    @pytest.fixture
+    def regions(self, memcached_servers: list[Memcached]) -> Iterator[list[CacheRegion]]:
+        """Two regions of one cache, as two processes have them."""
+        regions = [over(memcached_servers, distributed_lock=True, lock_timeout=30) for _ in range(2)]
+        yield regions
+        for region in regions:
+            region.actual_backend.close()
+
+    def test_without_it_the_lock_is_of_this_process(self, memcached_servers: list[Memcached]) -> None:
+        backend = over(memcached_servers).actual_backend
+
+        assert backend.get_mutex("key") is None
+        assert not backend.has_lock_timeout()
+
+    def test_one_of_several_processes_creates(self, regions: list[CacheRegion]) -> None:
+        made: list[str] = []
+
+        def create() -> str:
+            made.append("made")
+            time.sleep(0.2)
+            return "value"
+
+        with ThreadPoolExecutor(4) as threads:
+            found = list(threads.map(lambda at: regions[at % 2].get_or_create("key", create), range(4)))
+
+        assert found == ["value"] * 4
+        assert made == ["made"]
+        assert regions[0].actual_backend.has_lock_timeout()
+
+    def test_it_is_released_though_the_creator_fails(self, regions: list[CacheRegion]) -> None:
+        with pytest.raises(ZeroDivisionError):
+            regions[0].get_or_create("key", lambda: 1 // 0)
+
+        assert regions[1].get_or_create("key", lambda: 2) == 2
+
+    def test_others_see_it_and_do_not_get_it(self, regions: list[CacheRegion]) -> None:
+        one, other = (region.actual_backend.get_mutex("key") for region in regions)
+
+        assert one.acquire()
+        assert regions[1].key_is_locked("key")
+        assert not other.acquire(False)
+        other.release()
+        assert one.locked()
+        one.release()
+        assert not other.locked()
+        assert other.acquire(False)
+        other.release()
+
+    def test_it_ends_by_itself(self, memcached_servers: list[Memcached]) -> None:
+        region = over(memcached_servers, distributed_lock=True, lock_timeout=1)
+        dead, next_one = (region.actual_backend.get_mutex("key") for _ in range(2))
+        dead.acquire()
+
+        assert next_one.acquire()  # waits for the end
+        dead.release()
+        assert next_one.locked(), "an owner whose time was over has released the next owner's lock"
+        next_one.release()
+        region.actual_backend.close()
+
+    def test_another_thread_may_release_it(self, regions: list[CacheRegion]) -> None:
+        """As dogpile's ``async_creation_runner`` does."""
+        mutex = regions[0].actual_backend.get_mutex("key")
+        mutex.acquire()
+
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(mutex.release).result()
+        assert not mutex.locked()
+
+    def test_it_is_no_item_of_the_region(self, regions: list[CacheRegion]) -> None:
+        for key in ODD_KEYS:
+            mutex = regions[0].actual_backend.get_mutex(key)
+            mutex.acquire()
+
+            assert regions[0].get(key) is NO_VALUE
+            regions[0].set(key, 1)
+            assert mutex.locked()
+            mutex.release()
+            assert regions[0].get(key) == 1
+
+    def test_it_is_given_its_timeout(self, memcached_servers: list[Memcached]) -> None:
+        for arguments, seconds in (({"lock_timeout": 1000}, 1000), ({}, 60)):
+            region = over(memcached_servers[:1], distributed_lock=True, **arguments)
+            mutex = region.actual_backend.get_mutex("key")
+            mutex.acquire()
+
+            remaining = int(memcached_servers[0].ask("mg prl:key t").split()[1].removeprefix("t"))
+            assert seconds - 50 < remaining <= seconds
+            mutex.release()
+            region.actual_backend.close()
+
+    def test_a_server_that_is_down_is_an_error_of_ours_but_not_after_the_value_was_made(
+        self, memcached_servers: list[Memcached]
+    ) -> None:
+        region = over(memcached_servers[:1], distributed_lock=True)
+        mutex = region.actual_backend.get_mutex("key")
+        mutex.acquire()
+        memcached_servers[0].kill()
+
+        mutex.release()
+        with pytest.raises(CacheUnavailableError, match=memcached_servers[0].url):
+            mutex.acquire()
+        with pytest.raises(CacheUnavailableError, match=memcached_servers[0].url):
+            mutex.locked()
+        region.actual_backend.close()
+
+    @pytest.mark.parametrize(
+        ("arguments", "reason"),
+        [
+            ({"lock_timeout": 5}, "distributed_lock is off"),
+            ({"distributed_lock": False, "lock_timeout": 5}, "distributed_lock is off"),
+            ({"distributed_lock": "yes"}, "distributed_lock='yes' is str; give True or False"),
+            ({"distributed_lock": True, "lock_timeout": 0}, "lock_timeout=0: give whole seconds between 1 and 2592000"),
+            ({"distributed_lock": True, "lock_timeout": 2_592_001}, "lock_timeout=2592001: give whole seconds"),
+            ({"distributed_lock": True, "lock_timeout": 1.5}, "lock_timeout=1.5: give whole seconds"),
+            ({"distributed_lock": True, "lock_timeout": True}, "lock_timeout=True: give whole seconds"),
+        ],
+        ids=str,
+    )
+    def test_options_that_cannot_be_used_are_refused(self, arguments: dict[str, Any], reason: str) -> None:
+        with pytest.raises(ConfigurationError, match=reason):
+            make_region().configure("person_repo.memcached", arguments={"url": ["a:1"], **arguments})
 
 
 class TestRegistration:

@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final, cast
 
-from dogpile.cache.api import NO_VALUE
+from dogpile.cache.api import NO_VALUE, CacheMutex
 
 from person_repo.cache.contract import (
     BLOCKED,
@@ -31,7 +31,8 @@ from person_repo.cache.contract import (
 from person_repo.cache.dogpile import well_formed
 from person_repo.cache.memcached import wire
 from person_repo.cache.memcached.connection import IDLE, TIMED_OUT, Budget, Connection
-from person_repo.cache.memcached.items import NOBODY, dogpile_key, is_expired, new_token
+from person_repo.cache.memcached.items import NOBODY, TRANSFORMED, dogpile_key, is_expired, lock_name, new_token
+from person_repo.cache.memcached.mutex import Mutex
 from person_repo.cache.memcached.operations import (
     GONE,
     Fetch,
@@ -51,18 +52,22 @@ from person_repo.exceptions import CacheUnavailableError, ConfigurationError
 from person_repo.forks import on_fork
 from person_repo.settings import CacheSettings
 from person_repo.tls import tls_context
-from person_repo.urls import parse_cache_url
+from person_repo.urls import CacheUrl, parse_cache_url, parse_servers, redact
 
 __all__ = ["MemcachedBackend"]
 
 _APPENDS: Final = 3
 _CONNECTIONS: Final = 2
+_LOCK_TIMEOUT: Final = 60
+_LONGEST_LOCK: Final = 30 * 24 * 3600
 
 
 class MemcachedBackend(LeaseBackend):
     """The lease contract over memcached 1.6 or newer; safe for threads (a connection each) and for forks.
 
-    ``arguments``: ``servers`` (``host:port`` or socket paths), or a whole cache ``url``, and see ``LeaseBackend``.
+    ``arguments``: ``servers`` (a list of ``host:port`` or socket paths), which may also be given as ``url``, or a whole
+    cache ``url``, and see ``LeaseBackend``. ``distributed_lock``: True makes the lock of ``get_or_create`` one for all
+    processes; its owner loses it after ``lock_timeout`` seconds (60 if not given).
     Every key lives on one server, chosen by rendezvous hashing over the configured list; it never moves to another
     because its own is down. All processes that share the cache must list the same servers.
 
@@ -76,9 +81,8 @@ class MemcachedBackend(LeaseBackend):
         options = dict(arguments)
         self._wall: Callable[[], float] = options.pop("clock", time.time)
         monotonic: Callable[[], float] = options.pop("monotonic", time.monotonic)
-        url = parse_cache_url(options.pop("url", None) or f"memcached://{','.join(options.pop('servers', ()))}")
-        if url.scheme != "memcached":
-            raise ConfigurationError(f"a memcached backend was given a cache URL of scheme {url.scheme!r}")
+        self._lock_ttl = _lock_ttl(options)
+        url = _url_of(options)
         super().__init__({**url.options, **options})
         self.servers = url.servers
         self._only = self.servers[0] if len(self.servers) == 1 else ""  # One server needs no call.
@@ -415,6 +419,16 @@ class MemcachedBackend(LeaseBackend):
 
     # dogpile's face
 
+    def has_lock_timeout(self) -> bool:
+        """dogpile: True if the owner of a lock may lose it."""
+        return self._lock_ttl > 0
+
+    def get_mutex(self, key: str) -> CacheMutex | None:
+        """dogpile: the lock under which the value of a key is created; None for one of this process."""
+        if not self._lock_ttl:
+            return None
+        return Mutex(lock_name(key), self._lock_ttl, functools.partial(self._exchange_plainly, key))
+
     def get_serialized(self, key: str) -> Any:
         """dogpile: the serialized value, or ``NO_VALUE``. Raises ``CacheUnavailableError``."""
         words, body = self._exchange_plainly(key, b"mg %b v\r\n" % dogpile_key(key))
@@ -441,6 +455,42 @@ class MemcachedBackend(LeaseBackend):
         except CacheUnavailableError as exc:
             self._pool.failed(server, exc)
             raise
+
+
+def _url_of(options: dict[str, Any]) -> CacheUrl:
+    """Takes ``url`` and ``servers`` out of the options. A list, or a string without a scheme, names servers only."""
+    url, servers = options.pop("url", None), options.pop("servers", None)
+    if url and servers:
+        raise ConfigurationError(f"url={redact(url)!r} and servers={servers!r} both name servers; give one of them")
+    places = url or servers or ()
+    if not isinstance(places, str):
+        return CacheUrl("memcached", parse_servers(places), {})
+    parsed = parse_cache_url(places if "://" in places else f"memcached://{places}")
+    if parsed.scheme != "memcached":
+        raise ConfigurationError(f"a memcached backend was given a cache URL of scheme {parsed.scheme!r}")
+    return parsed
+
+
+def _lock_ttl(options: dict[str, Any]) -> int:
+    """Takes ``distributed_lock`` and ``lock_timeout`` out of the options; seconds, 0 for no lock in memcached."""
+    distributed, timeout = options.pop("distributed_lock", False), options.pop("lock_timeout", None)
+    if not isinstance(distributed, bool):
+        raise ConfigurationError(
+            f"distributed_lock={distributed!r} is {type(distributed).__name__}; give True or False"
+        )
+    if timeout is not None and not distributed:
+        raise ConfigurationError(
+            f"lock_timeout={timeout!r} is given and distributed_lock is off, so no lock would end; add "
+            "distributed_lock=True"
+        )
+    if timeout is None:
+        return _LOCK_TIMEOUT if distributed else 0
+    if type(timeout) is not int or not 1 <= timeout <= _LONGEST_LOCK:
+        raise ConfigurationError(
+            f"lock_timeout={timeout!r}: give whole seconds between 1 and {_LONGEST_LOCK} (30 days); without an end, a "
+            "process that dies while it creates a value would keep all others waiting"
+        )
+    return timeout
 
 
 def _tls_of(settings: CacheSettings) -> ssl.SSLContext | None:

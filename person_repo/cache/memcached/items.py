@@ -30,10 +30,12 @@ __all__ = [
     "MARKER_TTL",
     "NOBODY",
     "TOKEN_SIZE",
+    "TRANSFORMED",
     "dogpile_key",
     "epoch_in",
     "is_expired",
     "is_lease",
+    "lock_name",
     "new_token",
     "owners_in",
     "owners_size",
@@ -51,6 +53,9 @@ TOKEN_SIZE: Final = 16
 
 NOBODY: Final = bytes(TOKEN_SIZE)
 """The token that no owner has."""
+
+TRANSFORMED: Final = int.from_bytes(b"prdp", "big")
+"""The flags of an item of dogpile's face that a ``ProxyBackend`` has transformed: only it can judge the bytes."""
 
 MARKER_TTL: Final = 30 * 24 * 3600
 """Seconds that a marker lives: the most that memcached takes, so that it outlives every value of its epoch. A marker
@@ -98,8 +103,17 @@ def is_expired(token: bytes, ttl: int, now: float) -> bool:
 
 def dogpile_key(key: str) -> bytes:
     """The name of an item of dogpile's face, apart from the contract's; hashed if memcached takes no such key."""
-    encoded = b"prd:" + key.encode(errors="surrogatepass")
+    return _named(b"prd:", key)
+
+
+def lock_name(key: str) -> str:
+    """The name of the lock of such an item."""
+    return _named(b"prl:", key).decode()
+
+
+def _named(prefix: bytes, key: str) -> bytes:
+    encoded = prefix + key.encode(errors="surrogatepass")
     is_plain = encoded.isascii() and not any(byte <= 32 or byte == 127 for byte in encoded)
     if is_plain and len(encoded) <= 250 and not key.startswith("#"):
         return encoded
-    return b"prd:#" + blake2b(encoded, digest_size=20).hexdigest().encode()
+    return prefix + b"#" + blake2b(encoded, digest_size=20).hexdigest().encode()

@@ -22,6 +22,7 @@ __all__ = [
     "KnownMarker",
     "ProtocolError",
     "Reply",
+    "add",
     "all_values",
     "append_tombstone",
     "batches",
@@ -122,6 +123,11 @@ def append_tombstone(name: str, token: bytes, ttl: int) -> bytes:
 def set_tombstone(name: str, token: bytes, ttl: int) -> bytes:
     """Overwrites whatever stands there by a tombstone."""
     return b"ms %b %d T%d F0 c\r\n%b\r\n" % (name.encode(), TOKEN_SIZE, ttl, token)
+
+
+def add(name: str, body: bytes, ttl: int) -> bytes:
+    """Stores an item if there is none."""
+    return b"ms %b %d ME T%d\r\n%b\r\n" % (name.encode(), len(body), ttl, body)
 
 
 def keep_tombstones(name: str, cas: bytes, ttl: int, tokens: Sequence[bytes]) -> bytes:
