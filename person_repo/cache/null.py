@@ -5,11 +5,24 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from dogpile.cache.api import NO_VALUE
+from dogpile.cache.api import NO_VALUE, CacheMutex
 
 from person_repo.cache.contract import BLOCKED, Fetched, Lease, LeaseBackend, Place, Tombstones
 
 __all__ = ["NullBackend"]
+
+
+class _NoLock(CacheMutex):
+    """A lock that everyone has: nobody's value would be there after a wait."""
+
+    def acquire(self, wait: bool = True) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+    def locked(self) -> bool:
+        return False
 
 
 class NullBackend(LeaseBackend):
@@ -32,6 +45,12 @@ class NullBackend(LeaseBackend):
 
     def release(self, tombstones: Tombstones) -> frozenset[Place]:
         return frozenset()
+
+    # dogpile's face
+
+    def get_mutex(self, key: str) -> CacheMutex:
+        """dogpile: no lock, so that creators run side by side; without one of ours, dogpile would take its own."""
+        return _NoLock()
 
     def get_serialized(self, key: str) -> Any:
         """dogpile: always ``NO_VALUE``."""

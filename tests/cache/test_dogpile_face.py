@@ -514,6 +514,18 @@ class TestRegistration:
 
         assert (done.stdout, done.returncode) == ("[1, 'two']\n", 0), done.stderr
 
+    def test_the_null_backend_lets_creators_run_side_by_side(self) -> None:
+        region = make_region().configure("person_repo.null")
+        together = threading.Barrier(4, timeout=30)
+
+        def create() -> str:
+            together.wait()
+            return "made"
+
+        with ThreadPoolExecutor(4) as threads:
+            assert list(threads.map(lambda _: region.get_or_create("key", create), range(4))) == ["made"] * 4
+        assert not region.key_is_locked("key")
+
     def test_the_null_backend_holds_nothing(self) -> None:
         region = make_region().configure("person_repo.null")
         region.set("key", 1)
