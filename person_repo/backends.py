@@ -21,7 +21,6 @@ from person_repo.cache.contract import (
     group_of,
     marker_of,
 )
-from person_repo.cache.dogpile import well_formed
 from person_repo.cache.memcached.backend import MemcachedBackend
 from person_repo.cache.memory import MemoryBackend
 from person_repo.cache.null import NullBackend
@@ -45,5 +44,4 @@ __all__ = [
     "group_of",
     "lease_backend",
     "marker_of",
-    "well_formed",
 ]

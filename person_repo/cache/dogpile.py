@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
-from dogpile.cache.api import NO_VALUE, BytesBackend, CantDeserializeException, NoValue
+from dogpile.cache.api import BytesBackend, CantDeserializeException
 
 from person_repo.interruptions import is_repeated
 
-__all__ = ["DogpileFace", "well_formed"]
+__all__ = ["DogpileFace", "is_dogpiles"]
 
 
 class DogpileFace(BytesBackend):
-    """Values as msgpack, and the calls for many keys by those for one: ``get_serialized``, ``set_serialized`` and
-    ``delete``, which a backend implements.
+    """Values as msgpack, unless the region has a serializer of its own, and the calls for many keys by those for one:
+    ``get_serialized``, ``set_serialized`` and ``delete``, which a backend implements.
+
+    A backend returns the bytes that it was given, whatever they are: a ``ProxyBackend`` that compresses or encrypts
+    makes bytes that only it can read.
     """
 
     @staticmethod
@@ -51,10 +54,14 @@ class DogpileFace(BytesBackend):
             self.delete(key)
 
 
-def well_formed(item: bytes) -> bytes | Literal[NoValue.NO_VALUE]:
-    """The item, or ``NO_VALUE`` if its metadata cannot be read: dogpile would raise from ``region.get`` for it."""
+def is_dogpiles(item: bytes) -> bool:
+    """True if dogpile can read the item's metadata; ``region.get`` would raise if it cannot. False for what a
+    ``ProxyBackend`` has made of an item, too.
+    """
     try:
         metadata = json.loads(item.partition(b"|")[0])
-        return item if {"ct", "v"} <= metadata.keys() and isinstance(metadata["ct"], float) else NO_VALUE
-    except (ValueError, AttributeError, RecursionError):
-        return NO_VALUE
+        made_at = metadata["ct"]
+        # A clock of whole seconds makes an integer, which json reads in any size; dogpile calculates with floats.
+        return "v" in metadata and type(made_at) in (int, float) and isinstance(float(made_at), float)
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return False

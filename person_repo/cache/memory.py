@@ -21,7 +21,6 @@ from person_repo.cache.contract import (
     Place,
     Tombstones,
 )
-from person_repo.cache.dogpile import well_formed
 from person_repo.forks import on_fork
 
 __all__ = ["MemoryBackend"]
@@ -252,7 +251,7 @@ class MemoryBackend(LeaseBackend):
             if item is None:
                 return NO_VALUE
             self._plain.move_to_end(key)
-        return well_formed(item)
+        return item
 
     def set_serialized(self, key: str, value: bytes) -> None:
         """dogpile: stores a serialized value; the region's expiration_time bounds its life."""

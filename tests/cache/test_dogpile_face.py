@@ -198,6 +198,67 @@ class TestRegion:
         assert isinstance(region.actual_backend, LeaseBackend)
 
 
+class Compressing(ProxyBackend):
+    """A proxy whose bytes only it can read."""
+
+    def get_serialized(self, key: str) -> Any:
+        return self._plain(self.proxied.get_serialized(key))
+
+    def get_serialized_multi(self, keys: Iterable[str]) -> Sequence[Any]:
+        return list(map(self._plain, self.proxied.get_serialized_multi(keys)))
+
+    def set_serialized(self, key: str, value: bytes) -> None:
+        self.proxied.set_serialized(key, zlib.compress(value))
+
+    def set_serialized_multi(self, mapping: Mapping[str, bytes]) -> None:
+        self.proxied.set_serialized_multi({key: zlib.compress(value) for key, value in mapping.items()})
+
+    @staticmethod
+    def _plain(value: Any) -> Any:
+        return value if value is NO_VALUE else zlib.decompress(value)
+
+
+class Encrypting(Compressing):
+    """Another one: a cipher of its own kind."""
+
+    def set_serialized(self, key: str, value: bytes) -> None:
+        self.proxied.set_serialized(key, bytes(byte ^ 0x5A for byte in value))
+
+    def set_serialized_multi(self, mapping: Mapping[str, bytes]) -> None:
+        for key, value in mapping.items():
+            self.set_serialized(key, value)
+
+    @staticmethod
+    def _plain(value: Any) -> Any:
+        return value if value is NO_VALUE else bytes(byte ^ 0x5A for byte in value)
+
+
+@pytest.mark.parametrize("proxies", [[Compressing], [Encrypting], [Encrypting, Compressing]], ids=str)
+class TestTransformingProxy:
+    """A proxy that stores other bytes than dogpile's."""
+
+    def test_what_it_stored_is_a_hit(self, region: CacheRegion, proxies: list[type[ProxyBackend]]) -> None:
+        for proxy in proxies:
+            region.wrap(proxy)
+        region.set("key", [1, "x" * 1000])
+        region.set_multi({"one": 1, "two": 2})
+
+        assert region.get("key") == [1, "x" * 1000]
+        assert region.get_multi(["one", "two", "three"]) == [1, 2, NO_VALUE]
+        assert region.get_or_create("key", lambda: pytest.fail("no hit")) == [1, "x" * 1000]
+        assert region.get_or_create("new", lambda: 7) == 7
+        assert region.get_or_create("new", lambda: pytest.fail("no hit")) == 7
+        region.delete("key")
+        assert region.get("key") is NO_VALUE
+
+    def test_dogpiles_bytes_are_not_stored(self, region: CacheRegion, proxies: list[type[ProxyBackend]]) -> None:
+        for proxy in proxies:
+            region.wrap(proxy)
+        region.set("key", "secret")
+
+        assert b"secret" not in region.actual_backend.get_serialized("key")
+
+
 GOOD = b'{"ct": 1767225600.5, "v": 2}|'
 
 
@@ -225,6 +286,9 @@ class Exploding:
         b'{"ct": null, "v": 2}|\x01',
         b'{"ct": "yesterday", "v": 2}|\x01',
         b'{"ct": [], "v": 2}|\x01',
+        b'{"ct": true, "v": 2}|\x01',
+        b'{"ct": 1%s, "v": 2}|\x01' % (b"0" * 400),
+        b'{"ct": 1%s, "v": 2}|\x01' % (b"0" * 5000),
         b'{"ct": 1.5, "v": 2',
         b"[" * 50_000 + b"|\x01",
         GOOD,
@@ -238,19 +302,24 @@ class Exploding:
     ids=lambda item: repr(item[:40]),
 )
 class TestMalformedItems:
-    """Bytes in the cache that are none of dogpile's: a read is a miss."""
+    """Bytes in memcached that are none of dogpile's: a read is a miss."""
 
-    def test_it_is_a_miss(self, region: CacheRegion, item: bytes) -> None:
+    @pytest.fixture
+    def region(self, memcached_servers: list[Memcached], item: bytes) -> Iterator[CacheRegion]:
+        """A region over a server on which the item stands as ``key``."""
+        Raw(memcached_servers[0]).set("prd:key", 0, item)
+        region = over(memcached_servers[:1])
+        yield region
+        region.actual_backend.close()
+
+    def test_it_is_a_miss(self, region: CacheRegion) -> None:
         region.set("sound", 7)
-        region.backend.set_serialized("key", item)
 
         assert region.get("key") is NO_VALUE
         assert region.get("key", expiration_time=3600, ignore_expiration=False) is NO_VALUE
         assert region.get_multi(["key", "sound"]) == [NO_VALUE, 7]
 
-    def test_it_is_made_anew(self, region: CacheRegion, item: bytes) -> None:
-        region.backend.set_serialized("key", item)
-
+    def test_it_is_made_anew(self, region: CacheRegion) -> None:
         assert region.get_or_create("key", lambda: "made") == "made"
         assert region.get("key") == "made"
 
@@ -309,6 +378,19 @@ class TestMemcached:
 
         for server in memcached_servers:
             assert 15 < len(keys_on(server)) < 60
+        region.actual_backend.close()
+
+    def test_an_item_that_was_made_at_a_whole_second_is_a_hit(
+        self, memcached_servers: list[Memcached], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(time, "time", lambda: 1_767_225_600)
+        region, raw = over(memcached_servers[:1]), Raw(memcached_servers[0])
+        region.set("key", 7)
+        flags, item = raw.get("prd:key") or (None, b"")
+        raw.set("prd:other", 0, item)
+
+        assert flags == 0, "dogpile's own item is taken for a proxy's"
+        assert region.get("other") == 7
         region.actual_backend.close()
 
     def test_a_whole_url_configures_it_too(self, memcached_servers: list[Memcached]) -> None:

@@ -28,7 +28,7 @@ from person_repo.cache.contract import (
     Tombstones,
     marker_of,
 )
-from person_repo.cache.dogpile import well_formed
+from person_repo.cache.dogpile import is_dogpiles
 from person_repo.cache.memcached import wire
 from person_repo.cache.memcached.connection import IDLE, TIMED_OUT, Budget, Connection
 from person_repo.cache.memcached.items import NOBODY, TRANSFORMED, dogpile_key, is_expired, lock_name, new_token
@@ -431,14 +431,15 @@ class MemcachedBackend(LeaseBackend):
 
     def get_serialized(self, key: str) -> Any:
         """dogpile: the serialized value, or ``NO_VALUE``. Raises ``CacheUnavailableError``."""
-        words, body = self._exchange_plainly(key, b"mg %b v\r\n" % dogpile_key(key))
-        return well_formed(body) if words[0] == b"VA" else NO_VALUE
+        words, body = self._exchange_plainly(key, b"mg %b f v\r\n" % dogpile_key(key))
+        return body if words[0] == b"VA" and (b"f%d" % TRANSFORMED in words or is_dogpiles(body)) else NO_VALUE
 
     def set_serialized(self, key: str, value: bytes) -> None:
         """dogpile: stores a serialized value for the settings' ttl. Raises ``CacheUnavailableError``, also if the
         server refuses it (memcached takes 1 MB).
         """
-        head = b"ms %b %d T%d\r\n" % (dogpile_key(key), len(value), self.settings.ttl)
+        flags = 0 if is_dogpiles(value) else TRANSFORMED
+        head = b"ms %b %d T%d F%d\r\n" % (dogpile_key(key), len(value), self.settings.ttl, flags)
         words, _ = self._exchange_plainly(key, head + value + b"\r\n")
         if words[0] != b"HD":
             raise CacheUnavailableError(f"{key!r} was not stored: {b' '.join(words).decode(errors='replace')}")
