@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import msgspec
 from dogpile.cache.api import BytesBackend, CantDeserializeException
 
+from person_repo.cache import values
 from person_repo.interruptions import is_repeated
 
 __all__ = ["DogpileFace", "is_dogpiles"]
@@ -24,20 +24,20 @@ class DogpileFace(BytesBackend):
 
     @staticmethod
     def serializer(value: Any) -> bytes:
-        """dogpile: a value as msgpack. Raises TypeError for a value that msgpack does not carry; give the region a
-        serializer of its own then.
+        """dogpile: a value as msgpack, from which an equal one of the same type comes back. Raises TypeError for a
+        value of another type than its message lists; give the region a serializer of its own then.
         """
-        return msgspec.msgpack.encode(value)
+        return values.encode(value)
 
     @staticmethod
     def deserializer(value: bytes) -> Any:
-        """dogpile: the value of msgpack bytes; anything else is a miss."""
+        """dogpile: the value of such bytes; anything else is a miss."""
         try:
-            return msgspec.msgpack.decode(value)
+            return values.decode(value)
         except Exception as exc:  # Bytes from a cache are untrusted: whatever they provoke is a miss.
-            if not is_repeated(exc, lambda: msgspec.msgpack.decode(value)):
+            if not is_repeated(exc, lambda: values.decode(value)):
                 raise
-            raise CantDeserializeException(f"{value[:40]!r} is no msgpack") from exc
+            raise CantDeserializeException(f"{value[:40]!r} is no value of a region") from exc
 
     def get_serialized_multi(self, keys: Iterable[str]) -> list[Any]:
         """dogpile: the serialized values, ``NO_VALUE`` for each key that has none."""

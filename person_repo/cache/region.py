@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import dogpile.cache
@@ -25,22 +26,31 @@ for _scheme, _place in _BACKENDS.items():
     register_backend(f"person_repo.{_scheme}", *_place)  # type: ignore[no-untyped-call]
 
 
-def make_region(url: str, **options: Any) -> CacheRegion:
+def make_region(
+    url: str,
+    *,
+    serializer: Callable[[Any], bytes] | None = None,
+    deserializer: Callable[[bytes], Any] | None = None,
+    **options: Any,
+) -> CacheRegion:
     """A dogpile region over the cache that a URL names.
 
     ``url``: ``memory://``, ``memcached://host[:port][,host[:port]...]``, ``memcached:///path/to.sock`` or
     ``null://``, with any option as ``?name=value``. ``options``: fields of ``CacheSettings``; they win over the
-    URL's. Opens no connection.
+    URL's. ``serializer`` and ``deserializer``: for values that the host itself keeps in the region (``region.set``,
+    ``cache_on_arguments``); no entity passes through them. Opens no connection.
 
-    Raises ``ConfigurationError`` for an unknown scheme or option, or a value out of range.
+    Raises ``ConfigurationError`` for an unknown scheme or option, a value out of range, or only one of the two.
     """
+    if (serializer is None) != (deserializer is None):
+        lacking = "deserializer" if deserializer is None else "serializer"
+        raise ConfigurationError(f"{lacking}= is missing: values would never be read again; give both, or neither")
     parsed = parse_cache_url(url)
     chosen = {**parsed.options, **options}
     settings = CacheSettings().with_options(chosen)
     arguments = {**chosen, "servers": parsed.servers} if parsed.servers else chosen
-    return dogpile.cache.make_region(name=settings.namespace).configure(
-        f"person_repo.{parsed.scheme}", expiration_time=settings.ttl, arguments=arguments
-    )
+    region = dogpile.cache.make_region(name=settings.namespace, serializer=serializer, deserializer=deserializer)
+    return region.configure(f"person_repo.{parsed.scheme}", expiration_time=settings.ttl, arguments=arguments)
 
 
 def region_of(cache: CacheRegion | str) -> CacheRegion:

@@ -30,6 +30,7 @@ from hypothesis import strategies as st
 from support.exchanges import Raw, keys_on
 from support.servers import Memcached
 
+from person_repo.cache import values
 from person_repo.cache.contract import LeaseBackend
 from person_repo.cache.memcached.backend import MemcachedBackend
 from person_repo.cache.memory import MemoryBackend
@@ -37,6 +38,85 @@ from person_repo.cache.region import make_region as make_region_by_url
 from person_repo.exceptions import CacheUnavailableError, ConfigurationError
 
 VALUES = [None, False, 0, "", b"", [], {}, 1.5, -(2**63), "Corbató", b"\x00\xff\r\n", [1, ["two", {"three": None}]]]
+BERLIN = ZoneInfo("Europe/Berlin")
+TYPED_VALUES = [
+    (),
+    (1, ("two", [3, {4}])),
+    {1, 2},
+    frozenset({(1, 2)}),
+    {(1, "a"): {"b": (None,)}},
+    {1: "a", 2.5: "b", None: "c", b"d": "e", False: "f"},
+    2**64 - 1,
+    2**64,
+    -(2**63) - 1,
+    -(2**10_000),
+    {2**70: 1, "a": 2},
+    -0.0,
+    datetime.datetime(2026, 1, 2, 3, 4, 5, 6),
+    datetime.datetime(1, 1, 1, tzinfo=datetime.UTC),
+    datetime.datetime(2026, 10, 25, 2, 30, tzinfo=BERLIN),
+    datetime.datetime(2026, 10, 25, 2, 30, tzinfo=BERLIN, fold=1),
+    datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone(datetime.timedelta(hours=1))),
+    datetime.date(2026, 1, 2),
+    datetime.time(3, 4, 5, 6, fold=1),
+    datetime.time(3, tzinfo=datetime.timezone(datetime.timedelta(hours=-5, seconds=-1), "somewhere")),
+    datetime.timedelta(-3, 4, 5),
+    BERLIN,
+    decimal.Decimal("1.10"),
+    decimal.Decimal("-0"),
+    decimal.Decimal("1E+999999"),
+    decimal.Decimal("Infinity"),
+    uuid.UUID(int=7),
+]
+"""What msgpack itself has no type for."""
+
+
+class Color(enum.IntEnum):
+    """An int that is none."""
+
+    RED = 1
+
+
+class Pair(NamedTuple):
+    """A tuple that is none."""
+
+    left: int
+    right: int
+
+
+@dataclass
+class Point:
+    """Somebody's own class."""
+
+    x: int
+
+
+class CustomZone(datetime.tzinfo):
+    """A time zone of the host's own."""
+
+
+def endless() -> list[Any]:
+    """A list that holds itself."""
+    endless: list[Any] = []
+    endless.append(endless)
+    return endless
+
+
+REFUSED_VALUES = {
+    "Color": Color.RED,
+    "Pair": Pair(1, 2),
+    "Point": Point(1),
+    "OrderedDict": collections.OrderedDict(a=1),
+    "defaultdict": [collections.defaultdict(int)],
+    "bytearray": {"deep": [(bytearray(b"x"),)]},
+    "object": object(),
+    "complex": 1j,
+    "list is nested too deep": endless(),
+    "half a surrogate pair": ["\ud83d"],
+    "CustomZone": datetime.datetime(2026, 1, 2, tzinfo=CustomZone()),
+    "function": endless,
+}
+"""What would come back as another type, by what the message says of it."""
 
 ODD_KEYS = [
     "",
@@ -85,6 +165,15 @@ class TestRegion:
 
         found = region.get("key")
         assert found == value
+        assert type(found) is type(value)
+
+    @pytest.mark.parametrize("value", TYPED_VALUES, ids=lambda value: repr(value)[:60])
+    def test_a_hit_is_of_the_type_that_was_created(self, region: CacheRegion, value: object) -> None:
+        assert region.get_or_create("key", lambda: value) is value
+
+        found = region.get_or_create("key", lambda: pytest.fail("no hit"))
+        assert found == value
+        assert repr(found) == repr(value), "a part is of another type"
         assert type(found) is type(value)
 
     def test_an_absent_key_is_no_value(self, region: CacheRegion) -> None:
@@ -170,11 +259,55 @@ class TestRegion:
 
         assert region.get_multi(ODD_KEYS) == list(range(len(ODD_KEYS)))
 
-    def test_a_value_that_msgpack_does_not_carry_is_refused_and_not_stored(self, region: CacheRegion) -> None:
-        with pytest.raises(TypeError):
-            region.set("key", object())
+    @pytest.mark.parametrize(("said", "value"), REFUSED_VALUES.items(), ids=REFUSED_VALUES)
+    def test_a_value_that_would_change_its_type_is_refused_and_not_stored(
+        self, region: CacheRegion, said: str, value: object
+    ) -> None:
+        with pytest.raises(TypeError, match=said):
+            region.set("key", value)
+        with pytest.raises(TypeError, match=said):
+            region.set_multi({"other": 1, "key": value})
+        with pytest.raises(TypeError, match=said):
+            region.get_or_create("key", lambda: value)
 
-        assert region.get("key") is NO_VALUE
+        assert region.get_multi(["key", "other"]) == [NO_VALUE, NO_VALUE]
+
+    def test_a_refusal_names_the_value_what_is_carried_and_the_remedy(self, region: CacheRegion) -> None:
+        with pytest.raises(TypeError, match=r"<Color\.RED: 1> is .*Color.*UUID.*serializer= and a deserializer="):
+            region.set("key", {"a": [Color.RED]})
+
+    @pytest.mark.parametrize("name", ["person_repo.memory", "person_repo.memcached"])
+    def test_the_hosts_serializer_carries_what_ours_refuses(
+        self, name: str, memcached_servers: list[Memcached]
+    ) -> None:
+        own = make_region(serializer=pickle.dumps, deserializer=pickle.loads)
+        servers = {"url": [server.url for server in memcached_servers]} if name.endswith("memcached") else {}
+        own.configure(name, arguments=servers)
+        own.set("key", (Color.RED, Point(1)))
+
+        found = own.get("key")
+        assert found == (Color.RED, Point(1))
+        assert type(found[0]) is Color
+
+    def test_a_region_by_url_takes_a_serializer_too(self) -> None:
+        own = make_region_by_url("memory://", serializer=pickle.dumps, deserializer=pickle.loads)
+        own.set("key", Point(1))
+
+        assert own.get("key") == Point(1)
+        with pytest.raises(ConfigurationError, match="deserializer= is missing"):
+            make_region_by_url("memory://", serializer=pickle.dumps)
+        with pytest.raises(ConfigurationError, match="serializer= is missing"):
+            make_region_by_url("memory://", deserializer=pickle.loads)
+
+    def test_a_clock_of_whole_seconds_makes_hits(self, region: CacheRegion, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A test that freezes the time may do so at an integer."""
+        monkeypatch.setattr(time, "time", lambda: 1_767_225_600)
+        region.set("key", 1)
+
+        assert region.get("key") == 1
+        assert region.get("key", expiration_time=60) == 1
+        assert region.get_or_create("key", lambda: 2, expiration_time=60) == 1
+        assert region.get_multi(["key"]) == [1]
 
     def test_a_serializer_of_the_regions_own_is_used(self, region: CacheRegion) -> None:
         own = make_region(serializer=lambda value: repr(value).encode(), deserializer=lambda raw: raw.decode())
@@ -296,6 +429,11 @@ class Exploding:
         GOOD + b"\x01\x02",
         GOOD + b"\xdd\xff\xff\xff\xff",
         GOOD + b"\x91" * 50_000,
+        GOOD + values.encode((1, 2))[:-1],
+        GOOD + b"\xc7\x01\x63\x01",  # an extension of an unknown code
+        GOOD + b"\xc7\x02\x02\x91\x90",  # a set of a list
+        GOOD + b"\xc7\x02\x06\x91\x01",  # a datetime of one part
+        GOOD + b"\xc7\x09\x0d\xa8/etc/foo",  # a time zone by a path
         GOOD + pickle.dumps(Exploding()),
         pickle.dumps(Exploding()),
     ],
@@ -322,6 +460,16 @@ class TestMalformedItems:
     def test_it_is_made_anew(self, region: CacheRegion) -> None:
         assert region.get_or_create("key", lambda: "made") == "made"
         assert region.get("key") == "made"
+
+
+@hypothesis.given(st.binary(max_size=60))
+def test_bytes_of_others_are_read_or_refused(item: bytes) -> None:
+    with_extension = b"\xc7" + bytes([len(item)]) + item
+    for hostile in (item, with_extension):
+        try:
+            MemoryBackend.deserializer(hostile)
+        except CantDeserializeException as refused:
+            assert "no value of a region" in str(refused)  # noqa: PT017
 
 
 class TestMemcached:
