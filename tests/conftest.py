@@ -42,6 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", f"every_database: what a database may do its own way; also on {', '.join(OTHERS)}"
     )
+    config.addinivalue_line("markers", "time_intensive: a mark of dogpile's own suites")
 
 
 @pytest.hookimpl(tryfirst=True)
