@@ -29,8 +29,10 @@ __all__ = [
     "forget",
     "has_bind_expression",
     "has_listeners",
+    "invalidated_at",
     "is_disconnect",
     "listed_rows",
+    "makes_connections",
     "operation_of",
     "pool_like",
     "post_values_clause",
@@ -108,13 +110,25 @@ class _OptionEngineWithoutTransactions(OptionEngine):
 _OptionEngineWithoutTransactions._option_cls = _OptionEngineWithoutTransactions
 
 
+def makes_connections(pool: sa.Pool) -> bool:
+    """True if a pool's creator is SQLAlchemy's, which makes a new connection at each call: ``Pool._creator``.
+
+    Without it, a creator of the host's that always returns the same connection would be asked for ours.
+    """
+    creator: Any = pool._creator
+    return bool(creator.__module__ == "sqlalchemy.engine.create")
+
+
 def pool_like(pool: sa.Pool, own: sa.Pool) -> sa.Pool:
     """A new pool of the kind, the settings and the creator of another one, with its listeners, and after them those of
-    ``own``, whose dialect it has: ``Pool._dialect``, ``dispatch._update``.
+    ``own``, whose dialect it has: ``Pool._dialect``, ``dispatch._update``. Of a ``StaticPool``, which has one
+    connection, a pool of several.
 
     Without it, listeners that a host adds after the first read would never be called for the connections of reads.
     """
-    made: Any = pool.recreate()
+    made: Any = sa.pool.QueuePool(pool._creator) if isinstance(pool, sa.pool.StaticPool) else pool.recreate()
+    if isinstance(pool, sa.pool.StaticPool):
+        made.dispatch._update(pool.dispatch, only_propagate=False)
     made._dialect = own._dialect
     made.dispatch._update(own.dispatch, only_propagate=False)
     return made  # type: ignore[no-any-return]
@@ -171,6 +185,12 @@ has_listeners: Callable[[Any], bool] = attrgetter("_has_events")
 
 Without it, direct reads would pass by a host's listeners, and a ``do_execute`` listener would send statements that
 nobody has examined. It is asked at each statement, so it is no Python function.
+"""
+
+invalidated_at: Callable[[Any], float] = attrgetter("_invalidate_time")
+"""The time at which a pool gave up its connections, because one of them was lost: ``_invalidate_time``.
+
+Without it, reads would go on with connections to a server that the host has left.
 """
 
 connections_have_listeners: Callable[[], Any] = partial(getattr, sa.Connection, "_has_events", False)

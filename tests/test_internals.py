@@ -269,6 +269,11 @@ ASKED: dict[str, Callable[[sa.Engine], bool]] = {
         == ["id"]
         and internals.returned_columns(compiled(sa.update(TABLE))) == ()
     ),
+    "makes_connections": lambda engine: (
+        internals.makes_connections(engine.pool)
+        and not internals.makes_connections(sa.create_engine("sqlite://", creator=lambda: None).pool)
+    ),
+    "invalidated_at": lambda engine: internals.invalidated_at(engine.pool) == 0,
     "table_sent": lambda _: (
         internals.table_sent(compiled(sa.update(TABLE))) is TABLE
         and internals.table_sent(compiled(sa.delete(TABLE))) is TABLE

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import sqlalchemy as sa
 
-from person_repo.database.snapshots import Snapshot
+from person_repo.database.snapshots import Snapshot, fresh_connection
 from person_repo.internals import (
     connections_have_listeners,
     has_listeners,
@@ -52,7 +52,7 @@ class DirectQuery:
     def __init__(self, query: sa.Select[Any], mapping: EntityMapping[Any], engine: sa.Engine, size: int) -> None:
         self._engine = engine
         self._dialect = dialect = engine.dialect
-        with engine.connect():  # a dialect knows its server from the first connection on
+        with fresh_connection(engine):  # a dialect knows its server from the first connection on
             compiled: Any = query.compile(dialect=dialect, compile_kwargs={"render_postcompile": True})
         self._sql = str(compiled)
         self._names: list[str] | None = None if compiled.positional else list(compiled.params)
@@ -76,13 +76,16 @@ class DirectQuery:
         cursor = None
         try:
             parameters = self._parameters(values)
-            snapshot = Snapshot(self._engine, checked_out.dbapi_connection)  # with these drivers it is the driver's
+            snapshot = Snapshot(
+                self._engine, checked_out, checked_out.dbapi_connection
+            )  # Of these drivers it is the same.
             cursor = checked_out.cursor()
             self._dialect.do_execute(cursor, self._sql, parameters)
             rows = cursor.fetchall()
             columns = cursor.description
             cursor.close()
             committed = snapshot.is_committed()
+            snapshot.end()
         except BaseException as error:
             self._refuse(error, checked_out, parameters, cursor)
         checked_out.close()

@@ -21,12 +21,21 @@ from sqlalchemy.engine.interfaces import DBAPIConnection, IsolationLevel
 
 from person_repo.exceptions import ConfigurationError
 from person_repo.forks import on_fork
-from person_repo.internals import begin_nothing, pool_like, register_hstore, root_engine
+from person_repo.internals import (
+    begin_nothing,
+    invalidated_at,
+    makes_connections,
+    pool_like,
+    register_hstore,
+    root_engine,
+)
 from person_repo.tls import tls_context
 from person_repo.urls import redact
 
 __all__ = [
+    "IS_CLEAN",
     "MAY_JUDGE",
+    "SAID",
     "engine_of",
     "fork_safely",
     "has_one_connection",
@@ -42,6 +51,14 @@ MAY_JUDGE = "person_repo_may_judge"
 """The execution option of a read engine on a host's own connection: True if the connection is the same in all threads,
 so that a transaction open on it is the only one. Engines with connections of their own do not have it.
 """
+
+IS_CLEAN = "person_repo_is_clean"
+"""The attribute of a dialect all of whose connections, or the key in the ``info`` of one, are known to read what is
+committed.
+"""
+
+SAID = "person_repo_said"
+"""The attribute of a read engine that holds what the log has said of it; of those of one connection it is the same."""
 
 # In the ``info`` of a host's connection: the reference that keeps it checked out.
 _KEEPALIVE = "person_repo_keepalive"
@@ -158,6 +175,7 @@ def _reader_with_own_pool(engine: sa.Engine) -> sa.Engine:
         execution_options=_options_of(engine),
         **_settings_of(engine),
     )
+    reader.dialect.__dict__[IS_CLEAN] = True
     event.listen(reader, "connect", lambda connection, _: _read_committed(reader.dialect, connection))
     if engine.dialect.driver == "psycopg":
         event.listen(reader, "connect", lambda connection, _: _prepare_nothing(connection))
@@ -174,7 +192,7 @@ def _never() -> Any:
 
 def _follow(reader: sa.Engine, engine: sa.Engine, own: sa.Pool | None) -> None:
     followed = reader.__dict__[_FOLLOWED] = _Followed(engine, own)
-    followed.keep_up(reader)
+    followed.follow(reader)
 
 
 def keep_up(reader: sa.Engine) -> None:
@@ -198,30 +216,53 @@ class _Followed:
         self._engine = weakref.ref(engine)
         self._own = own
         self._pool: Callable[[], sa.Pool | None] = lambda: None
-        self._listeners: Sequence[Any] = ()
+        self._state: Sequence[Any] = ()
 
     def keep_up(self, reader: sa.Engine) -> None:
         engine = self._engine()
+        if engine is None or (engine.pool is self._pool() and _state_of(engine.pool) == self._state):
+            return
+        # One thread at a time: of two pools that are made at once, the older one could come last.
+        with _one_maker:
+            self.follow(reader)
+
+    def follow(self, reader: sa.Engine) -> None:
+        """Has the reader begin anew, unless another thread did that meanwhile."""
+        engine = self._engine()
         if engine is None:
             return
-        pool: Any
-        pool, is_other = engine.pool, engine.pool is not self._pool()
-        connect, checkout = pool.dispatch.connect, pool.dispatch.checkout
-        listeners = [*connect.parent_listeners, *connect.listeners, *checkout.parent_listeners, *checkout.listeners]
-        if not is_other and listeners == self._listeners:
+        pool, state = engine.pool, _state_of(engine.pool)
+        is_other = pool is not self._pool()
+        if not is_other and state == self._state:
             return
         if self._own is not None:
             given_up, reader.pool = reader.pool, pool_like(pool, self._own)
             given_up.dispose()
         elif is_other:
             reader.dispose()
-        # Last: until then another thread does the same, and does not go on with the old connections.
-        self._pool, self._listeners = weakref.ref(pool), listeners
+        # Last: until then another thread waits, and does not go on with the old connections.
+        self._pool, self._state = weakref.ref(pool), state
+
+
+def _state_of(pool: sa.Pool) -> list[Any]:
+    """The time at which a pool gave up its connections, and its listeners."""
+    state: list[Any] = [invalidated_at(pool)]
+    events: Any = pool.dispatch
+    for each in (events.connect, events.checkout, events.checkin, events.reset, events.close):
+        state += each.parent_listeners
+        state += each.listeners
+    return state
 
 
 def has_one_connection(engine: sa.Engine) -> bool:
-    """True if all users of an engine share one connection, at least those of one thread."""
-    return isinstance(engine.pool, (pool.StaticPool, pool.SingletonThreadPool))
+    """True if all users of an engine share one connection, at least those of one thread, and no other can be had: that
+    to a database in memory, or one that the host's creator makes.
+    """
+    if isinstance(engine.pool, pool.StaticPool):
+        database = engine.url.database or ""
+        is_in_memory = database in ("", ":memory:") or "mode=memory" in database or "vfs=memdb" in database
+        return (engine.dialect.name == "sqlite" and is_in_memory) or not makes_connections(engine.pool)
+    return isinstance(engine.pool, pool.SingletonThreadPool)
 
 
 def fork_safely(engine: sa.Engine) -> None:
@@ -290,8 +331,9 @@ def _reader_on_hosts_connection(engine: sa.Engine) -> sa.Engine:
         setattr(reader.dialect, name, lambda connection: None)
     begin_nothing(reader)
     _follow(reader, engine, own=None)
+    reader.__dict__[SAID] = root_engine(engine).__dict__.setdefault(SAID, set())
     if isinstance(engine.pool, pool.StaticPool):
-        reader.__dict__[_TURNS] = engine.__dict__.setdefault(_TURNS, _Turns())
+        reader.__dict__[_TURNS] = root_engine(engine).__dict__.setdefault(_TURNS, _Turns())
     return reader
 
 
@@ -302,7 +344,7 @@ def turn_on(reader: sa.Engine) -> AbstractContextManager[object]:
     other's. Only equal SQL shares a statement, so the host's are not waited for. On a read engine with connections of
     its own nobody waits.
     """
-    turns: _Turns | None = reader.__dict__.get(_TURNS)
+    turns: _Turns | None = root_engine(reader).__dict__.get(_TURNS)
     return nullcontext() if turns is None else turns.one()
 
 
@@ -314,7 +356,7 @@ class _Turns:
         on_fork(self._reset)
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # A type of the host's may read another class while rows are converted.
 
     @contextmanager
     def one(self) -> Iterator[None]:

@@ -109,12 +109,16 @@ class Database:
         self._engine = weakref.ref(engine)
         self._asks_itself = asks_itself
         self._of_memory = uuid.uuid4().hex
-        # By the schema and the name of a table; only answers that last.
+        # By the schema and the name of a table; only answers that last. Replaced by ``end``, so that an answer from
+        # before comes to nothing.
         self.homes: dict[tuple[str | None, str], Home] = {}
         self._asks_again: dict[tuple[str | None, str], float] = {}
         self._has_complained = False
         self._at_end: dict[int, Callable[[], object]] = {}
-        if has_one_connection(engine):
+        self._pool = weakref.ref(engine.pool) if has_one_connection(engine) else None
+        self.generation = 0
+        """The number of databases that the engine has had before this one."""
+        if self._pool is not None:
             event.listen(engine.pool, "close", _ending(weakref.ref(self)))
 
     def at_end(self, owner: Owner, hook: Callable[[Owner], object]) -> None:
@@ -125,8 +129,19 @@ class Database:
         hooks = self._at_end
         hooks[id(reference)] = lambda: None if (alive := reference()) is None else hook(alive)
 
+    def has_one_connection(self) -> bool:
+        """True if the database may end with its connection. Notices another pool, which has another connection."""
+        engine = self._engine()
+        if self._pool is None or engine is None:
+            return False
+        if engine.pool is not self._pool():
+            self._pool = weakref.ref(engine.pool)
+            self.end()
+        return True
+
     def end(self) -> None:
         """The database's only connection is closed, or this is a copy of the process that had it."""
+        self.generation += 1
         self.homes = {}
         self._of_memory = uuid.uuid4().hex
         for hook in [*self._at_end.values()]:
@@ -183,11 +198,12 @@ class Database:
 
     def _home_of(self, table: sa.Table, translation: Translation | None, *, is_reader: bool = True) -> Home:
         schema = _schema_of(table, translation)
-        home = self.homes.get((schema, table.name))
+        homes = self.homes
+        home = homes.get((schema, table.name))
         if home is None:
             home = self._ask(schema, table.name, is_reader)
             if home.lasts:
-                self.homes[schema, table.name] = home
+                homes[schema, table.name] = home
         return home
 
     def _ask(self, schema: str | None, table: str, is_reader: bool) -> Home:

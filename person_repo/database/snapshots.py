@@ -10,12 +10,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import sqlalchemy as sa
 
-from person_repo.database.engines import MAY_JUDGE, has_one_connection, keep_up, read_engine_of, turn_on
-from person_repo.internals import root_engine
+from person_repo.database.engines import (
+    IS_CLEAN,
+    MAY_JUDGE,
+    SAID,
+    has_one_connection,
+    keep_up,
+    read_engine_of,
+    turn_on,
+)
+from person_repo.internals import has_listeners, root_engine
 from person_repo.urls import redact
 
 __all__ = ["Snapshot", "fresh_connection", "question_to"]
@@ -56,13 +64,14 @@ def _end_on_sqlite(driver: Any) -> None:
 
 class Snapshot:
     """The state of the database that a connection reads from now on. Made right after the connection was taken from
-    its pool.
+    its pool. ``connection``: as the pool gives it. ``driver``: the driver's own.
     """
 
-    __slots__ = ("_driver", "_mark", "_own", "_reader")
+    __slots__ = ("_connection", "_driver", "_mark", "_own", "_reader")
 
-    def __init__(self, reader: sa.Engine, driver: Any) -> None:
+    def __init__(self, reader: sa.Engine, connection: Any, driver: Any) -> None:
         self._reader = reader
+        self._connection = connection
         self._driver = driver
         may_judge = reader.get_execution_options().get(MAY_JUDGE)
         # None on the host's own connection, whose transaction is none of ours.
@@ -75,7 +84,7 @@ class Snapshot:
             if self._own is None:
                 _say(reader, f"nobody asks the driver {reader.dialect.driver} whether a transaction is open")
         elif may_judge:
-            self._mark = _changes_on_shared(driver)
+            self._mark = self._changes_on_shared()
 
     def end(self) -> bool:
         """Ends a transaction on a connection that is not the host's; True if none is open now."""
@@ -90,41 +99,61 @@ class Snapshot:
     def is_committed(self) -> bool:
         """True if all that was read is committed, and nothing of it is older than this object."""
         if self._own is None:
-            return self._mark is not None and _changes_on_shared(self._driver) == self._mark
+            return self._mark is not None and self._changes_on_shared() == self._mark
         if self._mark and self._is_dirty():
-            _say(self._reader, "a listener to its connections asks for READ UNCOMMITTED")
+            _say(self._reader, "it is read by READ UNCOMMITTED")
             return False
         return bool(self._mark)
 
     def _is_dirty(self) -> bool:
-        """Asks for the isolation level, if a listener of the host's may have set it since the connection was made."""
-        dialect = self._reader.dialect
-        listeners: Any = self._reader.pool.dispatch.checkout
-        if not (listeners.listeners or listeners.parent_listeners) or dialect.name not in _HAS_DIRTY_READS:
+        """Asks for the isolation level: once on each connection of a read engine of the host's, and at each load where
+        a listener of the host's may set it anew.
+        """
+        dialect, events = self._reader.dialect, cast("Any", self._reader.pool.dispatch)
+        is_heard = False
+        for each in (events.checkout, events.checkin, events.reset):
+            is_heard = is_heard or bool(each.listeners or each.parent_listeners)
+        is_heard = is_heard or (has_listeners(self._reader) and _hears_connections(self._reader))
+        is_known = IS_CLEAN in dialect.__dict__ or IS_CLEAN in self._connection.info
+        if dialect.name not in _HAS_DIRTY_READS or (is_known and not is_heard):
             return False
         try:
-            return dialect.get_isolation_level(self._driver) == "READ UNCOMMITTED"
+            is_dirty = dialect.get_isolation_level(self._driver) == "READ UNCOMMITTED"
         except dialect.loaded_dbapi.Error as exc:
             logger.debug("the isolation level of a connection for reads cannot be read: %s", exc)
             return True
+        if not is_dirty:
+            self._connection.info[IS_CLEAN] = True
+        return is_dirty
+
+    def _changes_on_shared(self) -> object | None:
+        """SQLite's count of all rows ever changed on a connection, rolled back or not. None in a transaction, and if
+        others may change the database: a statement that the host has not read to the end shows it as it was.
+
+        With no transaction open before a read and after it, and no change counted between, there was none.
+        """
+        driver = self._driver
+        if driver is None or driver.in_transaction:
+            if getattr(driver, "autocommit", None) is False:
+                _say(self._reader, "with autocommit=False a transaction is always open on its only connection")
+            return None
+        if any(file for _, _, file in driver.execute("PRAGMA database_list")):
+            _say(self._reader, "its only connection is to a file")
+            return None
+        return f"{driver.total_changes} changes"
 
 
-def _changes_on_shared(driver: Any) -> object | None:
-    """SQLite's count of all rows ever changed on a connection, rolled back or not; None in a transaction.
-
-    With no transaction open before a read and after it, and no change counted between, there was none.
-    """
-    return None if driver is None or driver.in_transaction else f"{driver.total_changes} changes"
+def _hears_connections(reader: sa.Engine) -> bool:
+    """True if a listener hears of each connection that is taken, and may give it another isolation level."""
+    events: Any = reader.dispatch
+    return bool(events.engine_connect)
 
 
 def _say(reader: sa.Engine, reason: str) -> None:
-    said = root_engine(reader).__dict__.setdefault(_SAID, set())
+    said = root_engine(reader).__dict__.setdefault(SAID, set())
     if reason not in said:
         said.add(reason)
         logger.warning("%s: what is read there is not cached: %s", redact(reader.url), reason)
-
-
-_SAID: Final = "_person_repo_said"
 
 
 @contextmanager
@@ -132,7 +161,8 @@ def fresh_connection(reader: sa.Engine) -> Iterator[tuple[sa.Connection, Snapsho
     """A connection of a read engine, alone on it if all threads share it. No transaction is open on it or stays so."""
     keep_up(reader)
     with turn_on(reader), reader.connect() as connection:
-        snapshot = Snapshot(reader, connection.connection.driver_connection)
+        pooled = connection.connection
+        snapshot = Snapshot(reader, pooled, pooled.driver_connection)
         try:
             yield connection, snapshot
         finally:

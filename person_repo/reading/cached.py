@@ -85,6 +85,7 @@ class CachedRepository(Repository[E]):
         """The name of the class's entries, in whichever database, for ``invalidate_all``."""
         self._asks_again = float("-inf")
         self._is_silent = False
+        self._may_end = database.read_database.has_one_connection()
         self._require_ttl()
         _repositories.add(self)
         database.read_database.at_end(self, _begin_anew)
@@ -121,6 +122,7 @@ class CachedRepository(Repository[E]):
         """
         loader = self.database.loader
         database, namespace = self.database.read_database, self.backend.settings.namespace
+        generation = database.generation
         keys, lasts, server = database.locate(loader.mapping, namespace, loader.translation)
         if (ttl := self._require_ttl()) is not None:
             self.backend.set_ttl(self.group, ttl)
@@ -130,13 +132,17 @@ class CachedRepository(Repository[E]):
         )
         reading = Reading(loader.mapping, keys, codec, read_through)
         self._is_silent = False
-        if lasts:
+        if lasts and not self._may_end:
             self._reading = reading
             self._compare_servers(keys, server)
         else:
             self._provisional = reading
-        # Another thread may have mapped a class meanwhile.
-        return reading if self.database.loader is loader else self._begin()
+            self._asks_again = float("inf") if lasts else self._asks_again
+        # Another thread may have mapped a class meanwhile, or ended the database.
+        if self.database.loader is loader and database.generation == generation:
+            return reading
+        _begin_anew(self)
+        return self._begin()
 
     def _compare_servers(self, keys: Keyspace, server: str) -> None:
         """Log, and count, if others read these entries from another server: a promoted replica, or a copy."""
@@ -161,8 +167,11 @@ class CachedRepository(Repository[E]):
     def _try_to_begin(self) -> Reading[E] | None:
         """The same; None, and once in the log, if the database does not say which it is. Then it answers by itself.
 
-        Without a row for its identity, or without an answer, it is asked again after ``fence_interval``.
+        Without a row for its identity, or without an answer, it is asked again after ``fence_interval``. A database in
+        memory may be another one at each read.
         """
+        if self._may_end:
+            self.database.read_database.has_one_connection()
         if self._clock() < self._asks_again:
             return self._provisional
         self._asks_again = self._clock() + min(self.backend.settings.fence_interval, _LONGEST_PROVISIONAL)

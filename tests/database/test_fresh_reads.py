@@ -5,19 +5,22 @@ from __future__ import annotations
 import logging
 import sqlite3
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy import event
+from sqlalchemy import event, orm
 from support.databases import make_tables
 from support.entities import person, store
 from support.urls import MEMORY
 
-from person_repo import CachedRepository, PersonService, SQLAlchemyRepository
-from person_repo.database.engines import read_engine_of
+from person_repo import CachedRepository, PersonService, Service, SQLAlchemyRepository
+from person_repo.database.engines import read_engine_of, turn_on
+from person_repo.database.identity import Database
 from person_repo.model import Base, Person
 
 MODES_OF_PYTHON = sys.version_info >= (3, 12)
@@ -354,3 +357,222 @@ def test_the_only_connection_that_a_host_replaces_is_that_of_reads() -> None:
             assert people.get("ada") == person()
             engine.dispose()
     keeper.close()
+
+
+@pytest.mark.parametrize("how", ["dispose", "noclose", "recreate", "another"])
+def test_a_database_in_memory_ends_however_its_connection_is_given_up(how: str) -> None:
+    arguments = {"check_same_thread": False}
+    engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool, connect_args=arguments)
+    left: list[sa.Engine | sa.Pool] = []
+    with PersonService.over(engine, MEMORY) as people:
+        for name in ("first", "second", "third"):
+            Base.metadata.create_all(engine)
+            store(engine, person(first_name=name))
+            for _ in range(3):
+                assert people.get_one("ada").first_name == name
+            with engine.begin() as connection:
+                connection.execute(sa.update(Person).values(first_name="changed"))
+            assert people.get_one("ada").first_name == "changed"
+            left.append(engine.pool)
+            if how in ("dispose", "noclose"):
+                engine.dispose(close=how == "dispose")
+            elif how == "recreate":
+                engine.pool = engine.pool.recreate()
+            else:
+                other = sa.create_engine("sqlite://", poolclass=sa.StaticPool, connect_args=arguments)
+                engine.pool = other.pool
+    engine.dispose()
+    for each in left:
+        each.dispose()
+
+
+def test_threads_that_begin_while_a_database_in_memory_ends_read_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool, connect_args={"check_same_thread": False})
+    Base.metadata.create_all(engine)
+    store(engine, person(first_name="first"))
+    locate = Database.locate
+    ends = [True]
+
+    def slow(self: Database, *arguments: Any) -> Any:
+        found = locate(self, *arguments)
+        if ends:
+            ends.clear()
+            engine.dispose()
+            Base.metadata.create_all(engine)
+            store(engine, person(first_name="second"))
+        return found
+
+    monkeypatch.setattr(Database, "locate", slow)
+    with PersonService.over(engine, MEMORY) as people:
+        for _ in range(3):
+            assert people.get_one("ada").first_name == "second"
+    engine.dispose()
+
+
+@pytest.mark.parametrize("options", [{}, {"schema_translate_map": {"tenant": None}}, {"anything": 1}], ids=str)
+def test_all_reads_of_one_connection_take_turns(options: dict[str, Any]) -> None:
+    """Whatever options the engines have by which services reach it."""
+    engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool, connect_args={"check_same_thread": False})
+    readers = [read_engine_of(engine), read_engine_of(engine.execution_options(**options))]
+    readers.append(readers[1].execution_options(schema_translate_map={"a": "b"}))
+    taken = threading.Event()
+
+    def take(reader: sa.Engine) -> None:
+        with turn_on(reader):
+            taken.set()
+
+    for held in readers:
+        for reader in readers:
+            taken.clear()
+            with turn_on(held):
+                thread = threading.Thread(target=take, args=(reader,))
+                thread.start()
+                assert not taken.wait(0.05)
+            assert taken.wait(10)
+            thread.join()
+    engine.dispose()
+
+
+def test_a_type_that_reads_another_class_does_not_wait_for_itself() -> None:
+    engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool, connect_args={"check_same_thread": False})
+
+    class Owner(sa.TypeDecorator[Any]):
+        impl = sa.String(20)
+        cache_ok = True
+
+        def process_result_value(self, value: Any, _: sa.Dialect) -> Any:
+            return people.get(value) and value
+
+    class Things(orm.DeclarativeBase):
+        pass
+
+    class Thing(Things):
+        __tablename__ = "thing_of_somebody"
+        id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+        owner: orm.Mapped[str] = orm.mapped_column(Owner())
+
+    Base.metadata.create_all(engine)
+    Things.metadata.create_all(engine)
+    store(engine, person(), Thing(id=1, owner="ada"))
+    with (
+        PersonService.over(engine, MEMORY) as people,
+        Service.over(Thing, engine, MEMORY) as things,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        assert pool.submit(lambda: things.get_one(1).owner).result(20) == "ada"
+    engine.dispose()
+
+
+def test_reads_leave_a_server_when_the_hosts_pool_was_invalidated(tmp_path: Path) -> None:
+    """As SQLAlchemy's recipe does with an error that says that the server follows another one now."""
+    urls = [f"sqlite:///{tmp_path / name}" for name in ("old.db", "new.db")]
+    for url, name in zip(urls, ("old", "new"), strict=True):
+        make_tables(url)
+        store(made := sa.create_engine(url), person(first_name=name))
+        made.dispose()
+    goes_to = [urls[0]]
+    engine = sa.create_engine(urls[0], creator=lambda: sqlite3.connect(goes_to[0].removeprefix("sqlite:///")))
+
+    @event.listens_for(engine, "handle_error")
+    def follow(context: Any) -> None:
+        if "read-only" in str(context.original_exception):
+            context.is_disconnect = True
+
+    with PersonService.over(engine, MEMORY, use_db=True) as people:
+        assert people.get_one("ada").first_name == "old"
+        goes_to[0] = urls[1]
+        with engine.connect() as connection, pytest.raises(sa.exc.OperationalError):
+            connection.exec_driver_sql("SELECT 'read-only' FROM \"read-only\"")
+        assert people.get_one("ada").first_name == "new"
+    engine.dispose()
+
+
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+def test_a_static_pool_on_a_file_is_read_on_other_connections(tmp_path: Path, journal: str) -> None:
+    """A statement that the host has not read to the end would pin what its connection sees."""
+    url = f"sqlite:///{tmp_path / 'host.db'}"
+    make_tables(url)
+    arguments = {"check_same_thread": False, "timeout": 1}
+    engine = sa.create_engine(url, poolclass=sa.StaticPool, connect_args=arguments)
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"PRAGMA journal_mode = {journal}")
+    store(engine, person(), person("bob"))
+    with PersonService.over(engine, MEMORY) as people:
+        if journal == "wal":
+            driver: Any = engine.raw_connection().driver_connection
+            half_read = driver.execute("SELECT * FROM person")
+            half_read.fetchone()
+            rename(url, "changed")
+            assert people.get_one("ada").first_name == "changed"
+            half_read.close()
+        assert people.get("bob") is not None
+        assert people.stats().fills > 0
+    engine.dispose()
+
+
+@pytest.mark.parametrize("how", ["create", "connect", "reset", "engine_connect"])
+def test_dirty_reads_are_known_wherever_they_come_from(mysql_url: str, how: str, listen: Callable[..., None]) -> None:
+    make_tables(mysql_url)
+    level: Any = {"isolation_level": "READ UNCOMMITTED"} if how == "create" else {}
+    engine = sa.create_engine(mysql_url)
+    store(engine, person())
+    read_engine = sa.create_engine(mysql_url, **level) if how in ("create", "connect") else None
+    if how == "connect":
+        event.listen(read_engine, "connect", dirty)
+    if how == "reset":
+        event.listen(engine, "reset", dirty)
+    if how == "engine_connect":
+        listen(sa.Engine, "engine_connect", lambda connection: dirty(connection.connection.driver_connection))
+    repository = SQLAlchemyRepository(Person, engine, read_engine=read_engine)
+    with PersonService(database=repository, cached=CachedRepository(repository, MEMORY)) as people:
+        people.get("bob")
+        with engine.connect() as writer:
+            writer.execute(sa.update(Person).values(first_name="rolled back"))
+            people.get("ada")
+            people.get_many(["ada", "bob"])
+            writer.rollback()
+        assert people.get_one("ada").first_name == "Ada"
+    for each in (engine, read_engine, read_engine_of(engine)):
+        if each is not None:
+            each.dispose()
+
+
+def test_pools_that_change_while_threads_read_lose_no_connection(file: str) -> None:
+    engine = sa.create_engine(file, connect_args={"timeout": 10})
+    opened: list[Any] = []
+    event.listen(engine, "connect", lambda driver, _: opened.append(driver))
+    stop = threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            assert people.get("ada") is not None
+
+    with PersonService.over(engine, MEMORY, use_db=True) as people, ThreadPoolExecutor(3) as pool:
+        readers = [pool.submit(read) for _ in range(3)]
+        for _ in range(30):
+            event.listen(engine, "checkin", note)
+            event.remove(engine, "checkin", note)
+            engine.dispose()
+        stop.set()
+        for reader in readers:
+            reader.result()
+    engine.dispose()
+
+
+def note(*_: Any) -> None:
+    """A listener that does nothing."""
+
+
+def test_the_log_says_why_nothing_of_an_only_connection_is_cached(caplog: pytest.LogCaptureFixture) -> None:
+    if not MODES_OF_PYTHON:
+        pytest.skip("sqlite3 has no autocommit before Python 3.12")
+    arguments = {"check_same_thread": False, "autocommit": False}
+    engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool, connect_args=arguments)
+    Base.metadata.create_all(engine)
+    store(engine, person())
+    with PersonService.over(engine, MEMORY) as people:
+        for _ in range(3):
+            assert people.get("ada") is not None
+        assert people.stats().fills == 0
+    assert caplog.text.count("with autocommit=False a transaction is always open") == 1
+    engine.dispose()

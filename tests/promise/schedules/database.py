@@ -169,12 +169,17 @@ class FakeConnection:
         self.fence = {}
 
 
+UNHEARD = SimpleNamespace(listeners=(), parent_listeners=())
+"""An event that nobody listens to."""
+
+
 def _engine_of(driver: object) -> dict[str, Any]:
     """The attributes by which ``Snapshot`` asks an engine's driver for its transaction."""
     return {
         "dialect": SimpleNamespace(name="of the fake", driver="psycopg", loaded_dbapi=SimpleNamespace(Error=())),
-        "pool": SimpleNamespace(dispatch=SimpleNamespace(checkout=SimpleNamespace(listeners=(), parent_listeners=()))),
-        "connection": SimpleNamespace(driver_connection=driver),
+        "pool": SimpleNamespace(dispatch=SimpleNamespace(checkout=UNHEARD, checkin=UNHEARD, reset=UNHEARD)),
+        "connection": SimpleNamespace(driver_connection=driver, info={}),
+        "_has_events": False,
     }
 
 
