@@ -92,8 +92,8 @@ def _may_be_sent_by_host(dialect: sa.Dialect) -> bool:
 
 
 def examine(covered: Covered, context: Any, statement: str, parameters: Any) -> InFlight | None:
-    """Record what a statement changes, right before it is sent with these parameters; None if it may not be sent like
-    this, since a host's listener sends it. Returns the statement in flight if it is to return keys (``returned``).
+    """Record what a statement changes, right before it is sent. Returns the statement in flight, if it is to return
+    rows (``InFlight.returned``). ``parameters``: as they are sent; None if a host's listener may send the statement.
 
     Cases, in this order:
 

@@ -9,6 +9,7 @@ left for the host.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -16,12 +17,15 @@ import sqlalchemy as sa
 from sqlalchemy.sql import dml, visitors
 
 from person_repo.internals import put_rows_back, resolved_statement, returned_columns, take_rows
+from person_repo.interruptions import is_repeated
 from person_repo.mapped.identities import Identity
 from person_repo.writing.clauses import criteria_of, fixed_values, is_same_table
 from person_repo.writing.covered import MOVED, CoveredModel
 from person_repo.writing.rewriting import is_rewritten
 
 __all__ = ["Returned", "returned_by"]
+
+logger = logging.getLogger("person_repo.writing")
 
 _CHUNK: Final = 1000
 
@@ -42,10 +46,12 @@ class Returned:
         self._places = places
 
     def identities(self, context: Any, cursor: Any) -> list[list[Identity] | None]:
-        """For each model the keys of the rows, which are taken from the cursor; None for too many of them."""
+        """For each model the keys of the rows, which are taken from the cursor; None for too many of them, or if one
+        cannot be read: the statement has run, and must not fail because of us.
+        """
         kinds = [column[1] for column in cursor.description]
         readers = [self._reader(model, kinds) for model in self.models]
-        found: list[list[Identity] | None] = [[] for _ in self.models]
+        found: list[list[Any] | None] = [[] for _ in self.models]
         number = 0
         kept: list[Any] = []
         while rows := cursor.fetchmany(_CHUNK):
@@ -54,8 +60,8 @@ class Returned:
             for at, (model, read) in enumerate(zip(self.models, readers, strict=True)):
                 identities = found[at]
                 if identities is not None:
-                    identities += map(read, rows)
-                    if len(identities) > model.backend.settings.max_keys:
+                    identities += _read_all(read, rows)
+                    if len(identities) > model.backend.settings.max_keys or None in identities:
                         found[at] = None
         if self.clause:
             take_rows(context, number)
@@ -72,6 +78,16 @@ class Returned:
         ]
         pairs = [(place, process) for place, process in zip(places, processors, strict=True)]
         return lambda row: tuple([row[place] if process is None else process(row[place]) for place, process in pairs])
+
+
+def _read_all(read: Callable[[Any], Identity], rows: Sequence[Any]) -> list[Identity | None]:
+    try:
+        return [*map(read, rows)]
+    except Exception as exc:  # A type of the host's may raise anything.
+        if not is_repeated(exc, lambda: [*map(read, rows)]):
+            raise
+        logger.debug("a key that a statement has returned cannot be read: %s", exc)
+        return [None]
 
 
 def returned_by(context: Any, statement: str, models: Sequence[CoveredModel]) -> Returned | None:

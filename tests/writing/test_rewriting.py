@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import event, orm
 from sqlalchemy.ext.compiler import compiles
 from support.hosts import HostBase
+from support.tables import Colour
 from support.ways import TABLE, Witness
 
 from person_repo import PersonService, Service, make_region
@@ -79,6 +80,28 @@ def test_returned_keys_are_of_their_types(witness_of: Callable[..., Witness]) ->
     typed = witness_of(Typed, [Typed(id=id, part=part, note=f"n{part}") for id, part in ids], ids=ids)
     with typed.invalidates(ids[1]), typed.sessions() as session, session.begin():
         session.execute(sa.update(Typed).where(Typed.note == "n1").values(note="changed"))
+
+
+class Paint(HostBase):
+    """A key whose values in the database need not all be of its type."""
+
+    __tablename__ = "paint"
+
+    id: orm.Mapped[Colour] = orm.mapped_column(
+        sa.Enum(Colour, native_enum=False, length=20, create_constraint=False), primary_key=True
+    )
+    note: orm.Mapped[str] = orm.mapped_column(sa.String(40), default="")
+
+
+@returning
+def test_a_key_that_cannot_be_read_makes_no_write_fail(witness_of: Callable[..., Witness]) -> None:
+    paints = witness_of(Paint, [Paint(id=Colour.RED, note="n")], ids=[Colour.RED])
+    with paints.blind(), paints.engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO paint (id, note) VALUES ('no colour', 'n')")
+    assert paints.service.get_one(Colour.RED).note == "n"
+    with paints.blind(), paints.engine.begin() as connection:
+        assert connection.execute(sa.update(Paint).where(Paint.note == "n").values(note="changed")).rowcount == 2
+    assert paints.service.get_one(Colour.RED).note == "changed"
 
 
 @returning
