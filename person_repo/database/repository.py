@@ -279,8 +279,11 @@ class SQLAlchemyRepository(Generic[E]):
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[BoundRepository[E]]:
-        with self._open() as session, errors_translated(self.mapping), session.begin():
-            yield self.bind(session)
+        with self._open() as session, errors_translated(self.mapping):
+            if type(session).get_bind is not orm.Session.get_bind:
+                _stay_on_one_bind(session, self.mapping.mapper, self.engine)
+            with session.begin():
+                yield self.bind(session)
 
     def _through_session(self, read: Callable[[BoundRepository[E]], R]) -> R:
         with self._open() as session:
@@ -346,6 +349,21 @@ def bind_of(
         raise ConfigurationError(
             f"the sessions do not say which engine {mapper.class_.__name__} is on ({error}); name it with engine="
         ) from error
+
+
+def _stay_on_one_bind(session: orm.Session, mapper: orm.Mapper[Any], engine: sa.Engine) -> None:
+    """Has a session that chooses an engine for each statement read this hierarchy where it writes it: a replica does
+    not have what the session has just written, and a lock there locks nothing. Other classes go where they went.
+    """
+    bind, choose = bind_of(session, mapper, engine), session.get_bind
+
+    root = mapper.base_mapper
+
+    def get_bind(mapper: Any = None, **options: Any) -> sa.Engine | sa.Connection:
+        asked = None if mapper is None else sa.inspect(mapper, raiseerr=False)
+        return bind if getattr(asked, "base_mapper", None) is root else choose(mapper, **options)
+
+    session.get_bind = get_bind  # type: ignore[method-assign]
 
 
 _repositories: weakref.WeakSet[SQLAlchemyRepository[Any]] = weakref.WeakSet()

@@ -16,6 +16,7 @@ from support.urls import MEMORY
 from person_repo.database.repository import SQLAlchemyRepository
 from person_repo.exceptions import (
     ConfigurationError,
+    PersonNotFoundError,
 )
 from person_repo.model import Base, Person
 from person_repo.reading.cached import CachedRepository
@@ -190,6 +191,35 @@ def test_of_sessions_that_read_from_replicas_the_engine_they_write_to_is_read(pe
         with sessions.begin() as session:
             session.add(person())
         assert people.get("ada") == person()
+    replica.dispose()
+
+
+@pytest.mark.every_database
+def test_writes_of_sessions_that_read_from_replicas_stay_on_one_engine(database_url: str) -> None:
+    """They read what they write, and a replica knows nothing of it."""
+    leader, replica = sa.create_engine(database_url), sa.create_engine("sqlite://", poolclass=sa.StaticPool)
+    Base.metadata.create_all(leader)
+    Base.metadata.create_all(replica)
+    with orm.Session(replica) as session, session.begin():
+        session.add(person("grace", "of the replica"))
+    sessions = orm.sessionmaker(class_=type("Routed", (Routing,), {"leader": leader, "replica": replica}))
+    with PersonService.over(sessions, MEMORY) as people:
+        people.add(person())
+        assert people.update("ada", first_name="Augusta").first_name == "Augusta"
+        assert people.upsert(person("ada", "Again")).first_name == "Again"
+        assert people.add_many([person("bob"), person("carol")]) == 2
+        assert people.delete("bob")
+        assert not people.delete("grace")
+        with pytest.raises(PersonNotFoundError):
+            people.update("grace", first_name="nobody")
+        for use_db in (False, True):
+            with people.using(use_db=use_db):
+                assert {id: found.first_name for id, found in people.get_many(["ada", "bob", "carol"]).items()} == {
+                    "ada": "Again", "carol": "Ada",
+                }  # fmt: skip
+        with replica.connect() as connection:
+            assert connection.scalar(sa.select(sa.func.count()).select_from(Person)) == 1
+    leader.dispose()
     replica.dispose()
 
 
