@@ -171,14 +171,16 @@ def fresh_connection(reader: sa.Engine) -> Iterator[tuple[sa.Connection, Snapsho
 
 @contextmanager
 def question_to(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """A connection for a question that is asked once, beside a host's engine. It is closed after it: a process that
-    only writes keeps none.
+    """A connection for a question that is asked once, beside a host's engine. One that was opened for it is closed
+    after it: a process that only writes keeps none.
     """
     reader = read_engine_of(engine)
+    keep_up(reader)
+    keeps = has_one_connection(reader) or (isinstance(reader.pool, sa.QueuePool) and reader.pool.checkedin() > 0)
     with fresh_connection(reader) as (connection, _):
         try:
             yield connection
         finally:
             # Not before: a listener of the host's would find no connection of the driver's in a detached one.
-            if not (has_one_connection(reader) or connection.invalidated):
+            if not (keeps or connection.invalidated):
                 connection.detach()

@@ -107,7 +107,7 @@ def examine(covered: Covered, context: Any, statement: str, parameters: Any) -> 
     form = None
     if writes:
         form = form_of(covered, context)
-        if form is not None and form.changes_nothing and statement is context.statement:
+        if form is not None and form.changes_nothing and statement is getattr(context, "statement", statement):
             return None
     elif ";" not in statement and (statement[:6] in ("SELECT", "select") or is_query(context)):
         return None
@@ -119,7 +119,8 @@ def examine(covered: Covered, context: Any, statement: str, parameters: Any) -> 
     if kind == TextKind.READ and not may_commit:
         return None
 
-    is_as_compiled = statement is context.statement and KEPT not in context.__dict__
+    # A default is asked for before the context has its text.
+    is_as_compiled = statement is getattr(context, "statement", statement) and KEPT not in context.__dict__
 
     def find_changes() -> Changes:
         if not writes:

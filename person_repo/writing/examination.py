@@ -117,8 +117,9 @@ def _examine_unknown_form(covered: Covered, connection: sa.Connection, context: 
     statement = getattr(statement, "element", statement)  # select(...).from_statement(...) wraps one.
     if not isinstance(statement, dml.UpdateBase):
         return whole_models(covered.models)
-    if replaces_unseen(statement, context.statement, context.dialect):
-        return of_text(covered, connection, context.statement, TextKind.WRITE)
+    text = getattr(context, "statement", "")  # not there yet while a default is asked for
+    if replaces_unseen(statement, text, context.dialect):
+        return of_text(covered, connection, text, TextKind.WRITE)
     parameters = _parameters_of(context)
     changes: Changes = []
     # An ORM statement with a list of rows is sent as one for each table of its class.

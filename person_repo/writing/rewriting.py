@@ -38,9 +38,10 @@ def is_rewritten(context: Any, statement: str) -> bool:
     """True if a text is not that of its context, comments around it apart. An insert that is sent in several parts
     never counts as rewritten.
     """
-    if statement == context.statement or context.execute_style is ExecuteStyle.INSERTMANYVALUES:
+    text = getattr(context, "statement", statement)
+    if statement == text or context.execute_style is ExecuteStyle.INSERTMANYVALUES:
         return False
-    before, found, after = statement.partition(context.statement)
+    before, found, after = statement.partition(text)
     return not (found and _COMMENTS.fullmatch(before) and _COMMENTS.fullmatch(after))
 
 

@@ -147,7 +147,7 @@ class Stage:
         self._readers = {name: _Reader(self._mapping, backends[name]) for name in self._names("reader")}
         for reader, shift in zip(self._readers.values(), scenario.schemas, strict=False):
             reader.repository.keys  # noqa: B018 - its codec is made by now
-            reader.repository._reading.codec.header += " older" * shift
+            codec_of(reader.repository).header += " older" * shift
         self._auditor = _Reader(self._mapping, self._backend())
         self._writers = {name: _Writer(self._mapping, backends[name]) for name in self._names("writer")}
         self._warm: tuple[list[tuple[dict[bytes, Item], int]], int] | None = None
@@ -227,7 +227,7 @@ class Stage:
         auditor = self._auditor
         auditor.enter(world)
         auditor.repository.keys  # noqa: B018 - its codec is made by now
-        codec = auditor.repository._reading.codec
+        codec = codec_of(auditor.repository)
         header = codec.header
         codec.header += " oldest" * self.scenario.old_schema
         for id in self.scenario.cached:
@@ -350,6 +350,11 @@ _TTLS: Mapping[str, Any] = {
 
 
 _HOME = Home("schedules", "main", lasts=True, folds=True)
+
+
+def codec_of(repository: Any) -> Any:
+    """The codec of a repository that has read before. Of a database in memory it may not last."""
+    return (repository._reading or repository._provisional).codec
 
 
 def _engine() -> sa.Engine:
