@@ -294,7 +294,7 @@ class InFlight:
     ``pending``: the changes of its transaction. ``driver``: the driver's connection. ``scope``: the schemas of its
     tables. ``ends``: no transaction is open after it. ``at_once``: its changes are everybody's once it has run,
     whatever its transaction does. ``begins``: it begins one by text. ``unannounced``: no tombstones are placed for it
-    yet. ``generating``: models whose new keys come with the result. ``counted``: the number of rows it must turn out to
+    yet. ``generating``: models whose new keys come with the result. ``counted``: the number of rows it may turn out to
     match, by model. ``returned``: the keys that it is to return itself. ``since``: the number of ``Covered.news`` when
     it was examined.
     """
@@ -401,6 +401,8 @@ class InFlight:
         """
         if self.pending.alters and self.covered.storage.is_asked:
             self.covered.settle(self.pending)
+        for model in [] if self.returned is None else self.returned.models:
+            model.ask_again()  # The account may have lost the right to read the key.
         if is_disconnect(context.root_connection):
             return
         if not context.executemany:
@@ -417,7 +419,7 @@ class InFlight:
     def _learn_from_result(self, result: sa.CursorResult[Any]) -> bool:
         """Record what only the result says: rows matched, keys that the database made. True if any of it is new."""
         self._resolve()
-        mistaken = [model for model, asked in self.counted if result.rowcount != asked]
+        mistaken = [model for model, asked in self.counted if result.rowcount > asked]
         for model in mistaken:
             model.record(self.pending, None)
         for model in self.generating:

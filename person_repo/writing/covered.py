@@ -150,6 +150,10 @@ class CoveredModel(WatchedTable):
             return False
         return answer
 
+    def ask_again(self) -> None:
+        """A statement that was to return the key was refused, for whatever reason."""
+        self._returns = {}
+
     # The changes of a transaction
 
     def record(self, pending: Pending, identities: Iterable[Identity] | None, scope: Scope = None) -> None:

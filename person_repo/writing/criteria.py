@@ -2,9 +2,9 @@
 
 1. it sets a part of the primary key to a value that only the database computes: any rows;
 2. its criteria fix the primary key (``key = value``, ``key IN (values)``): those keys, and the new ones if it sets any;
-3. the same, but the database may take other keys for equal (a collation): on MySQL it is asked for the keys of those
-   rows, by a query that locks just the rows that the statement is about to lock. Only inside a transaction that
-   keeps the locks, for one parameter set, and if no key is set;
+3. they fix one key, but the database may take another one for equal (a collation): on MySQL it is asked how the row
+   spells it, by a query that locks just the row that the statement is about to lock. Only inside a transaction that
+   keeps the lock, and if no key is set;
 4. any other criteria: any rows, unless the statement itself can say which (``returning``). No query of ours could:
    it would see another snapshot than the statement, lock more, or need another right.
 """
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Generic
 
 import sqlalchemy as sa
-from sqlalchemy.sql import dml, elements, operators, visitors
+from sqlalchemy.sql import dml, elements, operators
 
 from person_repo.database.marks import OWN
 from person_repo.mapped.mapping import Identity
@@ -55,9 +55,10 @@ class CriteriaWrite(Generic[W]):
             return Change(self.table, [*itertools.chain(*named), *_moved(named, moves)])
         if moves or len(self.parameters) > 1:
             return Change(self.table, None)
-        if named is not None and connection.dialect.name in ("mysql", "mariadb") and may_ask():
+        is_one = named is not None and len(named[0]) == 1
+        if named is not None and is_one and connection.dialect.name in ("mysql", "mariadb") and may_ask():
             question = {"schema_translate_map": options.get("schema_translate_map"), OWN: True}
-            return Change(self.table, self._ask(connection, most, question), counted=True)
+            return Change(self.table, self._ask(connection, named[0][0], question), counted=True)
         return Change(self.table, None, returned=True)
 
     def key_sides(self) -> list[Any] | None:
@@ -132,34 +133,24 @@ class CriteriaWrite(Generic[W]):
             named.append([identity for identity in stored if identity is not None])
         return named
 
-    def _ask(self, connection: sa.Connection, most: int, options: Mapping[str, Any]) -> list[Identity] | None:
-        """The keys of the rows that meet the criteria, at most ``most`` and one more, locked until the transaction
-        ends; None if the target has no such columns.
+    def _ask(self, connection: sa.Connection, identity: Identity, options: Mapping[str, Any]) -> list[Identity] | None:
+        """The key of the row that has this one, as the row spells it, locked until the transaction ends; None if the
+        target has no such columns.
 
-        A row that comes to meet them between this and the statement is no matter: the statement then matches more rows
-        than were found here, and the caller compares.
+        A row that comes between this and the statement is no matter: the statement then matches more rows than were
+        found here, and the caller compares. Where one was found, its lock keeps others from coming.
         """
         columns = [column_of(self.target, name) for name in self.table.key_names]
         if any(column is None for column in columns) or not self.table.mapping.key_fields:
             return None
         types = [key.column.type for key in self.table.mapping.key_fields]
+        values = [sa.literal(value, type_) for value, type_ in zip(identity, types, strict=True)]
         query = (
             sa.select(*[sa.type_coerce(column, type_) for column, type_ in zip(columns, types, strict=True)])
-            .where(*criteria_of(self.statement))
-            .limit(most + 1)
+            .where(*[column == value for column, value in zip(columns, values, strict=True)])
             .with_for_update()
         )
-        rows = connection.execute(query, self._parameters_of_criteria(), execution_options=options).all()
-        return [tuple(row) for row in rows]
-
-    def _parameters_of_criteria(self) -> dict[str, Any]:
-        """The parameters that the criteria name. The compiler made up the other names, and makes up the same ones for
-        other values in the query.
-        """
-        parts = (part for criterion in criteria_of(self.statement) for part in visitors.iterate(criterion))
-        names = {part.key for part in parts if isinstance(part, elements.BindParameter)}
-        given = self.parameters[0] if self.parameters else {}
-        return {name: value for name, value in given.items() if name in names}
+        return [tuple(row) for row in connection.execute(query, execution_options=options)]
 
 
 def _conjunction(criteria: Iterable[Any]) -> Iterator[Any]:

@@ -89,8 +89,8 @@ W = TypeVar("W", bound=WatchedTable)
 class Change(Generic[W]):
     """The rows of one watched table that a statement changes.
 
-    ``identities``: their primary keys; None for any rows. ``counted``: the keys were asked for before, and hold only if
-    the statement turns out to match as many rows. ``generated``: the database makes further keys, which come with the
+    ``identities``: their primary keys; None for any rows. ``counted``: the keys were asked for before, and hold unless
+    the statement turns out to match more rows. ``generated``: the database makes further keys, which come with the
     result. ``returned``: the statement itself may be able to say the keys (``returning``).
     """
 

@@ -190,6 +190,35 @@ def test_an_account_that_may_not_read_the_keys_can_write_all_the_same(
         connection.exec_driver_sql(f"DROP ROLE {name}")
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_an_account_that_loses_the_right_to_read_the_key_is_asked_again(people_engine: sa.Engine) -> None:
+    name = f"clerk_{uuid.uuid4().hex[:8]}"
+    with people_engine.begin() as connection:
+        connection.execute(sa.insert(TABLE), [{"id": "ada", "first_name": "a", "last_name": "b", "version": 1}])
+        connection.exec_driver_sql(f"CREATE ROLE {name} LOGIN")
+        connection.exec_driver_sql(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {name}")
+    writer = sa.create_engine(people_engine.url.set(username=name))
+    statement = sa.update(TABLE).where(TABLE.c.version > 0).values(version=TABLE.c.version + 1)
+    with PersonService.over(writer, "memory://") as people:
+        assert people.get_one("ada").version == 1
+        with writer.begin() as connection:
+            connection.execute(statement)
+        with people_engine.begin() as connection:
+            connection.exec_driver_sql(f"REVOKE SELECT ON person FROM {name}")
+            connection.exec_driver_sql(f"GRANT SELECT (version) ON person TO {name}")
+        with pytest.raises(sa.exc.ProgrammingError, match="permission denied"), writer.begin() as connection:
+            connection.execute(statement)
+        with writer.begin() as connection:
+            connection.execute(statement)
+        with people_engine.begin() as connection:
+            connection.exec_driver_sql(f"GRANT SELECT ON person TO {name}")
+        assert people.get_one("ada").version == 3
+    writer.dispose()
+    with people_engine.begin() as connection:
+        connection.exec_driver_sql(f"DROP OWNED BY {name}")
+        connection.exec_driver_sql(f"DROP ROLE {name}")
+
+
 # No lock, and no other snapshot: K2.1 and K2.2
 
 
