@@ -138,7 +138,7 @@ class CriteriaWrite(Generic[W]):
         target has no such columns.
 
         A row that comes between this and the statement is no matter: the statement then matches more rows than were
-        found here, and the caller compares. Where one was found, its lock keeps others from coming.
+        found here, and the caller compares. The lock on one that was found keeps others from coming.
         """
         columns = [column_of(self.target, name) for name in self.table.key_names]
         if any(column is None for column in columns) or not self.table.mapping.key_fields:
