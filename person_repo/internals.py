@@ -28,6 +28,7 @@ __all__ = [
     "expanded_parameters",
     "forget",
     "has_bind_expression",
+    "has_column_expression",
     "has_listeners",
     "invalidated_at",
     "is_disconnect",
@@ -372,6 +373,14 @@ def has_bind_expression(type_: sa.types.TypeEngine[Any]) -> bool:
     Without it, a key that the database computes from its parameter would count as kept as it is.
     """
     return type_._has_bind_expression
+
+
+def has_column_expression(type_: sa.types.TypeEngine[Any]) -> bool:
+    """True if a type puts a function around a column that is read: ``_has_column_expression``.
+
+    Without it, a key that a statement returns as it is stored would count as the key that queries read.
+    """
+    return type_._has_column_expression
 
 
 def variant_on(type_: sa.types.TypeEngine[Any], dialect: str) -> sa.types.TypeEngine[Any]:

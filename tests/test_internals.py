@@ -181,6 +181,16 @@ def rows_put_back(engine: sa.Engine) -> list[Any]:
         return [*map(tuple, connection.execute(sa.select(sa.literal(7))))]
 
 
+class Shown(sa.TypeDecorator[str]):
+    """A type that queries read through a function."""
+
+    impl = sa.String
+    cache_ok = True
+
+    def column_expression(self, column: Any) -> Any:
+        return sa.func.lower(column, type_=self)
+
+
 def clause_of(statement: Any) -> Any:
     return internals.post_values_clause(statement)
 
@@ -268,6 +278,9 @@ ASKED: dict[str, Callable[[sa.Engine], bool]] = {
         [column.name for column in internals.returned_columns(compiled(sa.update(TABLE).returning(TABLE.c.id)))]
         == ["id"]
         and internals.returned_columns(compiled(sa.update(TABLE))) == ()
+    ),
+    "has_column_expression": lambda _: (
+        internals.has_column_expression(Shown()) and not internals.has_column_expression(sa.String())
     ),
     "makes_connections": lambda engine: (
         internals.makes_connections(engine.pool)

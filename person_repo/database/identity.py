@@ -369,7 +369,7 @@ def _identity_in(connection: sa.Connection, schema: str) -> tuple[str, int] | No
 
 def _has_sqlite_table(connection: sa.Connection, schema: str, table: str) -> bool:
     master = "sqlite_temp_master" if schema == "temp" else f"{_quoted(connection, schema)}.sqlite_master"
-    quoted = table.replace("'", "''").replace("%", "%%")
+    quoted = table.replace("'", "''")
     return bool(_rows(connection, f"SELECT 1 FROM {master} WHERE lower(name) = lower('{quoted}') AND type != 'index'"))
 
 

@@ -104,29 +104,19 @@ def key_columns_of(engine: sa.Engine, table: sa.Table, names: Sequence[str]) -> 
 
 
 def may_return(engine: sa.Engine, table: sa.Table, schema: str | None, names: Sequence[str]) -> bool:
-    """True if a statement of the account's that changes rows of a table may return these columns, without an error that
-    it would not have had: it may read them, no row is hidden from it, and the table is a table.
+    """True if on PostgreSQL a statement that changes rows of a table may return these columns without another effect:
+    the account may read them, no policy hides rows from it that it may change, no rule rewrites it.
 
     ``schema``: where the table is. Raises what the database raises.
     """
-    here = sa.table(table.name, *map(sa.column, names), schema=schema)
+    name = engine.dialect.identifier_preparer.format_table(sa.table(table.name, schema=schema))
     with question_to(engine) as connection:
-        if engine.dialect.name == "postgresql":
-            name = engine.dialect.identifier_preparer.format_table(here)
-            parameters = {"name": name, "columns": list(names)}
-            return bool(connection.scalar(_MAY_RETURN_ON_POSTGRESQL, parameters, execution_options=_OPTIONS))
-        if engine.dialect.name == "sqlite":
-            master = sa.table("sqlite_master", schema=schema or "main")
-            is_it = sa.func.lower(sa.column("name")) == table.name.lower(), sa.column("type") == "table"
-            definition = sa.select(sa.column("sql", sa.String)).select_from(master).where(*is_it)
-            text = connection.scalar(definition, execution_options=_OPTIONS)
-            return text is not None and not text.upper().startswith("CREATE VIRTUAL")
-        connection.execute(sa.select(here).limit(0), execution_options=_OPTIONS)
-        return True
+        parameters = {"name": name, "columns": list(names)}
+        return bool(connection.scalar(_MAY_RETURN, parameters, execution_options=_OPTIONS))
 
 
 # Under row level security a row that is returned must be one that may be read, else the statement is refused.
-_MAY_RETURN_ON_POSTGRESQL: Final = sa.text(
+_MAY_RETURN: Final = sa.text(
     """
     SELECT count(*) = cardinality(CAST(:columns AS text[])) FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid
     WHERE pg_class.oid = to_regclass(:name) AND relkind IN ('r', 'p') AND NOT relrowsecurity AND NOT relhasrules

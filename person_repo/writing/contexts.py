@@ -19,7 +19,7 @@ from person_repo.exceptions import InvalidIdError
 from person_repo.internals import MAKE_RESULT, connections_have_listeners, has_listeners, is_disconnect
 from person_repo.interruptions import is_repeated
 from person_repo.writing.connections import commits_itself, driver_of, has_failed, has_more_results, info_of, is_open
-from person_repo.writing.covered import ANYWHERE, MOVED, SINCE, Covered, CoveredModel, Scope
+from person_repo.writing.covered import ANYWHERE, HIDDEN, MOVED, PENDING, SINCE, Covered, CoveredModel, Scope
 from person_repo.writing.examination import (
     Changes,
     Form,
@@ -28,6 +28,7 @@ from person_repo.writing.examination import (
     of_core,
     of_declared,
     of_text,
+    targets_sent,
     whole_models,
 )
 from person_repo.writing.outage import OpenTransaction
@@ -39,10 +40,18 @@ from person_repo.writing.rewriting import (
     is_rewritten,
     keep_parameters,
 )
-from person_repo.writing.sqltext import TextKind, chains, kind_of_text, may_alter, moves, sqlite_begins_before
+from person_repo.writing.sqltext import (
+    TextKind,
+    chains,
+    kind_of_text,
+    makes_temporary,
+    may_alter,
+    moves,
+    sqlite_begins_before,
+)
 from person_repo.writing.tables import Change
 
-__all__ = ["covering", "examine"]
+__all__ = ["InFlight", "covering", "examine"]
 
 logger = logging.getLogger("person_repo.writing")
 
@@ -111,11 +120,18 @@ def examine(covered: Covered, context: Any, statement: str, parameters: Any) -> 
             return None
     elif ";" not in statement and (statement[:6] in ("SELECT", "select") or is_query(context)):
         return None
-    if _IN_FLIGHT in context.__dict__ or context.execution_options.get(OWN):
+    if (in_flight := context.__dict__.get(_IN_FLIGHT)) is not None:
+        if writes and parameters is not None:
+            _look_again(covered, context, statement, parameters, in_flight)
+        return None
+    if context.execution_options.get(OWN):
         return None
     kind, may_commit = (TextKind.WRITE, False) if writes else kind_of_text(statement, context.dialect.name)
-    if not writes and moves(statement) and (info := info_of(context.root_connection.connection)) is not None:
-        info[MOVED] = True
+    if not writes and (info := info_of(context.root_connection.connection)) is not None:
+        if moves(statement):
+            info[MOVED] = True
+        if makes_temporary(statement):
+            info[HIDDEN] = True
     if kind == TextKind.READ and not may_commit:
         return None
 
@@ -147,6 +163,15 @@ def examine(covered: Covered, context: Any, statement: str, parameters: Any) -> 
             covered, context, statement, kind, changes, may_commit=may_commit, alters=alters, is_sent=is_sent
         )
     return None
+
+
+def _look_again(covered: Covered, context: Any, statement: str, parameters: Any, in_flight: InFlight) -> None:
+    """A statement that was examined before the host's listeners saw it is sent now: they may have rewritten it."""
+    is_other_text = is_rewritten(context, statement)
+    if is_other_text or has_other_parameters(context, parameters):
+        in_flight.record(whole_models([model for model in covered.models if model.name in targets_sent(context)]))
+    if is_other_text:
+        in_flight.record(of_text(covered, context.root_connection, statement, TextKind.WRITE))
 
 
 def _of_write(covered: Covered, context: Any, statement: str, parameters: Any, form: Form | None) -> Changes:
@@ -211,6 +236,12 @@ def _put_in_flight(
         pending = _pending_of_savepoint(covered, info, pending, begins=kind == TextKind.SAVEPOINT and open_now is False)
         if pending is None:
             return None
+    if pending is not None and pending.is_left_open and open_now is False:
+        # It was ended on the driver's own connection, and may have been committed.
+        pending.place_afterwards()
+        pending.finish()
+        info.pop(PENDING, None)
+        pending = None
     if pending is None:
         pending = covered.pending_for(info)
     ends = kind in _ENDS or (
@@ -352,6 +383,16 @@ class InFlight:
             self.pending.resolve(model.backend, model.group)
         self.returned = None
 
+    def give_up_returned(self, error: Exception) -> None:
+        """The statement was refused with its clause, and is sent again without it."""
+        assert self.returned is not None
+        for model in self.returned.models:
+            logger.debug("the keys of %s are not returned from now on: %s", model.mapping.name, error)
+            model.returns_nothing()
+            model.record(self.pending, None)
+            self.pending.resolve(model.backend, model.group)
+        self.returned = None
+
     def finish(self, context: Any, result: sa.CursorResult[Any]) -> None:
         """The statement has run. Cases, in this order:
 
@@ -401,8 +442,6 @@ class InFlight:
         """
         if self.pending.alters and self.covered.storage.is_asked:
             self.covered.settle(self.pending)
-        for model in [] if self.returned is None else self.returned.models:
-            model.ask_again()  # The account may have lost the right to read the key.
         if is_disconnect(context.root_connection):
             return
         if not context.executemany:

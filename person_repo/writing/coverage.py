@@ -39,13 +39,15 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from person_repo.cache.contract import LeaseBackend
+from person_repo.database.savepoints import savepoint
 from person_repo.exceptions import ConfigurationError
 from person_repo.fence.view import fence_of
 from person_repo.forks import on_fork
 from person_repo.internals import root_engine
 from person_repo.mapped.identities import IdentityMapping
-from person_repo.writing.contexts import covering, examine
+from person_repo.writing.contexts import InFlight, covering, examine
 from person_repo.writing.covered import Covered, CoveredModel
+from person_repo.writing.returning import is_refused
 from person_repo.writing.transactions import Transactions
 from person_repo.writing.unseen import Group, Unseen
 
@@ -132,8 +134,35 @@ def _do_execute(
     in_flight = None if context is None else examine(covered, context, statement, parameters)
     if in_flight is None or in_flight.returned is None:
         execute(cursor, statement, parameters, context)
+    elif not in_flight.returned.clause:
+        execute(cursor, statement, parameters, context)
+        in_flight.take_returned(context, cursor)
     else:
-        execute(cursor, f"{statement}{in_flight.returned.clause}", parameters, context)
+        _execute_returning(execute, cursor, statement, parameters, context, in_flight, in_flight.returned.clause)
+
+
+def _execute_returning(
+    execute: Callable[..., None],
+    cursor: Any,
+    statement: str,
+    parameters: Any,
+    context: Any,
+    in_flight: InFlight,
+    clause: str,
+) -> None:
+    """Send a statement with its clause, and without it if that is refused. On PostgreSQL in a savepoint: there what is
+    refused ends the transaction.
+    """
+    dialect = context.dialect
+    try:
+        with savepoint(context.root_connection.connection, dialect):
+            execute(cursor, f"{statement}{clause}", parameters, context)
+    except dialect.loaded_dbapi.Error as error:
+        if not is_refused(dialect, error):
+            raise
+        in_flight.give_up_returned(error)
+        execute(cursor, statement, parameters, context)
+    else:
         in_flight.take_returned(context, cursor)
 
 

@@ -15,7 +15,7 @@ from person_repo.cache.contract import LeaseBackend
 from person_repo.database.identity import Translation, database_of
 from person_repo.fence.view import Fence, fence_of
 from person_repo.internals import root_engine
-from person_repo.interruptions import DATABASE_ERRORS
+from person_repo.interruptions import DATABASE_ERRORS, is_repeated
 from person_repo.mapped.identities import Identity, IdentityMapping
 from person_repo.mapped.keys import Keyspace, group_name
 from person_repo.writing.cascades import Cascades
@@ -25,7 +25,7 @@ from person_repo.writing.pending import Pending
 from person_repo.writing.storage import Storage
 from person_repo.writing.tables import WatchedTable
 
-__all__ = ["ANYWHERE", "COMMITTING", "MOVED", "PENDING", "SINCE", "Covered", "CoveredModel", "Scope"]
+__all__ = ["ANYWHERE", "COMMITTING", "HIDDEN", "MOVED", "PENDING", "SINCE", "Covered", "CoveredModel", "Scope"]
 
 logger = logging.getLogger("person_repo.writing")
 
@@ -34,6 +34,9 @@ _PAUSE: Final = 1.0
 
 MOVED = "person_repo_moved"
 """The key in a DBAPI connection's ``info`` that is there once text has chosen another default schema."""
+
+HIDDEN = "person_repo_hidden"
+"""The key in a DBAPI connection's ``info`` that is there once a temporary table may hide another one."""
 
 PENDING = "person_repo"
 """The key in a DBAPI connection's ``info`` for its transaction's ``Pending``. Nothing there: nothing has changed."""
@@ -55,6 +58,13 @@ Scope = Translation | None | Literal[_Anywhere.ANYWHERE]
 """The schemas of a statement's tables: as they are mapped (None), translated, or not known."""
 
 
+def _unconnected(dialect: sa.Dialect) -> sa.Dialect:
+    """A dialect of the same class, to ask what a type is to it. The engine's own, which has not met its server yet,
+    would keep the answer for the host's statements, and it may be another one by then.
+    """
+    return type(dialect)()
+
+
 class CoveredModel(WatchedTable):
     """A watched table of a model, with the cache that holds its entities. ``engine``: the covered one."""
 
@@ -72,11 +82,14 @@ class CoveredModel(WatchedTable):
         self._database.at_end(self, CoveredModel._forget)
         self._is_on_postgresql = engine.dialect.name == "postgresql"
         # On MySQL a number is a number.
-        self._names_in_catalog = self.key_names if self._is_on_postgresql else self.string_key_names(engine.dialect)
+        self._names_in_catalog = (
+            self.key_names if self._is_on_postgresql else self.string_key_names(_unconnected(engine.dialect))
+        )
         self._has_catalog = has_catalog(engine.dialect) and bool(self._names_in_catalog)
         # Replaced by ``alter`` and ``settle``, so that an answer from before comes to nothing.
         self._key_columns: list[KeyColumns] = []
         self._returns: dict[str | None, bool] = {}
+        self._returns_nothing = False
         self._asks_again = float("-inf")
         self._altering: weakref.WeakSet[Pending] = weakref.WeakSet()
 
@@ -133,26 +146,37 @@ class CoveredModel(WatchedTable):
         return known[0] if known else UNKNOWN
 
     def may_return(self, translation: Translation | None) -> bool:
-        """True if the account may have statements return the key. Asked once, after an error a second later again.
+        """True if statements may be made to return the key. On PostgreSQL its catalog is asked once, and after an error
+        a second later again; elsewhere a refusal does no harm.
 
         ``translation``: that of the statement's schemas.
         """
+        if not self._is_on_postgresql:
+            return not self._returns_nothing
         schema = translation.get(self._schema, self._schema) if translation else self._schema
         known, engine = self._returns, self._engine()  # Before the question, as above.
         answer = known.get(schema)
-        if answer is not None or engine is None or self._altering or time.monotonic() < self._asks_again:
-            return bool(answer)
+        if self._returns_nothing or answer is not None or engine is None or self._altering:
+            return bool(answer) and not self._returns_nothing
+        if time.monotonic() < self._asks_again:
+            return False
+
+        def ask() -> bool:
+            return may_return(engine, self.table, schema, self.key_names)
+
         try:
-            answer = known[schema] = may_return(engine, self.table, schema, self.key_names)
-        except DATABASE_ERRORS as exc:
+            answer = known[schema] = ask()
+        except Exception as exc:  # A connect listener or a creator of the host's may raise anything.
+            if not isinstance(exc, DATABASE_ERRORS) and not is_repeated(exc, ask):
+                raise
             logger.debug("the keys of %s are not returned: %s", self.table.name, exc)
             self._asks_again = time.monotonic() + _PAUSE
             return False
         return answer
 
-    def ask_again(self) -> None:
-        """A statement that was to return the key was refused, for whatever reason."""
-        self._returns = {}
+    def returns_nothing(self) -> None:
+        """A statement that was to return the key was refused."""
+        self._returns_nothing = True
 
     # The changes of a transaction
 

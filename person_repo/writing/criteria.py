@@ -83,6 +83,8 @@ class CriteriaWrite(Generic[W]):
         """
         if isinstance(self.statement, dml.Delete):
             return []
+        if self.table.sets_keys:
+            return None
         fixed = fixed_values(self.statement)
         keys = {name: getattr(column_of(self.target, name), "key", name) for name in self.table.key_names}
         if not any(name in fixed for name in keys) and not any(

@@ -31,7 +31,17 @@ from person_repo.writing.sqltext import TextKind, reaches_any_table
 from person_repo.writing.statements import KeyParameters, changes_of, key_parameters
 from person_repo.writing.tables import Change
 
-__all__ = ["Changes", "Form", "form_of", "is_query", "of_core", "of_declared", "of_text", "whole_models"]
+__all__ = [
+    "Changes",
+    "Form",
+    "form_of",
+    "is_query",
+    "of_core",
+    "of_declared",
+    "of_text",
+    "targets_sent",
+    "whole_models",
+]
 
 Changes = list[Change[CoveredModel]]
 
@@ -118,7 +128,7 @@ def _examine_unknown_form(covered: Covered, connection: sa.Connection, context: 
     if not isinstance(statement, dml.UpdateBase):
         return whole_models(covered.models)
     text = getattr(context, "statement", "")  # not there yet while a default is asked for
-    if replaces_unseen(statement, text, context.dialect):
+    if replaces_unseen(statement, text, context.dialect) or has_text_ctes(context.compiled):
         return of_text(covered, connection, text, TextKind.WRITE)
     parameters = _parameters_of(context)
     changes: Changes = []
@@ -187,7 +197,21 @@ def is_query(context: Any) -> bool:
     """True for a Core SELECT that changes nothing on the way."""
     compiled = getattr(context, "compiled", None)
     is_select = isinstance(getattr(compiled, "statement", None), (sa.Select, sa.CompoundSelect))
-    return is_select and not changed_by_ctes(compiled)
+    return is_select and not changed_by_ctes(compiled) and not has_text_ctes(compiled)
+
+
+def targets_sent(context: Any) -> frozenset[str]:
+    """The names, in lower case, of the tables that a Core write was compiled for."""
+    sent = table_sent(context.compiled)
+    statement = resolved_statement(context)
+    named = targets_of(statement) if isinstance(statement, dml.UpdateBase) else []
+    return frozenset([*named, *([sent.name.lower()] if isinstance(sent, sa.Table) else [])])
+
+
+def has_text_ctes(compiled: Any) -> bool:
+    """True if text stands within a WITH."""
+    parts = [getattr(cte, "element", None) for cte in getattr(compiled, "ctes", None) or ()]
+    return any(isinstance(part, sa.TextualSelect) for part in parts)
 
 
 def changed_by_ctes(compiled: Any) -> list[str]:

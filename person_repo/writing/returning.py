@@ -1,29 +1,37 @@
 """RETURNING: an update or a delete says itself which rows it has changed.
 
 It is added to a statement that has none, as it is sent, and its rows are taken before SQLAlchemy looks at the result,
-so the host sees what it would have seen without it: no rows, and their number. It locks nothing, and needs a right that
-the account is known to have (``catalog.may_return``). Of a statement that returns the key anyway the rows are read, and
-left for the host.
+so the host sees what it would have seen without it: no rows, and their number. It locks nothing. A statement that is
+refused with it, since the account may not read the key, is sent again without it: nothing has run yet (``is_refused``).
+Of a statement that returns the key anyway the rows are read, and left for the host.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.sql import dml, visitors
 
-from person_repo.internals import put_rows_back, resolved_statement, returned_columns, take_rows
+from person_repo.internals import (
+    has_column_expression,
+    put_rows_back,
+    resolved_statement,
+    result_columns,
+    returned_columns,
+    take_rows,
+)
 from person_repo.interruptions import is_repeated
 from person_repo.mapped.identities import Identity
 from person_repo.writing.clauses import criteria_of, fixed_values, is_same_table
-from person_repo.writing.covered import MOVED, CoveredModel
+from person_repo.writing.covered import HIDDEN, MOVED, CoveredModel
 from person_repo.writing.rewriting import is_rewritten
 
-__all__ = ["Returned", "returned_by"]
+__all__ = ["Returned", "is_refused", "returned_by"]
 
 logger = logging.getLogger("person_repo.writing")
 
@@ -54,7 +62,7 @@ class Returned:
         found: list[list[Any] | None] = [[] for _ in self.models]
         number = 0
         kept: list[Any] = []
-        while rows := cursor.fetchmany(_CHUNK):
+        while rows := self._fetched(cursor, found):
             number += len(rows)
             kept += [] if self.clause else rows
             for at, (model, read) in enumerate(zip(self.models, readers, strict=True)):
@@ -64,10 +72,22 @@ class Returned:
                     if len(identities) > model.backend.settings.max_keys or None in identities:
                         found[at] = None
         if self.clause:
-            take_rows(context, number)
+            take_rows(context, max(number, cursor.rowcount))
         else:
             put_rows_back(context, cursor, kept)
         return found
+
+    def _fetched(self, cursor: Any, found: list[list[Any] | None]) -> Sequence[Any]:
+        try:
+            rows: Sequence[Any] = cursor.fetchmany(_CHUNK)
+        except self._dialect.loaded_dbapi.Error as exc:
+            if not self.clause:
+                raise
+            # A value that the driver cannot read, such as a date beyond Python's.
+            logger.debug("a row that a statement has returned cannot be read: %s", exc)
+            found[:] = [None] * len(found)
+            return []
+        return rows
 
     def _reader(self, model: CoveredModel, kinds: Sequence[Any]) -> Callable[[Any], Identity]:
         """A function from a row to the model's key in it."""
@@ -98,18 +118,21 @@ def returned_by(context: Any, statement: str, models: Sequence[CoveredModel]) ->
     it names no criteria, so that all rows change; the account may not read the keys.
     """
     dialect, write, table = context.dialect, resolved_statement(context), models[0].table
-    if context.executemany or is_rewritten(context, statement) or statement.rstrip().endswith(";"):
+    if context.executemany or is_rewritten(context, statement) or not _takes_clause(statement):
         return None
-    if any(model.table is not table or not model.mapping.key_fields for model in models):
+    if any(model.table is not table or not _reads_plainly(model) for model in models):
         return None
     if not isinstance(write, (dml.Update, dml.Delete)) or not is_same_table(write.table, table):
         return None
-    if MOVED in context.root_connection.connection.info:
+    info = context.root_connection.connection.info
+    if MOVED in info or HIDDEN in info:
         return None
     names = list(dict.fromkeys(name for model in models for name in model.key_names))
     returned = returned_columns(context.compiled)
     if returned:
         return _returned_anyway(context, returned, models, names)
+    if _RETURNS.search(statement):
+        return None
     if not (dialect.update_returning if isinstance(write, dml.Update) else dialect.delete_returning):
         return None
     translation = context.execution_options.get("schema_translate_map")
@@ -128,6 +151,8 @@ def _returned_anyway(
     context: Any, returned: Sequence[Any], models: Sequence[CoveredModel], names: Sequence[str]
 ) -> Returned | None:
     table = models[0].table
+    if len(returned) != len(result_columns(context.compiled)):  # The ORM sends a column once that is named twice.
+        return None
     places = {
         column.name: at
         for at, column in enumerate(returned)
@@ -143,8 +168,33 @@ def _clause(dialect: sa.Dialect, table: sa.Table, names: Sequence[str]) -> str:
     quote = dialect.identifier_preparer.quote
     # Elsewhere a statement has one table, or may return columns of its own only.
     prefix = f"{quote(table.name)}." if dialect.name == "postgresql" else ""
-    columns = ", ".join(f"{prefix}{quote(name)}" for name in names)
-    return f"\nRETURNING {columns.replace('%', '%%') if dialect.paramstyle in ('format', 'pyformat') else columns}"
+    return "\nRETURNING " + ", ".join(f"{prefix}{quote(name)}" for name in names)
+
+
+def _takes_clause(statement: str) -> bool:
+    return _BEGINS.match(statement) is not None and not statement.rstrip().endswith(";")
+
+
+def _reads_plainly(model: CoveredModel) -> bool:
+    """True if a query reads the key's columns as they are, and not through a function of the type's."""
+    fields = model.mapping.key_fields
+    return bool(fields) and not any(has_column_expression(field.column.type) for field in fields)
+
+
+_BEGINS: Final = re.compile(r"(?:\s|/\*.*?\*/|--[^\n]*\n)*(?:UPDATE|DELETE)\b", re.IGNORECASE | re.DOTALL)
+_RETURNS: Final = re.compile(r"\bRETURNING\b", re.IGNORECASE)
+
+_NOT_ALLOWED: Final = frozenset({1044, 1054, 1064, 1142, 1143, 1146, 1235})
+"""The errors of MariaDB for a statement that it does not understand, or does not allow."""
+
+
+def is_refused(dialect: sa.Dialect, error: BaseException) -> bool:
+    """True if a database refused a statement before it ran, for its text or for a right: another text may pass."""
+    if dialect.name == "sqlite":
+        return getattr(error, "sqlite_errorcode", None) == 1  # SQLITE_ERROR
+    if dialect.name == "postgresql":
+        return str(getattr(error, "sqlstate", "")).startswith("42")  # syntax error or access rule violation
+    return next(iter(getattr(error, "args", ())), None) in _NOT_ALLOWED
 
 
 def _other_tables(write: dml.Update | dml.Delete, table: sa.Table) -> list[Any]:

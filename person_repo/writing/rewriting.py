@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import ExecuteStyle
 from sqlalchemy.sql import dml
 
-from person_repo.writing.clauses import replaces
+from person_repo.writing.clauses import has_conflict_clause, replaces
 
 __all__ = ["KEPT", "has_other_parameters", "is_rewritten", "keep_parameters", "replaces_unseen"]
 
@@ -26,19 +26,25 @@ _REPLACES: Final = re.compile(
     r"(?:\s|/\*.*?\*/)*(?:REPLACE|(?:INSERT|UPDATE)\s+OR\s+REPLACE)\b", re.IGNORECASE | re.DOTALL
 )
 
-_COMMENTS: Final = re.compile(r"(?:\s|/\*(?!!).*?\*/|--[^\n]*(?:\n|$))*", re.DOTALL)
+_CONFLICTS: Final = re.compile(r"\bON\s+(?:CONFLICT|DUPLICATE\s+KEY)\b", re.IGNORECASE)
+
+_COMMENTS: Final = re.compile(r"(?:\s|/\*(?!M?!).*?\*/|--(?=\s|$)[^\n]*(?:\n|$))*", re.DOTALL)
 
 
 def keep_parameters(context: Any) -> None:
-    """Copy the parameters of a statement before its listeners see them."""
-    context.__dict__[KEPT] = [copy.copy(parameters) for parameters in context.parameters]
+    """Copy a statement's text and parameters before its listeners see them."""
+    parameters: list[Any] = []
+    if context.execute_style is not ExecuteStyle.INSERTMANYVALUES:
+        parameters = [copy.copy(each) for each in context.parameters]
+    context.__dict__[KEPT] = getattr(context, "statement", None), parameters
 
 
 def is_rewritten(context: Any, statement: str) -> bool:
     """True if a text is not that of its context, comments around it apart. An insert that is sent in several parts
     never counts as rewritten.
     """
-    text = getattr(context, "statement", statement)
+    kept = context.__dict__.get(KEPT)
+    text: str = str((kept[0] if kept else None) or getattr(context, "statement", statement))
     if statement == text or context.execute_style is ExecuteStyle.INSERTMANYVALUES:
         return False
     before, found, after = statement.partition(text)
@@ -50,13 +56,17 @@ def has_other_parameters(context: Any, parameters: Any) -> bool:
     kept = context.__dict__.get(KEPT)
     if kept is None or context.execute_style is ExecuteStyle.INSERTMANYVALUES:
         return False
-    return bool(kept != ([*parameters] if context.executemany else [parameters]))
+    return bool(kept[1] != ([*parameters] if context.executemany else [parameters]))
 
 
 def replaces_unseen(write: dml.UpdateBase, text: str, dialect: sa.Dialect) -> bool:
-    """True if a statement deletes the rows that it conflicts with, and its clauses do not say so. ``text``: its SQL."""
+    """True if a statement changes or deletes the rows that it conflicts with, and its clauses do not say so. ``text``:
+    its SQL.
+    """
     if _REPLACES.match(text):
         return not (isinstance(write, dml.Insert) and replaces(write))
+    if isinstance(write, dml.Insert) and not has_conflict_clause(write) and _CONFLICTS.search(text):
+        return True
     if dialect.name != "sqlite" or isinstance(write, dml.Delete) or not isinstance(write.table, sa.Table):
         return False
     known: bool | None = write.table.__dict__.get(_KNOWN)

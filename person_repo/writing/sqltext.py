@@ -8,7 +8,16 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["TextKind", "chains", "kind_of_text", "may_alter", "moves", "reaches_any_table", "sqlite_begins_before"]
+__all__ = [
+    "TextKind",
+    "chains",
+    "kind_of_text",
+    "makes_temporary",
+    "may_alter",
+    "moves",
+    "reaches_any_table",
+    "sqlite_begins_before",
+]
 
 
 class TextKind:
@@ -50,6 +59,7 @@ _ANALYZE = re.compile(r"\bANALYZE\b", re.IGNORECASE)
 _MOVES = re.compile(
     r"\b(search_path|USE|RESET|DISCARD)\b|\bSET\s.*\b(SCHEMA|ROLE|AUTHORIZATION)\b|\bATTACH\b|\bDETACH\b", re.I | re.S
 )
+_TEMPORARY = re.compile(r"\bCREATE\b.*\bTEMP(?:ORARY)?\b", re.I | re.S)
 _CHAIN = re.compile(r"(?<!NO)\s+CHAIN\b", re.IGNORECASE)
 # MySQL and MariaDB execute the text inside /*! and /*M!, so those are no comments.
 _GAP = r"(?>\s+|--[^\n]*(?:\n|$)|#[^\n]*(?:\n|$)|/\*(?!M?!).*?\*/|\()*+(?:/\*M?!\d*\s*)?"
@@ -149,6 +159,11 @@ def reaches_any_table(text: str) -> bool:
     (PostgreSQL's ``TRUNCATE ... CASCADE``).
     """
     return _TRUNCATE_CASCADE.search(text) is not None
+
+
+def makes_temporary(text: str) -> bool:
+    """True if a text may make a table that hides another one of its name from this connection."""
+    return _TEMPORARY.search(text) is not None
 
 
 def sqlite_begins_before(text: str) -> bool:

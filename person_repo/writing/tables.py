@@ -39,10 +39,15 @@ class WatchedTable:
     table: sa.Table
     name: str = field(init=False)
     key_names: tuple[str, ...] = field(init=False)
+    sets_keys: bool = field(init=False)
+    """True if an update may give a column of the key a value that its clauses do not say."""
 
     def __post_init__(self) -> None:
         self.name = self.table.name.lower()
         self.key_names = tuple(column.name for column in self.mapping.key_columns[self.table])
+        self.sets_keys = any(
+            _is_set_by_database(self.table.c[column.key]) for column in self.mapping.key_columns[self.table]
+        )
         self._in_text = re.compile(rf"(?<!\w){re.escape(self.name)}(?!\w)", re.IGNORECASE)
 
     def is_named_in(self, text: str) -> bool:
@@ -99,6 +104,15 @@ class Change(Generic[W]):
     counted: bool = False
     generated: bool = False
     returned: bool = False
+
+
+def _is_set_by_database(column: sa.Column[Any]) -> bool:
+    """True if an update may give a column another value that its clauses do not say."""
+    return (
+        column.computed is not None
+        or column.server_onupdate is not None
+        or (column.onupdate is not None and column.onupdate.is_clause_element)
+    )
 
 
 def sends_unchanged(type_: sa.types.TypeEngine[Any]) -> bool:

@@ -191,7 +191,7 @@ def test_an_account_that_may_not_read_the_keys_can_write_all_the_same(
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_an_account_that_loses_the_right_to_read_the_key_is_asked_again(people_engine: sa.Engine) -> None:
+def test_an_account_that_loses_the_right_to_read_the_key_can_write_all_the_same(people_engine: sa.Engine) -> None:
     name = f"clerk_{uuid.uuid4().hex[:8]}"
     with people_engine.begin() as connection:
         connection.execute(sa.insert(TABLE), [{"id": "ada", "first_name": "a", "last_name": "b", "version": 1}])
@@ -206,17 +206,132 @@ def test_an_account_that_loses_the_right_to_read_the_key_is_asked_again(people_e
         with people_engine.begin() as connection:
             connection.exec_driver_sql(f"REVOKE SELECT ON person FROM {name}")
             connection.exec_driver_sql(f"GRANT SELECT (version) ON person TO {name}")
-        with pytest.raises(sa.exc.ProgrammingError, match="permission denied"), writer.begin() as connection:
-            connection.execute(statement)
-        with writer.begin() as connection:
-            connection.execute(statement)
+        for _ in range(2):
+            with writer.begin() as connection:
+                connection.execute(statement)
         with people_engine.begin() as connection:
             connection.exec_driver_sql(f"GRANT SELECT ON person TO {name}")
-        assert people.get_one("ada").version == 3
+        assert people.get_one("ada").version == 4
     writer.dispose()
     with people_engine.begin() as connection:
         connection.exec_driver_sql(f"DROP OWNED BY {name}")
         connection.exec_driver_sql(f"DROP ROLE {name}")
+
+
+@pytest.mark.every_database
+def test_a_statement_that_returns_something_unseen_is_left_as_it_is(people: Witness) -> None:
+    if people.engine.dialect.name == "mysql":
+        pytest.skip("MariaDB returns no rows of an update")
+    with people.drops(), people.engine.begin() as connection:
+        statement = sa.update(TABLE).where(sa.text("version > 0 RETURNING first_name")).values(version=2)
+        connection.execute(statement)
+
+
+@returning
+def test_orm_columns_that_are_named_twice(people: Witness) -> None:
+    with people.right(), people.sessions() as session, session.begin():
+        statement = sa.update(Person).where(Person.last_name == "of ada").values(first_name="changed")
+        session.execute(statement.returning(Person.first_name, Person.id, Person)).all()
+
+
+class Percent(HostBase):
+    """A column whose name a driver could take for a parameter."""
+
+    __tablename__ = "per%cent"
+
+    id: orm.Mapped[str] = orm.mapped_column("i%d key", ExactString(40), primary_key=True)
+    note: orm.Mapped[str] = orm.mapped_column(sa.String(40), default="")
+
+
+@pytest.mark.every_database
+def test_columns_with_a_percent_sign(witness_of: Callable[..., Witness]) -> None:
+    witness = witness_of(Percent, [Percent(id=id, note=id) for id in "ab"], ids="ab")
+    with witness.right(), witness.sessions() as session, session.begin():
+        session.execute(sa.update(Percent).where(Percent.note == "a").values(note="changed"))
+        session.execute(sa.delete(Percent).where(Percent.note == "b"))
+
+
+@returning
+def test_keys_that_the_database_sets(people_engine: sa.Engine, cache_url: str) -> None:
+    class Own(orm.DeclarativeBase):
+        pass
+
+    class Counted(Own):
+        __tablename__ = "counted_by_update"
+        id: orm.Mapped[int] = orm.mapped_column(primary_key=True, onupdate=sa.literal_column("id + 10"))
+        note: orm.Mapped[str] = orm.mapped_column(sa.String(20))
+
+    Own.metadata.create_all(people_engine)
+    with orm.Session(people_engine) as session, session.begin():
+        session.add(Counted(id=1, note="old"))
+    with Service.over(Counted, people_engine, cache_url) as counted:
+        for where, ids in ((Counted.note == "old", (1, 11)), (Counted.id == 11, (11, 21))):
+            assert [counted.exists(id) for id in ids] == [True, False]
+            with people_engine.begin() as connection:
+                connection.execute(sa.update(Counted.__table__).where(where).values(note="new"))
+            assert [counted.exists(id) for id in ids] == [False, True]
+
+
+@pytest.mark.every_database
+def test_a_listener_that_sends_statements_hides_no_rewriting(people: Witness) -> None:
+    event.listen(people.engine.dialect, "do_execute", lambda *_: None)
+    event.listen(people.engine, "before_cursor_execute", rewrite, retval=True)
+    by_key = sa.update(TABLE).where(TABLE.c.id == sa.bindparam("who"))
+    for version in (7, 8, 9):
+        with people.right(), people.engine.begin() as connection:
+            connection.execute(by_key, {"who": "ada", "version": version})
+
+
+@on_sqlite
+def test_a_conflict_that_a_compiler_adds(witness_of: Callable[..., Witness]) -> None:
+    mails = witness_of(Mail, [Mail(id="a", address="a@")], ids="abc")
+    with mails.drops(), mails.engine.begin() as connection:
+        connection.execute(Appending(Mail.__table__).values(id="b", address="a@"))  # type: ignore[arg-type]
+
+
+class Appending(sa.sql.dml.Insert):
+    """The recipe of old for an upsert."""
+
+    inherit_cache = False
+
+
+@compiles(Appending)
+def _appending(insert: Any, compiler: Any, **options: Any) -> str:
+    return f"{compiler.visit_insert(insert, **options)} ON CONFLICT (address) DO UPDATE SET address = 'b@'"
+
+
+@pytest.mark.parametrize(("database_url", "cache_url"), [("postgresql", "memcached")], indirect=True)
+def test_text_within_a_with(people: Witness) -> None:
+    changed = sa.text("UPDATE person SET first_name = 'changed' WHERE id = 'ada' RETURNING id").columns(sa.column("id"))
+    with people.drops(), people.engine.begin() as connection:
+        assert connection.execute(sa.select(changed.cte("changed"))).all() == [("ada",)]
+
+
+@pytest.mark.every_database
+def test_a_change_after_a_commit_on_the_drivers_connection(people: Witness) -> None:
+    people.warm()
+    with people.blind(), people.engine.connect() as connection:
+        connection.execute(sa.update(TABLE).where(TABLE.c.id == "ada").values(first_name="changed"))
+        connection.connection.driver_connection.commit()  # type: ignore[union-attr]
+        connection.execute(sa.update(TABLE).where(TABLE.c.id == "Grace").values(first_name="not"))
+        connection.rollback()
+    people.check()
+
+
+@pytest.mark.parametrize("database_url", ["mariadb-10.11", "mysql"], indirect=True)
+def test_covering_asks_no_type_what_it_is_before_the_first_connection(database_url: str) -> None:
+    """On MariaDB it has UUIDs, which only a connection tells."""
+    made = sa.create_engine(database_url)
+    HostBase.metadata.create_all(made, [Typed.__table__])  # type: ignore[list-item]
+    key = uuid.uuid4()
+    with orm.Session(made) as session, session.begin():
+        session.add(Typed(id=key, part=1))
+    engine = sa.create_engine(database_url)
+    with Service.over(Typed, engine, "memory://") as typed, engine.connect() as connection:
+        assert connection.scalar(sa.select(Typed.__table__.c.id)) == key
+        assert typed.exists((key, 1))
+    engine.dispose()
+    made.dispose()
 
 
 # No lock, and no other snapshot: K2.1 and K2.2
