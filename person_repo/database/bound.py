@@ -8,12 +8,12 @@ from itertools import islice
 from typing import Any, Generic, TypeVar, cast
 
 import sqlalchemy as sa
-from sqlalchemy import orm
+from sqlalchemy import exc, orm
 
 from person_repo.database.bulk import insert_rows
-from person_repo.database.errors import bind_errors_translated, errors_translated
+from person_repo.database.errors import bind_errors_translated, errors_translated, is_foreign
 from person_repo.database.ids import identities, page, required
-from person_repo.database.loading import Queries
+from person_repo.database.loading import Queries, may_be_foreign
 from person_repo.database.locks import take_sqlite_lock
 from person_repo.database.states import restored, state_of
 from person_repo.exceptions import EntityExistsError, InvalidEntityError
@@ -48,7 +48,12 @@ class BoundRepository(Generic[E]):
         if identity is None:
             return None
         key = self.mapping.id_of(identity)
-        entity = self._locked(identity) if for_update else self.session.get(self.mapping.entity, key)
+        try:
+            entity = self._locked(identity) if for_update else self.session.get(self.mapping.entity, key)
+        except exc.DBAPIError as error:
+            if not (may_be_foreign(identity) and is_foreign(error)):
+                raise
+            return None
         # A case-insensitive collation finds the row of another key.
         if entity is None or state_of(self.mapping, entity).identity != identity:
             return None
@@ -88,7 +93,14 @@ class BoundRepository(Generic[E]):
         entities: dict[Identity, E] = {}
         query = sa.select(self.mapping.entity).where(self._queries.among)
         for part in self._queries.parts(list(batch)):
-            for entity in self.session.scalars(query, self._queries.parameters_among(part)).unique():
+            try:
+                found = self.session.scalars(query, self._queries.parameters_among(part)).unique().all()
+            except exc.DBAPIError as error:
+                if not (is_foreign(error) and any(map(may_be_foreign, part))):
+                    raise
+                one_by_one = [self.get(self.mapping.id_of(identity)) for identity in part]
+                found = [entity for entity in one_by_one if entity is not None]
+            for entity in found:
                 entities[tuple(self.mapping.mapper.primary_key_from_instance(entity))] = entity
         return {id: entities[identity] for identity, id in batch.items() if identity in entities}
 

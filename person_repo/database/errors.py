@@ -17,7 +17,7 @@ from person_repo.exceptions import EntityExistsError, InvalidEntityError, StaleE
 from person_repo.mapped.mapping import EntityMapping
 from person_repo.messages import shown
 
-__all__ = ["bind_errors_translated", "errors_translated", "is_passing"]
+__all__ = ["bind_errors_translated", "errors_translated", "is_foreign", "is_passing"]
 
 # The numbers are MySQL's and MariaDB's ("Server Error Message Reference", "MariaDB Error Codes").
 _DUPLICATES = frozenset({1062, 1586})  # ER_DUP_ENTRY; ER_DUP_ENTRY_WITH_KEY_NAME
@@ -25,6 +25,8 @@ _DUPLICATES = frozenset({1062, 1586})  # ER_DUP_ENTRY; ER_DUP_ENTRY_WITH_KEY_NAM
 _REFUSALS = frozenset({1292, 3819, 4025})
 # ER_CHECKREAD, under innodb_snapshot_isolation; ER_LOCK_WAIT_TIMEOUT; ER_LOCK_DEADLOCK
 _PASSING = frozenset({1020, 1205, 1213})
+# ER_CANT_AGGREGATE_2COLLATIONS, _3COLLATIONS and _NCOLLATIONS; ER_CANNOT_CONVERT_STRING
+_FOREIGN = frozenset({1267, 1270, 1271, 3854})
 _SQLITE_PASSING = frozenset({5, 6})  # SQLITE_BUSY, SQLITE_LOCKED ("Result and Error Codes"), in the lowest byte
 
 # PostgreSQL's ("PostgreSQL Error Codes"): unique_violation; and serialization_failure, deadlock_detected,
@@ -124,6 +126,11 @@ def _is_duplicate(error: exc.IntegrityError) -> bool:
     if (state := _state_of(error)) is not None:
         return state == _POSTGRESQL_DUPLICATE
     return _number_of(error) in _DUPLICATES or _SQLITE_DUPLICATE in str(error.orig)
+
+
+def is_foreign(error: exc.DBAPIError) -> bool:
+    """True if MySQL or MariaDB refused to compare a column with a string that its character set cannot have."""
+    return _number_of(error) in _FOREIGN
 
 
 def _state_of(error: exc.DBAPIError) -> str | None:

@@ -10,13 +10,15 @@ from itertools import chain
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy import exc
 
 from person_repo.database.direct import DIRECT_DRIVERS, DirectQuery, is_observed
 from person_repo.database.engines import keep_up
+from person_repo.database.errors import is_foreign
 from person_repo.database.snapshots import fresh_connection
 from person_repo.mapped.mapping import EntityMapping, Identity, Row
 
-__all__ = ["Loaded", "Loader", "Queries"]
+__all__ = ["Loaded", "Loader", "Queries", "may_be_foreign"]
 
 E = TypeVar("E")
 
@@ -109,13 +111,18 @@ class Loader(Generic[E]):
 
     def one(self, identity: Identity) -> Loaded:
         """The row of an identity. One query."""
-        if self._goes_direct():
-            keep_up(self._engine)
-            return self._of_one(*self._direct_query(1).rows(identity), identity)
-        with fresh_connection(self._engine) as (connection, snapshot):
-            rows = connection.execute(self._one, self._queries.parameters(identity)).fetchmany(1)
-            committed = snapshot.is_committed()
-        return self._of_one(rows, committed, identity)
+        try:
+            if self._goes_direct():
+                keep_up(self._engine)
+                return self._of_one(*self._direct_query(1).rows(identity), identity)
+            with fresh_connection(self._engine) as (connection, snapshot):
+                rows = connection.execute(self._one, self._queries.parameters(identity)).fetchmany(1)
+                committed = snapshot.is_committed()
+            return self._of_one(rows, committed, identity)
+        except exc.DBAPIError as error:
+            if not (may_be_foreign(identity) and is_foreign(error)):
+                raise
+            return Loaded({}, True)  # Whatever the snapshot: no row has such a key until the table is altered.
 
     def _goes_direct(self) -> bool:
         return self._may_go_direct and not is_observed(self._engine) and self._direct_query(1).takes_keys_only
@@ -129,7 +136,21 @@ class Loader(Generic[E]):
         return Loaded({}, committed)
 
     def many(self, identities: Sequence[Identity]) -> Loaded:
-        """The rows of distinct identities. One query for some nine hundred."""
+        """The rows of distinct identities. One query for some nine hundred; if the database refuses to compare one of
+        them, which so has no row, one for each that it may have been.
+        """
+        try:
+            return self._many_rows(identities)
+        except exc.DBAPIError as error:
+            foreign = [identity for identity in identities if may_be_foreign(identity)]
+            if not (foreign and is_foreign(error)):
+                raise
+        others = [identity for identity in identities if not may_be_foreign(identity)]
+        parts = [self._many_rows(others), *map(self.one, foreign)]
+        rows = {identity: row for part in parts for identity, row in part.rows.items()}
+        return Loaded(rows, all(part.committed for part in parts))
+
+    def _many_rows(self, identities: Sequence[Identity]) -> Loaded:
         rows: list[Any] = []
         if self._goes_direct():
             keep_up(self._engine)
@@ -181,6 +202,11 @@ def _restricted(mapping: EntityMapping[Any], query: sa.Select[Any]) -> sa.Select
     """The query over the rows of the mapped class: of a hierarchy these may lie in several tables, or share one."""
     query = query.select_from(mapping.source)
     return query if mapping.restriction is None else query.where(mapping.restriction)
+
+
+def may_be_foreign(identity: Identity) -> bool:
+    """True for a key of which some character set lacks a character."""
+    return any(isinstance(value, str) and not value.isascii() for value in identity)
 
 
 def _equal(one: Identity, other: Identity) -> bool:

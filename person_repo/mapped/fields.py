@@ -20,6 +20,7 @@ from sqlalchemy import orm
 
 from person_repo.internals import variant_on
 from person_repo.mapped.columns import DIALECT, travel_of
+from person_repo.mapped.kept import ascii_kept, is_kept
 from person_repo.mapped.travel import Travel
 from person_repo.messages import shown
 
@@ -43,8 +44,6 @@ _MAX_DECIMAL_BITS = 1024
 _NUMBERS = (int, float, decimal.Decimal)
 _ACCEPTED_TYPES: dict[Any, tuple[type, ...]] = {bool: (int,), int: (int,), float: _NUMBERS, decimal.Decimal: _NUMBERS}
 
-_EXACT = decimal.Context(prec=decimal.MAX_PREC, Emin=decimal.MIN_EMIN, Emax=decimal.MAX_EMAX)
-
 
 class Field:
     """One mapped column.
@@ -58,8 +57,8 @@ class Field:
     """
 
     __slots__ = (
-        "_accepted_types", "_max_accepted", "_max_ascii", "_max_unchanged", "_on_postgresql", "_part", "_travel",
-        "_type", "_unsigned", "_words", "column", "compared", "decode", "encode", "integers", "length", "may_be_key",
+        "_accepted_types", "_dialect", "_max_accepted", "_max_ascii", "_max_unchanged", "_on_postgresql", "_part",
+        "_travel", "_type", "_words", "column", "compared", "decode", "encode", "integers", "length", "may_be_key",
         "name", "python_type", "wire",
     )  # fmt: skip
 
@@ -68,7 +67,6 @@ class Field:
         self._on_postgresql = dialect == "postgresql"
         self.column = column
         self._type = type_ = variant_on(column.type, dialect)
-        self._unsigned = _is_unsigned(type_, dialect)
         self.integers = _INTEGERS_OF_MYSQL if dialect in ("mysql", "mariadb") else _INTEGERS
         self._travel = travel = travel_of(type_, column, dialect)
         self.python_type, self.wire, self.encode, self.decode = travel[:4]
@@ -84,7 +82,8 @@ class Field:
         # nor changed. -1 is no string.
         longest = sys.maxsize if self.length is None else self.length
         self._max_ascii = longest if plain and self.python_type is str and self._words is None else -1
-        self._max_unchanged = self._max_ascii if travel.is_kept and _keeps_strings(type_) else -1
+        self._dialect = dialect
+        self._max_unchanged = self._max_ascii if travel.is_kept and _keeps_ascii(type_, dialect) else -1
         self._max_accepted = -1 if self._on_postgresql else self._max_ascii  # NUL is ASCII
 
     def refusal(self, value: Any) -> str | None:
@@ -98,6 +97,16 @@ class Field:
         if hasattr(value, "__clause_element__") or isinstance(value, sa.ClauseElement):
             return None
         return self.mismatch(value) or self.excess(value)
+
+    def is_own(self, value: Any) -> bool:
+        """True if a decorator of the host's, of whose values the type is not known, loads this one as it is written."""
+        if self.encode is None or self.decode is None or (isinstance(value, int) and value not in self.integers):
+            return False
+        try:
+            loaded = self.decode(self.encode(value))
+        except (TypeError, ValueError, AttributeError, ArithmeticError, LookupError):
+            return False
+        return type(loaded) is type(value) and bool(loaded == value)
 
     def accepts_all(self, values: Sequence[Any]) -> bool:
         """Fast path for ``refusal`` of each: True if all are ASCII strings that fit. False says nothing of any."""
@@ -127,9 +136,12 @@ class Field:
                 return f"holds {shown(inner)}, which {reason}"
         return None
 
-    def excess(self, value: Any) -> str | None:
-        """The reason why a value of the right kind is beyond what the column, or any database, can hold."""
-        if self.length is not None and len(value) > self.length:
+    def excess(self, value: Any, *, in_rows: bool = False) -> str | None:
+        """The reason why a value of the right kind is beyond what the column, or any database, can hold. ``in_rows``:
+        only if no row can have it: SQLite keeps what is longer than the column says, or has more digits.
+        """
+        is_limited = not (in_rows and self._dialect == "sqlite")
+        if is_limited and self.length is not None and len(value) > self.length:
             units = "characters" if isinstance(value, str) else "bytes"
             return f"has {len(value)} {units}; the limit is {self.length}"
         if isinstance(value, str) and not value.isascii() and not _encodable(value):
@@ -138,7 +150,7 @@ class Field:
             return "has a NUL character, which PostgreSQL does not store; remove it"
         if isinstance(value, int) and self.python_type in _ACCEPTED_TYPES:
             if self.python_type is decimal.Decimal and value.bit_length() <= _MAX_DECIMAL_BITS:
-                return self._decimal_excess(decimal.Decimal(value))
+                return self._decimal_excess(decimal.Decimal(value), is_limited=is_limited)
             if value not in self.integers:
                 bits = self.integers.stop.bit_length() - 1
                 return f"is beyond 64 bits; the column takes -2**63 to 2**{bits} - 1"
@@ -147,16 +159,16 @@ class Field:
         if isinstance(value, float) and not math.isfinite(value):
             return "is not finite; no number of MySQL's is"
         if isinstance(value, decimal.Decimal):
-            return self._decimal_excess(value)
+            return self._decimal_excess(value, is_limited=is_limited)
         if self._travel.values is not None and value not in self._travel.values:
             return f"is none of the values of {type(self._type).__name__}"
         return self._refusal_inside(value, Field.excess)
 
-    def _decimal_excess(self, value: decimal.Decimal) -> str | None:
+    def _decimal_excess(self, value: decimal.Decimal, *, is_limited: bool) -> str | None:
         if not value.is_finite():
             return "is not finite; no number of MySQL's is"
         precision, scale = (getattr(self._type, name, None) for name in ("precision", "scale"))
-        if precision is not None and value and value.adjusted() >= precision - (scale or 0):
+        if is_limited and precision is not None and value and value.adjusted() >= precision - (scale or 0):
             return f"has {value.adjusted() + 1} digits before the point; the limit is {precision - (scale or 0)}"
         return None
 
@@ -171,12 +183,9 @@ class Field:
             return value
         if type(value) is not self.python_type:
             value = _plain(value, self.python_type)
-        if value is None or self.refusal(value) is not None or not self._travel.is_kept or _rounds(self._type, value):
+        if value is None or self.refusal(value) is not None or not self._travel.is_kept:
             return None
-        # MySQL without strict mode keeps the largest number of the column in the place of a larger one.
-        if isinstance(value, int) and value not in _INTEGERS and not self._unsigned:
-            return None
-        return None if self._on_postgresql and _is_padded(self._type, value) else value
+        return value if _keeps(self._type, value, self._dialect) else None
 
 
 def fields_of(mapper: orm.Mapper[Any], *, dialect: str = "") -> tuple[Field, ...]:
@@ -236,35 +245,20 @@ def _plain(value: Any, python_type: Any) -> Any:
     return None
 
 
-def _keeps_strings(type_: sa.types.TypeEngine[Any]) -> bool:
-    """True if the database gets every string as it is and keeps it so: ``_rounds`` for all strings at once."""
+def _keeps_ascii(type_: sa.types.TypeEngine[Any], dialect: str) -> bool:
+    """``ascii_kept`` behind decorators, which must send strings as they are."""
     if isinstance(type_, sa.TypeDecorator):
-        return not binds(type_) and _keeps_strings(type_.impl_instance)
-    return not isinstance(type_, sa.CHAR)
+        return not binds(type_) and _keeps_ascii(variant_on(type_.impl_instance, dialect), dialect)
+    return ascii_kept(type_, dialect)
 
 
-def _rounds(type_: sa.types.TypeEngine[Any], value: Any) -> bool:
-    """True if some database would keep another value than this one, which has the column's own type."""
+def _keeps(type_: sa.types.TypeEngine[Any], value: Any, dialect: str) -> bool:
+    """``is_kept`` behind decorators, which must send the value as it is."""
     if isinstance(type_, sa.TypeDecorator):
-        bound = type_.process_bind_param(value, DIALECT) if binds(type_) else value
-        return bool(bound != value) or _rounds(type_.impl_instance, value)
-    if isinstance(value, str):
-        return isinstance(type_, sa.CHAR) and value.endswith(" ")  # MySQL drops the blanks that pad a CHAR
-    if isinstance(value, bytes):
-        return isinstance(type_, sa.BINARY) and len(value) != type_.length
-    if isinstance(value, datetime.datetime):
-        return value.microsecond != 0 or (value.tzinfo is None) is bool(getattr(type_, "timezone", False))
-    if isinstance(value, decimal.Decimal):
-        exponent = value.normalize(_EXACT).as_tuple().exponent
-        return not isinstance(exponent, int) or -exponent > (getattr(type_, "scale", None) or 0)
-    return False
-
-
-def _is_unsigned(type_: sa.types.TypeEngine[Any], dialect: str) -> bool:
-    """True if the metadata declares an integer of this dialect's without a sign."""
-    if isinstance(type_, sa.TypeDecorator):
-        return _is_unsigned(variant_on(type_.impl_instance, dialect), dialect)
-    return isinstance(type_, sa.Integer) and getattr(type_, "unsigned", False) is True
+        if binds(type_) and type_.process_bind_param(value, DIALECT) != value:
+            return False
+        return _keeps(variant_on(type_.impl_instance, dialect), value, dialect)
+    return is_kept(type_, value, dialect)
 
 
 def _bits_of(type_: sa.types.TypeEngine[Any]) -> int:
@@ -274,13 +268,6 @@ def _bits_of(type_: sa.types.TypeEngine[Any]) -> int:
     if not isinstance(type_, sa.Integer):
         return 0
     return 63 if isinstance(type_, sa.BigInteger) else 15 if isinstance(type_, sa.SmallInteger) else 31
-
-
-def _is_padded(type_: sa.types.TypeEngine[Any], value: Any) -> bool:
-    """True if PostgreSQL fills a string with blanks, to the length of a CHAR, and returns them."""
-    if isinstance(type_, sa.TypeDecorator):
-        return _is_padded(type_.impl_instance, value)
-    return isinstance(type_, sa.CHAR) and isinstance(value, str) and len(value) != (type_.length or 1)
 
 
 def _encodable(value: str) -> bool:

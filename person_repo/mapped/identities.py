@@ -21,14 +21,14 @@ from sqlalchemy.sql import operators, visitors
 from person_repo.exceptions import ConfigurationError
 from person_repo.mapped.fields import Field
 
-__all__ = ["Identity", "IdentityMapping", "find_mapper", "is_resolved", "mapper_of"]
+__all__ = ["KEY_TYPES", "Identity", "IdentityMapping", "find_mapper", "is_resolved", "mapper_of"]
 
 E = TypeVar("E")
 
 Identity = tuple[Any, ...]
 """The values of a primary key, in the order of the mapped columns; a tuple for a key of one column, too."""
 
-_KEY_TYPES = (str, int, bytes, decimal.Decimal, uuid.UUID, datetime.datetime, datetime.date, enum.Enum)
+KEY_TYPES = (str, int, bytes, decimal.Decimal, uuid.UUID, datetime.datetime, datetime.date, enum.Enum)
 
 
 class IdentityMapping(Generic[E]):
@@ -84,8 +84,10 @@ class IdentityMapping(Generic[E]):
         """
         if not self.key_fields:
             return None
-        stored = tuple(field.as_stored(value) for field, value in zip(self.key_fields, values, strict=True))
-        return None if None in stored else stored
+        stored = []
+        for field, value in zip(self.key_fields, values, strict=True):
+            stored.append(field.as_stored(value))
+        return None if None in stored else tuple(stored)
 
 
 def _shown(kind: Any) -> object:
@@ -130,10 +132,13 @@ def _key_fields(mapper: orm.Mapper[Any], dialect: str) -> tuple[Field, ...]:
     columns = cast("tuple[sa.Column[Any], ...]", base.primary_key)
     keys = tuple(Field(base.get_property_by_column(column).key, column, dialect=dialect) for column in columns)
     for field in keys:
-        if not (field.may_be_key and isinstance(field.python_type, type) and issubclass(field.python_type, _KEY_TYPES)):
+        # Of a decorator of the host's, what it writes is known; what it loads is seen by each id.
+        decorated = isinstance(field.column.type, sa.TypeDecorator) and field.python_type is object
+        type_ = field.wire if decorated else field.python_type
+        if not (field.may_be_key and isinstance(type_, type) and issubclass(type_, KEY_TYPES)):
             raise ConfigurationError(
                 f"{mapper.class_.__name__}.{field.name} is part of the primary key and has the type "
-                f"{field.column.type!r}; keys may be {', '.join(t.__name__ for t in _KEY_TYPES)}"
+                f"{field.column.type!r}; keys may be {', '.join(t.__name__ for t in KEY_TYPES)}"
             )
     return keys
 

@@ -13,7 +13,7 @@ from person_repo.exceptions import ConfigurationError, InvalidEntityError, Inval
 from person_repo.mapped.documents import Document, is_document
 from person_repo.mapped.fields import Field, Row, fields_of, mapped_columns
 from person_repo.mapped.hydration import Hydrator
-from person_repo.mapped.identities import Identity, IdentityMapping, mapper_of
+from person_repo.mapped.identities import KEY_TYPES, Identity, IdentityMapping, mapper_of
 from person_repo.messages import shown
 
 __all__ = ["EntityMapping", "Field", "Identity", "Row", "mapper_of"]
@@ -59,9 +59,10 @@ class EntityMapping(IdentityMapping[E]):
     def identity(self, id: Any) -> Identity | None:
         """The key's values for an id that a caller passed; None if no row can have it.
 
-        A key of several columns is a tuple in the order of the mapped columns. A string longer than its column, a lone
-        surrogate or an integer beyond 64 bits cannot be stored, and so has no row; nor has, on PostgreSQL, a NUL. Of
-        integers MySQL and MariaDB are asked up to 2**64 - 1, however the column is declared.
+        A key of several columns is a tuple in the order of the mapped columns. A lone surrogate or an integer beyond 64
+        bits cannot be stored, and so has no row; nor has a string longer than its column, except on SQLite, which keeps
+        it; nor, on PostgreSQL, a NUL. Of integers MySQL and MariaDB are asked up to 2**64 - 1, however the column is
+        declared.
 
         Raises ``InvalidIdError`` for a value of another type, a subclass included: ``1`` is not ``"1"``, nor ``True``.
         """
@@ -73,10 +74,12 @@ class EntityMapping(IdentityMapping[E]):
         if len(values) != len(fields):
             raise self._wrong_shape(id)
         for field, value in zip(fields, values, strict=True):
-            if type(value) is not field.python_type:
+            if type(value) is field.python_type:
+                continue
+            if field.python_type is not object or not isinstance(value, KEY_TYPES) or not field.is_own(value):
                 raise self._wrong_type(field, value)
         for field, value in zip(fields, values, strict=True):
-            if field.excess(value) is not None:
+            if field.excess(value, in_rows=True) is not None:
                 return None
         return values
 
@@ -149,7 +152,8 @@ class EntityMapping(IdentityMapping[E]):
         if value is not None and (refusal := field.refusal(value)) is not None:
             if field.mismatch(value) is not None:
                 raise InvalidEntityError(f"{self.name}.{field.name} {shown(value)} {refusal}")
-            return sa.false()
+            if field.excess(value, in_rows=True) is not None:
+                return sa.false()
         if isinstance(value, int) and value not in field.integers and field.python_type is object:
             return sa.false()  # no driver writes such an integer, and inside JSON no cache carries it
         if self._on_postgresql and (own := self._criterion_on_postgresql(field, value)) is not None:
@@ -182,6 +186,8 @@ class EntityMapping(IdentityMapping[E]):
 
     def _wrong_type(self, field: Field, value: Any) -> InvalidIdError:
         expected = field.python_type.__name__
+        if field.python_type is object:
+            expected = f"what {type(field.column.type).__name__} loads"
         return InvalidIdError(
             f"{self.name} id {shown(value)} is {type(value).__name__}; {self.name}.{field.name} takes {expected} "
             f"and no other type, nor a subclass of it: convert the id first"

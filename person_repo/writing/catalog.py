@@ -26,13 +26,16 @@ _OPTIONS: Final = {**UNTRANSLATED, OWN: True}
 
 
 class KeyColumns(NamedTuple):
-    """``compares_exactly``: ``=`` holds for equal values only. ``keeps_values``: a value is stored as it is sent."""
+    """``compares_exactly``: ``=`` holds for equal values only. ``keeps_values``: what the mapped type keeps is stored
+    as it is sent. ``keeps_unicode``: strings may have any character, or are refused.
+    """
 
     compares_exactly: bool
     keeps_values: bool
+    keeps_unicode: bool
 
 
-UNKNOWN: Final = KeyColumns(compares_exactly=False, keeps_values=False)
+UNKNOWN: Final = KeyColumns(compares_exactly=False, keeps_values=False, keeps_unicode=False)
 """The facts of a key of which nothing is known: that of a table which is not there, or not yet committed."""
 
 # By name alone, whatever the schema: which table a statement means depends on its connection's search_path. Of a domain
@@ -58,11 +61,15 @@ _PADDED: Final = "bpchar"
 # By name alone here, too: a statement may name a schema, or its engine translate one. Numbers have no collation.
 _OF_MYSQL: Final = sa.text(
     """
-    SELECT DISTINCT COLUMN_NAME, COLLATION_NAME
+    SELECT DISTINCT COLUMN_NAME, COLLATION_NAME, CHARACTER_SET_NAME
     FROM information_schema.COLUMNS
     WHERE TABLE_NAME = :name AND COLUMN_NAME IN :columns
     """
 ).bindparams(sa.bindparam("columns", expanding=True))
+
+
+_COMPLETE: Final = ("utf8mb4", "utf16", "utf16le", "utf32", "gb18030")
+"""The character sets of MySQL and MariaDB that have all characters."""
 
 
 def has_catalog(dialect: sa.Dialect) -> bool:
@@ -94,12 +101,15 @@ def key_columns_of(engine: sa.Engine, table: sa.Table, names: Sequence[str]) -> 
     if not columns:
         return None
     if not is_postgresql:
-        exact = all(collation is None or is_exact_collation(collation) for _, collation in columns)
-        return KeyColumns(compares_exactly=exact, keeps_values=True)
+        exact = all(collation is None or is_exact_collation(collation) for _, collation, _ in columns)
+        # Without strict mode a character that the set lacks becomes a question mark.
+        is_complete = all(name is None or name in _COMPLETE for _, _, name in columns)
+        return KeyColumns(compares_exactly=exact, keeps_values=True, keeps_unicode=is_complete)
     plain = [is_known and type_ != _PADDED for type_, is_known, _ in columns]
     return KeyColumns(
         compares_exactly=all(plain) and all(is_deterministic for _, _, is_deterministic in columns),
         keeps_values=all(is_plain or type_ == "citext" for is_plain, (type_, _, _) in zip(plain, columns, strict=True)),
+        keeps_unicode=True,
     )
 
 

@@ -44,10 +44,10 @@ from person_repo.writing.sqltext import (
     TextKind,
     chains,
     kind_of_text,
-    makes_temporary,
     may_alter,
     moves,
     sqlite_begins_before,
+    temporary_table,
 )
 from person_repo.writing.tables import Change
 
@@ -112,11 +112,13 @@ def examine(covered: Covered, context: Any, statement: str, parameters: Any) -> 
     4. any other statement: ``examination`` finds what it changes. It is in flight if that is anything covered, or if it
        may begin or end a transaction.
     """
-    writes = context.isinsert or context.isupdate or context.isdelete
+    # A default that is asked for while its insert is made comes before that has a text.
+    compiled_text = getattr(context, "statement", None)
+    writes = compiled_text is not None and (context.isinsert or context.isupdate or context.isdelete)
     form = None
     if writes:
         form = form_of(covered, context)
-        if form is not None and form.changes_nothing and statement is getattr(context, "statement", statement):
+        if form is not None and form.changes_nothing and statement is compiled_text:
             return None
     elif ";" not in statement and (statement[:6] in ("SELECT", "select") or is_query(context)):
         return None
@@ -130,13 +132,13 @@ def examine(covered: Covered, context: Any, statement: str, parameters: Any) -> 
     if not writes and (info := info_of(context.root_connection.connection)) is not None:
         if moves(statement):
             info[MOVED] = True
-        if makes_temporary(statement):
+        made = temporary_table(statement)
+        if made is not None and (not made or made in covered.by_table):
             info[HIDDEN] = True
     if kind == TextKind.READ and not may_commit:
         return None
 
-    # A default is asked for before the context has its text.
-    is_as_compiled = statement is getattr(context, "statement", statement) and KEPT not in context.__dict__
+    is_as_compiled = statement is compiled_text and KEPT not in context.__dict__
 
     def find_changes() -> Changes:
         if not writes:
@@ -491,7 +493,7 @@ def _made_keys(result: Any, model: CoveredModel) -> list[Any] | None:
     identities = []
     for row in rows:
         values = dict(zip(names, row, strict=True)) if row is not None else {}
-        identity = model.mapping.stored_identity([values.get(name) for name in model.key_names])
+        identity = model.stored_identity([values.get(name) for name in model.key_names])
         if identity is None:
             return None
         identities.append(identity)

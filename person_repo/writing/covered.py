@@ -86,6 +86,7 @@ class CoveredModel(WatchedTable):
             self.key_names if self._is_on_postgresql else self.string_key_names(_unconnected(engine.dialect))
         )
         self._has_catalog = has_catalog(engine.dialect) and bool(self._names_in_catalog)
+        self.may_lack_characters = self._has_catalog and not self._is_on_postgresql
         # Replaced by ``alter`` and ``settle``, so that an answer from before comes to nothing.
         self._key_columns: list[KeyColumns] = []
         self._returns: dict[str | None, bool] = {}
@@ -123,6 +124,14 @@ class CoveredModel(WatchedTable):
     def rewrites_keys(self) -> bool:
         """As for any watched table; on PostgreSQL the catalog must agree with the metadata, too."""
         return super().rewrites_keys() or (self._is_on_postgresql and not self._in_catalog().keeps_values)
+
+    def keeps(self, values: Iterable[Any]) -> bool:
+        """On MySQL and MariaDB: True unless the character set of a column may lack a character of one of the values."""
+        if self.may_lack_characters:
+            for value in values:
+                if type(value) is str and not value.isascii():
+                    return self._in_catalog().keeps_unicode
+        return True
 
     def alter(self, pending: Pending) -> None:
         """A transaction may define the table anew: until its outcome is known (``settle``), nothing is known of it."""

@@ -83,7 +83,7 @@ class CriteriaWrite(Generic[W]):
         """
         if isinstance(self.statement, dml.Delete):
             return []
-        if self.table.sets_keys:
+        if self.table.computes_keys:
             return None
         fixed = fixed_values(self.statement)
         keys = {name: getattr(column_of(self.target, name), "key", name) for name in self.table.key_names}
@@ -108,7 +108,8 @@ class CriteriaWrite(Generic[W]):
         """A part of the primary key as the row holds it; None if only the database knows."""
         if isinstance(value, Missing) or self.table.rewrites_keys():
             return None
-        return self.table.mapping.key_fields[index].as_stored(value)
+        stored = self.table.mapping.key_fields[index].as_stored(value)
+        return stored if self.table.keeps((stored,)) else None
 
     def _name_in_target(self, side: Any) -> str | None:
         """The name of a column of the target; None for anything else, a column of another table included."""
@@ -129,7 +130,7 @@ class CriteriaWrite(Generic[W]):
                 return None
             product = itertools.product(*[choice for choice in choices if choice is not None])
             # One more than the most is enough to see that there are too many.
-            stored = [self.table.mapping.stored_identity(values) for values in itertools.islice(product, most + 1)]
+            stored = [self.table.stored_identity(values) for values in itertools.islice(product, most + 1)]
             if None in stored:
                 return None
             named.append([identity for identity in stored if identity is not None])

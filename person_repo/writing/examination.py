@@ -95,7 +95,10 @@ def of_declared(covered: Covered, connection: sa.Connection, insert: DeclaredIns
     for model in covered.by_table.get(insert.table.name.lower(), ()):
         is_same_key = model.table is insert.table and model.key_names == insert.key_names
         is_known = is_same_key and not model.rewrites_keys() and not model.is_whole_in(pending)
-        changes.append(Change(model, insert.identities() if is_known else None))
+        identities = insert.identities() if is_known else None
+        if identities is not None and not all(map(model.keeps, identities)):
+            identities = None
+        changes.append(Change(model, identities))
     return changes
 
 

@@ -12,11 +12,11 @@ __all__ = [
     "TextKind",
     "chains",
     "kind_of_text",
-    "makes_temporary",
     "may_alter",
     "moves",
     "reaches_any_table",
     "sqlite_begins_before",
+    "temporary_table",
 ]
 
 
@@ -59,7 +59,9 @@ _ANALYZE = re.compile(r"\bANALYZE\b", re.IGNORECASE)
 _MOVES = re.compile(
     r"\b(search_path|USE|RESET|DISCARD)\b|\bSET\s.*\b(SCHEMA|ROLE|AUTHORIZATION)\b|\bATTACH\b|\bDETACH\b", re.I | re.S
 )
-_TEMPORARY = re.compile(r"\bCREATE\b.*\bTEMP(?:ORARY)?\b", re.I | re.S)
+_TEMPORARY = re.compile(
+    r"\bCREATE\b[^;]*?\bTEMP(?:ORARY)?\b(?:\s+TABLE\s+(?:IF\s+NOT\s+EXISTS\s+)?([^\s(]+))?", re.I | re.S
+)
 _CHAIN = re.compile(r"(?<!NO)\s+CHAIN\b", re.IGNORECASE)
 # MySQL and MariaDB execute the text inside /*! and /*M!, so those are no comments.
 _GAP = r"(?>\s+|--[^\n]*(?:\n|$)|#[^\n]*(?:\n|$)|/\*(?!M?!).*?\*/|\()*+(?:/\*M?!\d*\s*)?"
@@ -161,9 +163,14 @@ def reaches_any_table(text: str) -> bool:
     return _TRUNCATE_CASCADE.search(text) is not None
 
 
-def makes_temporary(text: str) -> bool:
-    """True if a text may make a table that hides another one of its name from this connection."""
-    return _TEMPORARY.search(text) is not None
+def temporary_table(text: str) -> str | None:
+    """The name, in lower case, of the table that a text makes for its connection alone; "" if that cannot be read, None
+    if it makes none.
+    """
+    found = _TEMPORARY.search(text)
+    if found is None:
+        return None
+    return (found[1] or "").rpartition(".")[2].strip('"`[]').lower()
 
 
 def sqlite_begins_before(text: str) -> bool:

@@ -104,7 +104,7 @@ class KeyParameters(Generic[W]):
             if self.inserts and any(value is None for value in key):
                 generated = True
                 continue
-            identity = self.table.mapping.stored_identity(key)
+            identity = self.table.stored_identity(key)
             if identity is None:
                 return None
             identities.append(identity)
@@ -189,7 +189,7 @@ def _of_insert(connection: sa.Connection, statement: dml.Insert, parameters: Par
                 return Change(table, None)
             generated = True
             continue
-        identity = None if REWRITTEN in key else table.mapping.stored_identity(key)
+        identity = None if REWRITTEN in key else table.stored_identity(key)
         if identity is None:
             return Change(table, None)
         identities.append(identity)

