@@ -149,7 +149,9 @@ class Field:
         if self._on_postgresql and isinstance(value, str) and _NUL in value:
             return "has a NUL character, which PostgreSQL does not store; remove it"
         if isinstance(value, int) and self.python_type in _ACCEPTED_TYPES:
-            if self.python_type is decimal.Decimal and value.bit_length() <= _MAX_DECIMAL_BITS:
+            # SQLite takes such a number as an integer, whatever the column is.
+            may_be_longer = is_limited and value.bit_length() <= _MAX_DECIMAL_BITS
+            if self.python_type is decimal.Decimal and (may_be_longer or value in self.integers):
                 return self._decimal_excess(decimal.Decimal(value), is_limited=is_limited)
             if value not in self.integers:
                 bits = self.integers.stop.bit_length() - 1

@@ -21,6 +21,9 @@ from support.servers import Memcached
 
 from person_repo.exceptions import ConfigurationError
 
+# Threads that sleep: three quarters of a minute in all.
+pytestmark = pytest.mark.proof(name="interleavings", sample=1 / 4)
+
 
 class _Ours:
     """What the suites are run on: a backend and its arguments."""
@@ -64,7 +67,7 @@ class _Locking(_Memcached):
 
 
 class TestMemory(_Memory, _GenericBackendTestSuite):
-    pass
+    test_threaded_get_multi = None  # It sleeps for ten seconds, and is run on memcached.
 
 
 class TestSerializerOfMemory(_Memory, _GenericSerializerTestSuite, _GenericBackendFixture):
@@ -80,7 +83,7 @@ class TestSerializerOfMemcached(_Memcached, _GenericSerializerTestSuite, _Generi
 
 
 class TestMemcachedWithDistributedLock(_Locking, _GenericBackendTestSuite):
-    pass
+    test_threaded_get_multi = None  # As above.
 
 
 class TestMutexOfMemcached(_Locking, _GenericMutexTestSuite):

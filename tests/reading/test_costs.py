@@ -100,8 +100,8 @@ def test_repeated_ids_are_asked_once(bench: Bench) -> None:
 
 def test_nothing_is_asked_for_no_ids_or_for_ids_that_cannot_be(bench: Bench) -> None:
     with bench.spent() as spent:
-        assert bench.people.get_many([]) == bench.people.get_many(["x" * 101]) == {}
-        assert bench.people.get("x" * 101) is None
+        assert bench.people.get_many([]) == bench.people.get_many(["\ud800"]) == {}
+        assert bench.people.get("\ud800") is None
         assert not bench.people.exists("\ud800")
     assert spent() == (0, 0)
 

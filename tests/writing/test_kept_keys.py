@@ -203,6 +203,7 @@ def wrote(engine: sa.Engine, write: Any, entity: type[Any], value: Any) -> bool:
     return True
 
 
+@pytest.mark.proof(name="ways", sample=1 / 12)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", TYPES)
 def test_every_way_of_writing_a_key_drops_what_it_became(
@@ -309,6 +310,7 @@ def insert_several(session: orm.Session, entity: type[Any], value: Any) -> None:
     session.connection().execute(sa.insert(entity.__table__), rows)
 
 
+@pytest.mark.proof(name="ways", sample=1 / 8)
 @pytest.mark.parametrize("isolation_level", [None, "AUTOCOMMIT"])
 def test_a_key_of_zero_or_null_becomes_the_next_number(
     people_engine: sa.Engine,
