@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
@@ -14,8 +14,11 @@ _NAME: Final = "person_repo_savepoint"
 
 
 @contextmanager
-def savepoint(dbapi_connection: Any, dialect: sa.Dialect) -> Iterator[None]:
+def savepoint(
+    dbapi_connection: Any, dialect: sa.Dialect, *, is_ours: Callable[[BaseException], bool] = lambda _: True
+) -> Iterator[None]:
     """A block whose statements leave the open transaction usable if one of them is refused. The error is raised.
+    ``is_ours``: False for an error after which the transaction is to be as it would be without the savepoint.
 
     PostgreSQL refuses every further statement of a transaction in which one was refused ("current transaction is
     aborted"); the other databases do not, and nothing is sent there. The statements go past SQLAlchemy: a host's
@@ -27,7 +30,9 @@ def savepoint(dbapi_connection: Any, dialect: sa.Dialect) -> Iterator[None]:
     _send(dbapi_connection, f"SAVEPOINT {_NAME}")
     try:
         yield
-    except BaseException:
+    except BaseException as error:
+        if not is_ours(error):
+            raise
         with suppress(dialect.loaded_dbapi.Error):  # The connection may be gone, as the error that is raised says.
             _send(dbapi_connection, f"ROLLBACK TO SAVEPOINT {_NAME}", f"RELEASE SAVEPOINT {_NAME}")
         raise

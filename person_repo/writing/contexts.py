@@ -8,6 +8,7 @@ because a host's listener may send other statements in the middle of one.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -385,15 +386,14 @@ class InFlight:
             self.pending.resolve(model.backend, model.group)
         self.returned = None
 
-    def give_up_returned(self, error: Exception) -> None:
-        """The statement was refused with its clause, and is sent again without it."""
+    def give_up_returned(self) -> Sequence[CoveredModel]:
+        """The statement was refused with its clause, and is sent again without it. Returns the models it was for."""
         assert self.returned is not None
-        for model in self.returned.models:
-            logger.debug("the keys of %s are not returned from now on: %s", model.mapping.name, error)
-            model.returns_nothing()
+        models, self.returned = self.returned.models, None
+        for model in models:
             model.record(self.pending, None)
             self.pending.resolve(model.backend, model.group)
-        self.returned = None
+        return models
 
     def finish(self, context: Any, result: sa.CursorResult[Any]) -> None:
         """The statement has run. Cases, in this order:

@@ -31,6 +31,7 @@ with a listener takes a longer way through each statement of its application.
 from __future__ import annotations
 
 import functools
+import logging
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -107,6 +108,8 @@ def cover_all(engine: sa.Engine, parts: Sequence[Part]) -> None:
     unseen.watch(wait, groups, engine)
 
 
+logger = logging.getLogger("person_repo.writing")
+
 _covered: weakref.WeakKeyDictionary[sa.Dialect, Covered] = weakref.WeakKeyDictionary()
 _unseen: weakref.WeakKeyDictionary[sa.Pool, Unseen] = weakref.WeakKeyDictionary()
 # The collector, or a handler of the log, may cover something in the thread that holds it.
@@ -155,13 +158,16 @@ def _execute_returning(
     """
     dialect = context.dialect
     try:
-        with savepoint(context.root_connection.connection, dialect):
+        with savepoint(context.root_connection.connection, dialect, is_ours=functools.partial(is_refused, dialect)):
             execute(cursor, f"{statement}{clause}", parameters, context)
     except dialect.loaded_dbapi.Error as error:
         if not is_refused(dialect, error):
             raise
-        in_flight.give_up_returned(error)
+        models = in_flight.give_up_returned()
         execute(cursor, statement, parameters, context)
+        for model in models:  # It was the clause.
+            logger.debug("the keys of %s are not returned from now on: %s", model.mapping.name, error)
+            model.returns_nothing()
     else:
         in_flight.take_returned(context, cursor)
 

@@ -239,6 +239,19 @@ def test_a_temporary_table_that_hides_the_mapped_one(people: Witness) -> None:
         )
 
 
+@pytest.mark.parametrize(("database_url", "cache_url"), [("postgresql", "memcached")], indirect=True)
+def test_a_transaction_whose_statement_failed_has_failed(people: Witness) -> None:
+    """A statement that returns its keys is in a savepoint, which does not save what the host's own error ends."""
+    with people.right(), people.engine.connect() as connection:
+        connection.execute(sa.update(TABLE).where(TABLE.c.id == "ada").values(first_name="before"))
+        with pytest.raises(sa.exc.DBAPIError):
+            connection.execute(sa.update(TABLE).where(TABLE.c.version > 0).values(version=None))
+        with pytest.raises(sa.exc.DBAPIError, match="aborted"):
+            connection.execute(sa.select(TABLE)).all()
+        connection.commit()
+    assert people.committed()["ada"][1] == "first"
+
+
 @returning
 def test_orm_columns_that_are_named_twice(people: Witness) -> None:
     with people.right(), people.sessions() as session, session.begin():
