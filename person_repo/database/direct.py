@@ -76,9 +76,8 @@ class DirectQuery:
         cursor = None
         try:
             parameters = self._parameters(values)
-            snapshot = Snapshot(
-                self._engine, checked_out, checked_out.dbapi_connection
-            )  # Of these drivers it is the same.
+            # With these drivers SQLAlchemy adapts nothing: this is the driver's own connection, for less calls.
+            snapshot = Snapshot(self._engine, checked_out, checked_out.dbapi_connection)
             cursor = checked_out.cursor()
             self._dialect.do_execute(cursor, self._sql, parameters)
             rows = cursor.fetchall()

@@ -129,7 +129,7 @@ class Database:
         hooks = self._at_end
         hooks[id(reference)] = lambda: None if (alive := reference()) is None else hook(alive)
 
-    def has_one_connection(self) -> bool:
+    def may_end(self) -> bool:
         """True if the database may end with its connection. Notices another pool, which has another connection."""
         engine = self._engine()
         if self._pool is None or engine is None:

@@ -85,7 +85,7 @@ class CachedRepository(Repository[E]):
         """The name of the class's entries, in whichever database, for ``invalidate_all``."""
         self._asks_again = float("-inf")
         self._is_silent = False
-        self._may_end = database.read_database.has_one_connection()
+        self._may_end = database.read_database.may_end()
         self._require_ttl()
         _repositories.add(self)
         database.read_database.at_end(self, _begin_anew)
@@ -171,7 +171,7 @@ class CachedRepository(Repository[E]):
         memory may be another one at each read.
         """
         if self._may_end:
-            self.database.read_database.has_one_connection()
+            self.database.read_database.may_end()
         if self._clock() < self._asks_again:
             return self._provisional
         self._asks_again = self._clock() + min(self.backend.settings.fence_interval, _LONGEST_PROVISIONAL)

@@ -240,8 +240,7 @@ def _put_in_flight(
         if pending is None:
             return None
     if pending is not None and pending.is_left_open and open_now is False:
-        # It was ended on the driver's own connection, and may have been committed.
-        pending.place_afterwards()
+        pending.announce_late()
         pending.finish()
         info.pop(PENDING, None)
         pending = None
@@ -409,8 +408,8 @@ class InFlight:
             self.covered.settle(self.pending)  # MySQL has committed before and after it.
         has_news = self._learn_from_result(result) if self.generating or self.counted else False
         is_over = is_open(self.driver) is False
+        self.pending.is_left_open = not (is_over or self.ends)
         if not (is_over or self.ends or self.at_once):
-            self.pending.is_left_open = True
             return
         is_sqlite = context.dialect.name == "sqlite"
         pending = self.pending

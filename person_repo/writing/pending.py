@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain
@@ -14,6 +15,8 @@ from person_repo.writing.outage import OpenTransaction
 from person_repo.writing.tombstones import PlacedTombstones
 
 __all__ = ["Pending", "Written"]
+
+logger = logging.getLogger("person_repo.writing")
 
 
 class Written(Protocol):
@@ -113,6 +116,14 @@ class Pending:
             fence = self.written.fence_of(backend) if unplaced else None
             if fence is not None:
                 outage.after_commit(fence, unplaced)
+
+    def announce_late(self) -> None:
+        """The transaction was ended on the driver's own connection, and may have been committed: announce it now."""
+        logger.warning(
+            "a transaction that changed cached rows was ended on the driver's own connection; it counts as committed, "
+            "and until now cached reads of these rows may have been old"
+        )
+        self.place_afterwards()
 
     def _record_unplaced(
         self, backend: LeaseBackend, places: frozenset[Place], transaction: OpenTransaction | None

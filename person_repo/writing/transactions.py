@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +13,6 @@ from person_repo.writing.outage import OpenTransaction
 from person_repo.writing.pending import Pending
 
 __all__ = ["Transactions"]
-
-logger = logging.getLogger("person_repo.writing")
 
 
 class Transactions:
@@ -61,11 +58,7 @@ class Transactions:
             return
         was_ended = pending.is_left_open and is_open(dbapi_connection.driver_connection) is False
         if was_ended:
-            logger.warning(
-                "a transaction that changed cached rows was ended on the driver's own connection; it counts as "
-                "committed, and until now cached reads of these rows may have been old"
-            )
-            pending.place_afterwards()
+            pending.announce_late()
         rollback(dbapi_connection)
         info.pop(PENDING, None)
         pending.finish(committed=was_ended)

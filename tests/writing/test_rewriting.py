@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -333,7 +331,7 @@ def test_text_within_a_with(people: Witness) -> None:
 
 
 @pytest.mark.every_database
-def test_a_change_after_a_commit_on_the_drivers_connection(people: Witness) -> None:
+def test_a_change_after_a_commit_on_the_drivers_connection(people: Witness, caplog: pytest.LogCaptureFixture) -> None:
     people.warm()
     with people.blind(), people.engine.connect() as connection:
         connection.execute(sa.update(TABLE).where(TABLE.c.id == "ada").values(first_name="changed"))
@@ -341,6 +339,22 @@ def test_a_change_after_a_commit_on_the_drivers_connection(people: Witness) -> N
         connection.execute(sa.update(TABLE).where(TABLE.c.id == "Grace").values(first_name="not"))
         connection.rollback()
     people.check()
+    assert caplog.text.count("was ended on the driver's own connection") == 1
+
+
+@pytest.mark.every_database
+def test_transactions_that_end_as_usual_are_not_taken_for_such(
+    people: Witness, caplog: pytest.LogCaptureFixture
+) -> None:
+    change = sa.update(TABLE).where(TABLE.c.id == "ada").values(first_name="changed")
+    with people.blind(), people.engine.connect() as connection:
+        for end in ("COMMIT", "ROLLBACK", "CREATE TABLE another (id INTEGER)"):
+            connection.execute(change)
+            connection.exec_driver_sql(end)
+            connection.execute(change)
+            connection.rollback()
+    people.check()
+    assert "ended on the driver" not in caplog.text
 
 
 @pytest.mark.parametrize("database_url", ["mariadb-10.11", "mysql"], indirect=True)
@@ -695,20 +709,3 @@ def test_a_table_of_the_same_name_that_is_not_there(people: Witness) -> None:
     elsewhere = sa.table("person", sa.column("id"), sa.column("last_name"), schema="elsewhere")
     with people.engine.connect() as connection, pytest.raises(sa.exc.OperationalError, match=r"elsewhere\.person"):
         connection.execute(sa.delete(elsewhere).where(elsewhere.c.last_name == "x"))
-
-
-@pytest.mark.every_database
-def test_two_writers_by_criteria_meet_each_other_as_without_a_cache(people: Witness) -> None:
-    if people.engine.dialect.name == "sqlite":
-        pytest.skip("SQLite has one writer")
-    started = threading.Barrier(2)
-
-    def write(id: str) -> int:
-        with people.engine.begin() as connection:
-            started.wait(10)
-            statement = sa.update(TABLE).where(TABLE.c.id == id, TABLE.c.version > 0).values(first_name="changed")
-            return connection.execute(statement).rowcount
-
-    with people.blind(), ThreadPoolExecutor(2) as pool:
-        assert [*pool.map(write, ["ada", "barbara"])] == [1, 1]
-    people.check()
