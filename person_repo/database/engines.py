@@ -380,14 +380,15 @@ def _settings_of(engine: sa.Engine) -> dict[str, Any]:
     return {"hide_parameters": engine.hide_parameters, **settings}
 
 
-_one_maker = threading.Lock()
+# A listener of the host's to closed connections may read while the pool of reads is exchanged.
+_one_maker = threading.RLock()
 _of_this_process: weakref.WeakSet[sa.Engine] = weakref.WeakSet()
 
 
 def _begin_anew_in_child() -> None:
     global _one_maker
     # Held for ever if another thread of the parent was making a reader.
-    _one_maker = threading.Lock()
+    _one_maker = threading.RLock()
     # Two processes that read replies from one socket would read each other's. Not closed: that would end
     # the parent's conversation, too.
     for engine in list(_of_this_process):

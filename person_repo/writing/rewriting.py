@@ -17,7 +17,9 @@ from person_repo.writing.clauses import has_conflict_clause, replaces
 __all__ = ["KEPT", "has_other_parameters", "is_rewritten", "keep_parameters", "replaces_unseen"]
 
 KEPT: Final = "person_repo_parameters"
-"""The attribute of an execution context that holds copies of its parameters, as they were before listeners saw them."""
+"""The attribute of an execution context that holds its text and copies of its parameters, from before listeners saw
+them.
+"""
 
 _KNOWN: Final = "person_repo_replaces"
 """The attribute of a table that says whether its definition has SQLite replace rows."""

@@ -578,3 +578,20 @@ def test_the_log_says_why_nothing_of_an_only_connection_is_cached(caplog: pytest
         assert people.stats().fills == 0
     assert caplog.text.count("with autocommit=False a transaction is always open") == 1
     engine.dispose()
+
+
+def test_a_listener_that_reads_while_connections_are_given_up_does_not_wait_for_itself(file: str) -> None:
+    engine = sa.create_engine(file, connect_args={"timeout": 1})
+    found: list[Any] = []
+    with PersonService.over(engine, MEMORY, use_db=True) as people, ThreadPoolExecutor(1) as pool:
+        people.get("ada")
+
+        @event.listens_for(engine, "close")
+        def read(*_: Any) -> None:
+            if len(found) < 3:
+                found.append(people.get_one("ada").id)
+
+        engine.dispose()
+        assert pool.submit(people.get_one, "ada").result(20).id == "ada"
+    assert set(found) == {"ada"}
+    engine.dispose()
