@@ -73,7 +73,7 @@ class DirectQuery:
         except self._dialect.loaded_dbapi.Error as error:
             raise_connect_error(self._engine, error)
         parameters: Any = values
-        cursor = None
+        cursor = snapshot = None
         try:
             parameters = self._parameters(values)
             # With these drivers SQLAlchemy adapts nothing: this is the driver's own connection, for less calls.
@@ -86,7 +86,8 @@ class DirectQuery:
             committed = snapshot.is_committed()
             snapshot.end()
         except BaseException as error:
-            self._refuse(error, checked_out, parameters, cursor)
+            is_own = snapshot is not None and snapshot.is_own
+            self._refuse(error, checked_out, parameters, cursor, is_own)
         checked_out.close()
         return rows if self._reads == [] else self._read(rows, columns), committed
 
@@ -96,14 +97,18 @@ class DirectQuery:
             values = [value if bind is None else bind(value) for value, bind in binds]
         return tuple(values) if self._names is None else dict(zip(self._names, values, strict=True))
 
-    def _refuse(self, error: BaseException, checked_out: Any, parameters: Any, cursor: Any) -> NoReturn:
+    def _refuse(self, error: BaseException, checked_out: Any, parameters: Any, cursor: Any, is_own: bool) -> NoReturn:
         """Raises as SQLAlchemy does: translated, and without leaving a connection in the pool that is broken, or in the
         middle of a reply.
         """
-        # Once a cursor is there, only the driver's own errors are translated.
+        # Once a cursor is there, only the driver's own errors are translated, and what is not one is an interruption.
         translated = cursor is None or isinstance(error, self._dialect.loaded_dbapi.Error)
         with sa.Connection(self._engine, checked_out) as connection:
-            raise_driver_error(connection, error, self._sql if translated else None, parameters, cursor)
+            try:
+                raise_driver_error(connection, error, self._sql if translated else None, parameters, cursor)
+            finally:
+                if not translated and is_own and not connection.invalidated:
+                    connection.invalidate()
 
     def _read(self, rows: Sequence[Any], columns: Any) -> Sequence[Any]:
         """The values as the types of the columns convert them. ``columns``: the cursor's description."""

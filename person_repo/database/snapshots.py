@@ -67,14 +67,16 @@ class Snapshot:
     its pool. ``connection``: as the pool gives it. ``driver``: the driver's own.
     """
 
-    __slots__ = ("_connection", "_driver", "_mark", "_own", "_reader")
+    __slots__ = ("_connection", "_driver", "_mark", "_own", "_reader", "is_own")
 
     def __init__(self, reader: sa.Engine, connection: Any, driver: Any) -> None:
         self._reader = reader
         self._connection = connection
         self._driver = driver
         may_judge = reader.get_execution_options().get(MAY_JUDGE)
-        # None on the host's own connection, whose transaction is none of ours.
+        self.is_own = may_judge is None
+        """False on the host's own connection."""
+        # None on the host's own connection, whose transaction is none of ours, and with a driver that nobody knows.
         self._own: _Driver | None = None
         # The same at the end if all that was read is committed; None without an answer.
         self._mark: object | None = None
@@ -158,15 +160,23 @@ def _say(reader: sa.Engine, reason: str) -> None:
 
 @contextmanager
 def fresh_connection(reader: sa.Engine) -> Iterator[tuple[sa.Connection, Snapshot]]:
-    """A connection of a read engine, alone on it if all threads share it. No transaction is open on it or stays so."""
+    """A connection of a read engine, alone on it if all threads share it. No transaction is open on it or stays so, and
+    none that was interrupted is used again.
+    """
     keep_up(reader)
     with turn_on(reader), reader.connect() as connection:
         pooled = connection.connection
         snapshot = Snapshot(reader, pooled, pooled.driver_connection)
         try:
             yield connection, snapshot
+        except BaseException as exc:
+            # SQLAlchemy's own errors are the driver's, or come before a statement is sent.
+            if not isinstance(exc, sa.exc.SQLAlchemyError) and snapshot.is_own:
+                connection.invalidate()
+            raise
         finally:
-            snapshot.end()
+            if not connection.invalidated:
+                snapshot.end()
 
 
 @contextmanager

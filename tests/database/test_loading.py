@@ -6,14 +6,16 @@ import logging
 import re
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import pymysql
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import event, orm
 from sqlalchemy.dialects import mysql
 from support.entities import FOLDING, make_folding, person, store
+from support.interruptions import TimeLimit
 from support.models import HostBase, Parcel, parcel
 
 from person_repo.database.engines import read_engine_of
@@ -78,6 +80,20 @@ def reader(people_engine: sa.Engine) -> Iterator[sa.Engine]:
 
 
 # Rows
+
+
+def observed(engine: sa.Engine) -> AbstractContextManager[object]:
+    """Listens to statements, so that reads go through SQLAlchemy's execution and not straight to the driver."""
+    return listening(engine, "before_cursor_execute", lambda *_: None)
+
+
+@contextmanager
+def listening(target: Any, name: str, listener: Callable[..., Any], **how: Any) -> Iterator[None]:
+    event.listen(target, name, listener, **how)
+    try:
+        yield
+    finally:
+        event.remove(target, name, listener)
 
 
 def test_a_read_sees_a_commit_made_after_its_callers_snapshot_began(
@@ -162,20 +178,6 @@ def test_a_row_whose_key_is_not_equal_is_not_taken(engine: sa.Engine, statements
     assert len(seen) == 4
     with engine.connect() as connection:
         assert connection.scalar(sa.select(Loose.code).where(Loose.code == "ABC")) == "abc"
-
-
-def observed(engine: sa.Engine) -> AbstractContextManager[object]:
-    """Listens to statements, so that reads go through SQLAlchemy's execution and not straight to the driver."""
-    return listening(engine, "before_cursor_execute", lambda *_: None)
-
-
-@contextmanager
-def listening(target: Any, name: str, listener: Callable[..., Any], **how: Any) -> Iterator[None]:
-    event.listen(target, name, listener, **how)
-    try:
-        yield
-    finally:
-        event.remove(target, name, listener)
 
 
 def test_rows_are_the_same_with_and_without_a_listener_to_statements(engine: sa.Engine) -> None:
@@ -313,8 +315,14 @@ def kill_connections_of(reader: sa.Engine, host: sa.Engine) -> None:
         connection.exec_driver_sql(f"KILL {number}")
 
 
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, TimeLimit])
+@pytest.mark.parametrize("sent", [nullcontext, observed], ids=["directly", "by SQLAlchemy"])
 def test_a_read_that_is_interrupted_leaves_no_connection_in_the_middle_of_a_reply(
-    people_engine: sa.Engine, reader: sa.Engine, monkeypatch: pytest.MonkeyPatch
+    people_engine: sa.Engine,
+    reader: sa.Engine,
+    kind: type[BaseException],
+    sent: Callable[[sa.Engine], AbstractContextManager[object]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store(people_engine, person(), person("bob"))
     loader = Loader(PEOPLE, reader)
@@ -324,16 +332,41 @@ def test_a_read_that_is_interrupted_leaves_no_connection_in_the_middle_of_a_repl
 
     def interrupted(*args: Any, **kwargs: Any) -> None:
         execute(*args, **kwargs)
-        raise KeyboardInterrupt
+        raise kind
 
     monkeypatch.setattr(reader.dialect, "do_execute", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with sent(reader), pytest.raises(kind):
         loader.one(("ada",))
     monkeypatch.undo()
 
     with listening(reader, "connect", lambda connection, _: opened.append(connection)):
         assert list(loader.one(("bob",)).rows) == [("bob",)]
     assert len(opened) == 1
+
+
+@pytest.mark.parametrize("database_url", ["mysql", "mariadb-11.8"], indirect=True)
+@pytest.mark.parametrize("sent", [nullcontext, observed], ids=["directly", "by SQLAlchemy"])
+def test_the_rows_that_an_interrupted_read_left_unread_are_not_those_of_the_next(
+    people_engine: sa.Engine,
+    reader: sa.Engine,
+    sent: Callable[[sa.Engine], AbstractContextManager[object]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Bob would be nobody."""
+    store(people_engine, person(), person("bob"))
+    loader = Loader(PEOPLE, reader)
+    with sent(reader):
+        assert loader.one(("ada",)).rows
+
+        def interrupted(_result: Any) -> None:
+            raise TimeLimit
+
+        monkeypatch.setattr(pymysql.connections.MySQLResult, "_read_rowdata_packet", interrupted)
+        with pytest.raises(TimeLimit):
+            loader.one(("ada",))
+        monkeypatch.undo()
+
+        assert list(loader.one(("bob",)).rows) == [("bob",)]
 
 
 def test_a_key_that_a_hosts_type_refuses_is_sqlalchemys_error(engine: sa.Engine) -> None:

@@ -1,40 +1,42 @@
-"""An exception of the host's at any call out of a commit or of a read, found by tracing.
+"""Exceptions of the host's within commits and reads, in a process of its own: ``python -m promise.injections PLAN``.
 
-    python -m pytest tests/promise/injections.py
+``PLAN`` is JSON: the URLs of an empty database and of a cache, an operation's name, the name of the exception, how it
+is sent, how often (null: at each call), and a seed. It arrives at the caller; either nothing was committed, or no read
+after it is stale. The last line of the output is JSON: how many calls the operation makes, at how many of them an
+exception was sent, how many of them arrived, and what was wrong.
 
-It arrives at the caller; either nothing was committed, or no read after it is stale. ``PERSON_REPO_EVERY_CALL`` is the
-number of calls that are drawn for each operation; without it each call is taken, for an hour. No part of ``make test``:
-a trace function that raises has crashed Python 3.11.7 once in some thousand injections.
+``traced`` raises at the beginnings and ends of the calls that our code makes, found by a profile function; such a
+function that raises has crashed Python 3.11.7 once in some thousand times, hence the process. ``signal`` and ``thread``
+(``PyThreadState_SetAsyncExc``) raise at any moment, within the libraries, too.
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import inspect
-import os
+import json
 import random
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import pytest
 import sqlalchemy as sa
-from support.interruptions import IDS, TimeLimit, Timeout, World, came_of, text, unit_of_work
+from support.interruptions import IDS, TimeLimit, Timeout, World, came_of, text, two_phases, unit_of_work
 from support.partitions import cut_off, heal
-from support.servers import Memcached
-from support.urls import patient_url
 
 import person_repo
 from person_repo.model import Person
 
-pytestmark = [pytest.mark.timeout(3600), pytest.mark.parametrize("kind", [TimeLimit, Timeout])]
-
 PACKAGE = str(Path(person_repo.__file__).parent)
 INTERVAL = 0.02
+KINDS: dict[str, type[BaseException]] = {kind.__name__: kind for kind in (TimeLimit, Timeout)}
 
 
 def is_ours(frame: FrameType | None) -> bool:
@@ -81,6 +83,9 @@ class Injection:
             self.where = f"{event} of {frame.f_code.co_name} in {caller.f_code.co_filename}:{caller.f_lineno}"
             raise self.kind(self.where)
 
+    def __str__(self) -> str:
+        return self.where
+
     @contextmanager
     def under_way(self) -> Iterator[None]:
         before = sys.getprofile()
@@ -91,15 +96,50 @@ class Injection:
             sys.setprofile(before)
 
 
+@contextmanager
+def by_signal(after: float, kind: type[BaseException]) -> Iterator[None]:
+    """Raises it in the block once so many seconds are over, wherever Python then is."""
+
+    def handler(_number: int, frame: FrameType | None) -> None:
+        if not is_finalizer(frame):
+            raise kind("signal")
+
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, after)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def by_another_thread(after: float, kind: type[BaseException]) -> Iterator[None]:
+    """The same from a thread, as debuggers and time limits in threads do."""
+    caller, is_over = threading.get_ident(), threading.Event()
+
+    def send() -> None:
+        if not is_over.wait(after):
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(caller), ctypes.py_object(kind))
+
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        sender.join()
+        # What was sent and has not come yet is taken back.
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(caller), None)
+
+
+AT_ANY_MOMENT: dict[str, Callable[[float, type[BaseException]], AbstractContextManager[None]]] = {
+    "signal": by_signal,
+    "thread": by_another_thread,
+}
+
+
 # What is interrupted
-
-
-@pytest.fixture
-def world(database_url: str, memcached_servers: list[Memcached]) -> Iterator[World]:
-    url = patient_url(memcached_servers[:2], fence_interval=INTERVAL, wait=0.01, tombstone_ttl=5, breaker_reset=0.05)
-    made = World(database_url, url)
-    yield made
-    made.close()
 
 
 def autocommit(world: World, number: int) -> None:
@@ -117,103 +157,122 @@ def update(world: World, number: int) -> None:
     world.people.update("ada", first_name=str(number))
 
 
+def by_criteria(world: World, number: int) -> None:
+    """The statement's keys are asked of the database, or the class is dropped."""
+    with world.people.engine.begin() as connection:
+        connection.execute(sa.update(Person).where(Person.last_name == "bob").values(first_name=str(number)))
+
+
 def get(world: World, number: int) -> None:
     world.people.get("ada")
     world.people.get("eve")
-
-
-def get_after_a_change(world: World, number: int) -> None:
-    for id in IDS:
-        world.people.get(id)
 
 
 def get_many(world: World, number: int) -> None:
     world.people.get_many(IDS)
 
 
-WRITES = [unit_of_work, autocommit, text, add_and_delete, update]
-READS = [get, get_many]
+OPERATIONS: dict[str, Callable[[World, int], None]] = {
+    each.__name__: each
+    for each in (unit_of_work, autocommit, text, add_and_delete, update, by_criteria, two_phases, get, get_many)
+}
+CUT_OFF = ("unit_of_work", "autocommit")
+"""Those that are tried by a process that reaches no cache server, too."""
 
 
-def interrupted(
-    world: World,
-    operation: Callable[[World, int], None],
-    kind: type[BaseException],
-    positions: Callable[[int], list[int]],
-    prepare: Callable[[int], None],
-    check: Callable[[str], None],
-) -> None:
-    """Injects at these positions, given the number of calls."""
-    prepare(0)
-    counting = Injection(0, kind)
-    with counting.under_way():
-        operation(world, 1)
-    check("without any")
-    assert counting.calls > 20
-    for number, at in enumerate(positions(counting.calls), 2):
-        prepare(number)
-        injection = Injection(at, kind)
-        try:
-            with injection.under_way():
-                operation(world, number)
-        except BaseException as exc:
-            if not came_of(exc, kind):
-                raise AssertionError(f"{exc!r} after {injection.where}") from exc
-        else:
-            assert not injection.where, f"swallowed: {injection.where}"
+class Trial:
+    """One operation, interrupted again and again."""
+
+    def __init__(self, world: World, plan: dict[str, Any]) -> None:
+        self.world = world
+        self.operation = OPERATIONS[plan["operation"]]
+        self.kind = KINDS[plan["kind"]]
+        self.is_cut_off: bool = plan["cut_off"]
+        self.draw = random.Random(plan["seed"])
+        self.times: int | None = plan["times"]
+        self.number = 0
+        self.calls = self.sent = self.arrived = 0
+        self._before: dict[str, str] = {}
+
+    def prepare(self) -> None:
+        """Half of the operations find a change by another process."""
+        self.number += 1
+        if self.is_cut_off:
+            heal(self.world.people)
+            self.world.people.deliver()
+            self.world.warm()
+            self._before = self.world.committed()
+            cut_off(self.world.people)
+            return
+        self.world.reader.delete("eve")
+        self.world.warm()
+        if self.number % 2:
+            self.world.reader.update("ada", first_name=f"other {self.number}")
+
+    def check(self, where: str) -> None:
+        """No read is stale: where the cache could not be told, the fence tells, or nothing was committed."""
         gc.collect(1)  # A cursor that was interrupted holds its lock on SQLite as long as it is referred to.
-        check(injection.where)
-
-
-@pytest.fixture
-def positions(draw: random.Random) -> Callable[[int], list[int]]:
-    """Of so many calls those that are drawn, or all."""
-
-    def chosen(calls: int) -> list[int]:
-        wanted = int(os.environ.get("PERSON_REPO_EVERY_CALL", calls))
-        return sorted(draw.sample(range(1, calls + 1), min(wanted, calls)))
-
-    return chosen
-
-
-@pytest.mark.parametrize("operation", [*WRITES, *READS])
-def test_a_service_that_reaches_the_cache(
-    world: World,
-    operation: Callable[[World, int], None],
-    kind: type[BaseException],
-    positions: Callable[[int], list[int]],
-) -> None:
-    """Half of the operations find a change by another process."""
-
-    def prepare(number: int) -> None:
-        world.reader.delete("eve")
-        world.warm()
-        if number % 2:
-            world.reader.update("ada", first_name=f"other {number}")
-
-    interrupted(world, operation, kind, positions, prepare, world.check)
-
-
-@pytest.mark.parametrize("operation", [unit_of_work, autocommit])
-def test_a_writer_that_is_cut_off_from_the_cache(
-    world: World,
-    operation: Callable[[World, int], None],
-    kind: type[BaseException],
-    positions: Callable[[int], list[int]],
-) -> None:
-    """The fence tells the others, or nothing is committed."""
-    before: dict[str, str] = {}
-
-    def prepare(number: int) -> None:
-        heal(world.people)
-        world.people.deliver()
-        world.warm()
-        before.update(world.committed())
-        cut_off(world.people)
-
-    def check(where: str) -> None:
-        if world.committed() != before:
+        self.world.end_prepared(commit=bool(self.number % 2))
+        if self.is_cut_off and self.world.committed() != self._before:
             time.sleep(INTERVAL + 0.06)  # An overdue view is used for 50 ms more while another thread polls.
-        world.check(where)
+        self.world.check(where)
 
-    interrupted(world, operation, kind, positions, prepare, check)
+    def traced(self) -> None:
+        """At calls, all of them or as many as are wanted."""
+        self.prepare()
+        counting = Injection(0, self.kind)
+        with counting.under_way():
+            self.operation(self.world, self.number)
+        self.check("without any")
+        self.calls = counting.calls
+        wanted = self.calls if self.times is None else min(self.times, self.calls)
+        for at in sorted(self.draw.sample(range(1, self.calls + 1), wanted)):
+            self.prepare()
+            injection = Injection(at, self.kind)
+            arrived = self._interrupted(injection.under_way(), injection)
+            self.sent += bool(injection.where)
+            assert arrived or not injection.where, f"swallowed: {injection.where}"
+            self.check(injection.where)
+
+    def at_any_moment(self, sender: Callable[[float, type[BaseException]], AbstractContextManager[None]]) -> None:
+        """At moments within twice the time that the operation takes."""
+        self.prepare()
+        began = time.perf_counter()
+        self.operation(self.world, self.number)
+        seconds = time.perf_counter() - began
+        self.check("without any")
+        for _ in range(self.times or 1000):
+            self.prepare()
+            after = self.draw.uniform(1e-6, 2 * seconds)
+            self.sent += 1
+            moment = f"after {after * 1e6:.0f} us"
+            self._interrupted(sender(after, self.kind), moment)
+            self.check(moment)
+
+    def _interrupted(self, block: AbstractContextManager[None], where: object) -> bool:
+        try:
+            with block:
+                self.operation(self.world, self.number)
+        except BaseException as exc:
+            if not came_of(exc, self.kind):
+                raise AssertionError(f"{exc!r}: {where}") from exc
+            self.arrived += 1
+            return True
+        return False
+
+
+def main(argument: str) -> None:
+    """Runs a plan and prints what was found."""
+    plan = json.loads(argument)
+    world = World(plan["database"], plan["cache"])
+    trial = Trial(world, plan)
+    if plan["sent"] == "traced":
+        trial.traced()
+    else:
+        trial.at_any_moment(AT_ANY_MOMENT[plan["sent"]])
+    world.close()
+    print(json.dumps({"calls": trial.calls, "sent": trial.sent, "arrived": trial.arrived}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

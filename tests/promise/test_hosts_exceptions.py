@@ -1,7 +1,7 @@
 """An exception of the host's in the middle of a commit or of a read: a time limit, a timeout, Ctrl-C.
 
 It arrives at the caller; either nothing was committed, or no read after it is stale. These are the calls where it was
-swallowed once; ``injections`` tries every call.
+swallowed once; ``test_injections`` tries every call.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import sqlalchemy as sa
 from sqlalchemy import orm
 from support.databases import make_tables
@@ -9,7 +11,7 @@ from support.databases import make_tables
 from person_repo.model import Person
 from person_repo.service import connect
 
-__all__ = ["IDS", "TimeLimit", "Timeout", "World", "came_of", "text", "unit_of_work"]
+__all__ = ["IDS", "TimeLimit", "Timeout", "World", "came_of", "text", "two_phases", "unit_of_work"]
 
 IDS = ["ada", "bob", "eve"]
 """Two people who are there, and one who is not."""
@@ -50,12 +52,34 @@ class World:
             return {id: name for id, name in connection.execute(sa.select(Person.id, Person.first_name))}  # noqa: C416
 
     def check(self, where: str) -> None:
+        """Compares what is read with what is committed. A COMMIT that was interrupted may be under way for a while: if
+        one came meanwhile, all is compared again.
+        """
         committed = self.committed()
         for service in (self.reader, self.people):
             for _ in range(2):
                 found = {id: each.first_name for id in IDS if (each := service.get(id))}
+                found_at_once = {id: each.first_name for id, each in service.get_many(IDS).items()}
+                if self.committed() != committed:
+                    return self.check(where)
                 assert found == committed, where
-                assert {id: each.first_name for id, each in service.get_many(IDS).items()} == committed, where
+                assert found_at_once == committed, where
+        return None
+
+    def end_prepared(self, *, commit: bool) -> None:
+        """Ends the transactions that were prepared and lost, as another process does."""
+        if self.reader.engine.dialect.name == "sqlite":
+            return
+        until = time.monotonic() + 30
+        with self.reader.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            while lost := connection.recover_twophase():
+                try:
+                    (connection.commit_prepared if commit else connection.rollback_prepared)(lost[0], recover=True)
+                except sa.exc.OperationalError:
+                    # MariaDB lets nobody end it before it has noticed that the connection is gone.
+                    if time.monotonic() > until:
+                        raise
+                    time.sleep(0.01)
 
     def close(self) -> None:
         self.people.close()
@@ -71,3 +95,10 @@ def unit_of_work(world: World, number: int) -> None:
 def text(world: World, number: int) -> None:
     with world.people.engine.begin() as connection:
         connection.execute(sa.text("UPDATE person SET first_name = :name WHERE id = 'bob'"), {"name": str(number)})
+
+
+def two_phases(world: World, number: int) -> None:
+    with orm.Session(world.people.engine, twophase=True) as session:
+        for person in session.scalars(sa.select(Person)):
+            person.first_name = str(number)
+        session.commit()
