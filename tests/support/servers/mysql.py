@@ -154,7 +154,7 @@ class MariaDB(_Server):
         raise ServerEndedError(f"no mariadb_system_tables.sql in {self._home / 'share'}")
 
     def _own_options(self) -> list[str]:
-        return ["--innodb-log-file-size=16M", "--max-allowed-packet=64M"]
+        return [f"--tmpdir={self._folder}", "--innodb-log-file-size=16M", "--max-allowed-packet=64M"]
 
     def _tls_options(self) -> list[str]:
         return super()._tls_options() or ["--skip-ssl"]
