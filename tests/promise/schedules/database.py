@@ -216,6 +216,11 @@ class ReadEngine:
     def connect(self) -> ReadEngine:
         return self
 
+    invalidated = False
+
+    def invalidate(self) -> None:
+        """The end of a connection that was interrupted: the next statement has another, which is the same here."""
+
     def __enter__(self) -> ReadEngine:
         return self
 
@@ -276,6 +281,11 @@ class FenceEngine:
 
     def get_execution_options(self) -> dict[str, Any]:
         return {}
+
+    invalidated = False
+
+    def invalidate(self) -> None:
+        """As ``ReadEngine``'s."""
 
     def connect(self) -> FenceEngine:
         return self
