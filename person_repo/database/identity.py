@@ -27,12 +27,13 @@ from person_repo.database.engines import has_one_connection, read_engine_of
 from person_repo.database.marks import OWN
 from person_repo.database.schema import REMEDY
 from person_repo.database.snapshots import fresh_connection, question_to
-from person_repo.exceptions import CacheUnavailableError
+from person_repo.exceptions import CacheUnavailableError, ConfigurationError
 from person_repo.forks import on_fork
 from person_repo.internals import root_engine
 from person_repo.interruptions import DATABASE_ERRORS, is_repeated
 from person_repo.mapped.identities import IdentityMapping
 from person_repo.mapped.keys import Keyspace, Location
+from person_repo.mapped.views import EXAMPLE, tables_under
 from person_repo.model import IDENTITY, new_identity
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "Translation",
     "database_of",
     "identity_of",
+    "not_waiting",
     "renew_identity",
 ]
 
@@ -76,7 +78,7 @@ class Home(NamedTuple):
     """The home of one table. ``database``: its identity; another text if it has none. ``schema``: as the database sees
     it. ``lasts``: the answer holds from now on; not without an identity, which may yet be made. ``since``: the time at
     which that was made, if the database was in use before; seconds since 1970, else 0. ``folds``: two names that differ
-    by case only are one. ``server``: by its own word.
+    by case only are one. ``server``: by its own word. ``is_view``: the table is a view.
     """
 
     database: str
@@ -85,6 +87,7 @@ class Home(NamedTuple):
     since: int = 0
     folds: bool = False
     server: str = ""
+    is_view: bool = False
 
     @property
     def is_certain(self) -> bool:
@@ -150,9 +153,16 @@ class Database:
     def locate(self, mapping: IdentityMapping[Any], namespace: str, translation: Translation | None = None) -> Located:
         """The keys of a class's rows, for a reader. ``translation``: that of its statements.
 
-        Raises what the database raises, ``NoTableError``, and ``CacheUnavailableError`` if it cannot be asked.
+        Raises what the database raises, ``NoTableError``, ``CacheUnavailableError`` if it cannot be asked, and
+        ``ConfigurationError`` for a view that is not declared.
         """
         homes = [self._home_of(table, translation) for table in mapping.tables]
+        for table, home in zip(mapping.tables, homes, strict=True):
+            if home.is_view and tables_under(table) is None:
+                raise ConfigurationError(
+                    f"{mapping.name} is mapped to {table.fullname}, which is a view: nobody sees when its rows change. "
+                    f"Name the tables under it in its Table, as in {EXAMPLE}, or read it with use_db=True"
+                )
         lasts = all(home.lasts for home in homes)
         if not lasts:
             self._complain(homes[0])
@@ -213,7 +223,7 @@ class Database:
         dialect = engine.dialect.name
         if has_one_connection(engine) and dialect != "sqlite":
             raise CacheUnavailableError("the only connection is the host's, whose transaction a question could end")
-        with self._connected(engine, is_reader) as connection, _not_waiting(connection):
+        with self._connected(engine, is_reader) as connection, not_waiting(connection):
             if dialect == "sqlite":
                 return self._ask_sqlite(connection, schema, table)
             return _ask_server(connection, schema, table)
@@ -233,12 +243,12 @@ class Database:
         files = {name: file for _, name, file in _rows(connection, "PRAGMA database_list")}
         order = ["temp", "main", *[name for name in files if name not in ("temp", "main")]]
         for name in order if schema is None else [name for name in files if name.lower() == schema.lower()]:
-            if name in files and _has_sqlite_table(connection, name, table):
+            if name in files and (kind := _kind_on_sqlite(connection, name, table)):
                 break
         else:
             raise NoTableError(f"there is no table {table}")
         rows: Sequence[Any] = []
-        if _has_sqlite_table(connection, name, IDENTITY.name):
+        if _kind_on_sqlite(connection, name, IDENTITY.name):
             rows = _rows(connection, f"SELECT identity, since FROM {_quoted(connection, name)}.{IDENTITY.name}")
         identity, since = rows[0] if rows else (None, 0)
         # The row may be rolled back on a connection of the host's.
@@ -253,7 +263,8 @@ class Database:
         with suppress(OSError):
             server = str(os.stat(files[name]).st_ino) if files[name] else ""
         # Of another program the same file may be the main one.
-        return Home(database, "main", identity is not None and not is_open, since, folds=True, server=server)
+        lasts = identity is not None and not is_open
+        return Home(database, "main", lasts, since, folds=True, server=server, is_view=kind == "view")
 
 
 def _ending(database: weakref.ref[Database]) -> Callable[[Any, Any], None]:
@@ -312,6 +323,8 @@ def _ask_server(connection: sa.Connection, schema: str | None, table: str) -> Ho
         found = connection.scalar(_SCHEMA_ON_POSTGRESQL, {"name": table}, execution_options=_OPTIONS)
     if found is None:
         raise NoTableError(f"there is no table {table}")
+    in_schema = {"name": table, "schema": found}
+    is_view = bool(connection.scalar(_IS_VIEW[dialect], in_schema, execution_options=_OPTIONS))
     holders = [found]
     if dialect == "postgresql":
         holders = [*connection.execute(_HOLDERS, execution_options=_OPTIONS).scalars()]
@@ -320,9 +333,11 @@ def _ask_server(connection: sa.Connection, schema: str | None, table: str) -> Ho
         identity, since = row
         # Two databases of one server, one of them a copy, have two names.
         of_name = f"{identity}:{name if dialect == 'postgresql' else ''}"
-        return Home(of_name, found, True, since, bool(folds), server=server)
+        return Home(of_name, found, True, since, bool(folds), server, is_view)
     # Nobody but this server says so: another program that reaches it otherwise has entries of its own.
-    return Home(f"{dialect}:{_address(connection.engine.url)}:{server}:{name}", found, folds=bool(folds))
+    return Home(
+        f"{dialect}:{_address(connection.engine.url)}:{server}:{name}", found, folds=bool(folds), is_view=is_view
+    )
 
 
 def _address(url: sa.URL) -> str:
@@ -348,6 +363,21 @@ _HOLDERS: Final = sa.text(
     " WHERE relname = 'person_repo_identity' AND relkind = 'r' ORDER BY pg_class.oid /* person_repo_identity */"
 )
 
+_IS_VIEW_ON_MYSQL: Final = sa.text(
+    "SELECT COUNT(*) FROM information_schema.VIEWS WHERE TABLE_SCHEMA = :schema AND TABLE_NAME = :name"
+    " /* person_repo_identity */"
+)
+
+# A materialized view, too: REFRESH changes its rows.
+_IS_VIEW: Final = {
+    "mysql": _IS_VIEW_ON_MYSQL,
+    "mariadb": _IS_VIEW_ON_MYSQL,
+    "postgresql": sa.text(
+        "SELECT count(*) FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace"
+        " WHERE nspname = :schema AND relname = :name AND relkind IN ('v', 'm') /* person_repo_identity */"
+    ),
+}
+
 _MISSING: Final = frozenset({1046, 1049, 1146, "3F000", "42P01"})
 """The errors of a schema or a table that is not there, or of no schema; MySQL's numbers, PostgreSQL's states."""
 
@@ -367,10 +397,13 @@ def _identity_in(connection: sa.Connection, schema: str) -> tuple[str, int] | No
     return (rows[0][0], rows[0][1]) if rows else None
 
 
-def _has_sqlite_table(connection: sa.Connection, schema: str, table: str) -> bool:
+def _kind_on_sqlite(connection: sa.Connection, schema: str, table: str) -> str:
+    """``table`` or ``view``; "" if there is none of this name."""
     master = "sqlite_temp_master" if schema == "temp" else f"{_quoted(connection, schema)}.sqlite_master"
     quoted = table.replace("'", "''")
-    return bool(_rows(connection, f"SELECT 1 FROM {master} WHERE lower(name) = lower('{quoted}') AND type != 'index'"))
+    of_name = f"SELECT type FROM {master} WHERE lower(name) = lower('{quoted}') AND type IN ('table', 'view')"
+    rows = _rows(connection, of_name)
+    return str(rows[0][0]) if rows else ""
 
 
 def _quoted(connection: sa.Connection, name: str) -> str:
@@ -387,7 +420,7 @@ def _sent(connection: sa.Connection, sql: str) -> sa.CursorResult[Any]:
 
 
 @contextmanager
-def _not_waiting(connection: sa.Connection) -> Iterator[None]:
+def not_waiting(connection: sa.Connection) -> Iterator[None]:
     """A block whose statements wait for no lock: the very caller's transaction may hold it."""
     if has_one_connection(connection.engine) or connection.dialect.name not in _LOCKS:
         yield

@@ -21,7 +21,7 @@ from person_repo.database.identity import NoTableError
 from person_repo.database.ids import identities, listed, required
 from person_repo.database.repository import Repository, SQLAlchemyRepository
 from person_repo.declare import declaration_of, on_news
-from person_repo.exceptions import CacheUnavailableError
+from person_repo.exceptions import CacheUnavailableError, ConfigurationError
 from person_repo.fence.view import Fence, fence_of
 from person_repo.interruptions import DATABASE_ERRORS, is_repeated
 from person_repo.mapped.codec import Codec, RejectedItemError
@@ -178,6 +178,9 @@ class CachedRepository(Repository[E]):
         self._provisional = None
         try:
             return self._begin()
+        except ConfigurationError:  # Each read says so.
+            self._asks_again = float("-inf")
+            raise
         except (CacheUnavailableError, *DATABASE_ERRORS) as exc:
             if not self._is_silent and not isinstance(exc, NoTableError):
                 self._is_silent = True

@@ -35,6 +35,11 @@ class Cascades(Generic[W]):
         """The number of tables whose foreign keys count here. It grows when a host maps more classes later."""
         return sum(map(len, self._tables))
 
+    @property
+    def tables(self) -> Iterator[sa.Table]:
+        """The tables of the metadata of all watched ones."""
+        return (table for metadata in self._metadatas for table in metadata.tables.values())
+
     def of_statement(self, statement: dml.UpdateBase, parameters: Parameters) -> list[W]:
         """The tables whose rows change because a row that they refer to is deleted, or its key updated."""
         reached: list[W] = []
@@ -73,7 +78,8 @@ class Cascades(Generic[W]):
         if known is None:
             actions = [action for metadata in self._metadatas for action in _actions(metadata, name, by_update)]
             reached = [
-                (referred, [table for table in self._watched if table.name in names]) for referred, names in actions
+                (referred, [table for table in self._watched if table.name in names or table.shown & names])
+                for referred, names in actions
             ]
             known = self._known[name, by_update] = [action for action in reached if action[1]]
         return known

@@ -35,12 +35,7 @@ from person_repo.writing.examination import (
 from person_repo.writing.outage import OpenTransaction
 from person_repo.writing.pending import Pending
 from person_repo.writing.returning import Returned, returned_by
-from person_repo.writing.rewriting import (
-    KEPT,
-    has_other_parameters,
-    is_rewritten,
-    keep_parameters,
-)
+from person_repo.writing.rewriting import KEPT, has_other_parameters, is_rewritten, keep_parameters
 from person_repo.writing.sqltext import (
     TextKind,
     chains,
@@ -51,6 +46,7 @@ from person_repo.writing.sqltext import (
     temporary_table,
 )
 from person_repo.writing.tables import Change
+from person_repo.writing.views import defines_view
 
 __all__ = ["InFlight", "covering", "examine"]
 
@@ -160,7 +156,8 @@ def examine(covered: Covered, context: Any, statement: str, parameters: Any) -> 
         logger.exception("the changes of a statement cannot be found; every cached model is dropped: %.200s", statement)
         changes = whole_models(covered.models)
     if changes or may_commit or kind != TextKind.WRITE:
-        alters = covered.has_catalog and bool(changes) and not writes and may_alter(statement, kind)
+        may_be_known = covered.has_catalog or defines_view(statement)
+        alters = may_be_known and bool(changes) and not writes and may_alter(statement, kind)
         is_sent = parameters is not None
         return _put_in_flight(
             covered, context, statement, kind, changes, may_commit=may_commit, alters=alters, is_sent=is_sent

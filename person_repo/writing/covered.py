@@ -24,6 +24,7 @@ from person_repo.writing.outage import OpenTransaction
 from person_repo.writing.pending import Pending
 from person_repo.writing.storage import Storage
 from person_repo.writing.tables import WatchedTable
+from person_repo.writing.views import Views
 
 __all__ = ["ANYWHERE", "COMMITTING", "HIDDEN", "MOVED", "PENDING", "SINCE", "Covered", "CoveredModel", "Scope"]
 
@@ -236,6 +237,8 @@ class Covered:
         # A model whenever it was covered, or its table may have been defined anew. Only ever appended to.
         self.news: list[CoveredModel] = []
         self.by_table: dict[str, list[CoveredModel]] = {}
+        # The views among the models, by their names and those of the tables under them.
+        self.shown: dict[str, list[CoveredModel]] = {}
         self.cascades: Cascades[CoveredModel] = Cascades([])
         # Another object whenever a table may have been defined anew: the forms of compiled statements go by collations.
         self.definitions = object()
@@ -244,6 +247,7 @@ class Covered:
         self.is_on_postgresql = engine.dialect.name == "postgresql"
         self.has_catalog = has_catalog(engine.dialect)
         self.storage = Storage(root_engine(engine))
+        self.views = Views(root_engine(engine))
 
     def add(self, model: CoveredModel) -> None:
         """Cover one more table. May be called again."""
@@ -253,15 +257,22 @@ class Covered:
         others = [each for each in self.models if not each.is_replaced_by(model)]
         self.models = [*others, model]
         self.news.append(model)
-        of_its_name = [each for each in self.by_table.get(model.name, []) if not each.is_replaced_by(model)]
-        self.by_table = {**self.by_table, model.name: [*of_its_name, model]}
+        if model.shown:
+            names = {name for view in self.models for name in (view.name, *view.shown) if view.shown}
+            views = {name: [view for view in self.models if name in (view.name, *view.shown)] for name in names}
+            self.shown = {name: [view for view in found if view.shown] for name, found in views.items()}
+        else:
+            of_its_name = [each for each in self.by_table.get(model.name, []) if not each.is_replaced_by(model)]
+            self.by_table = {**self.by_table, model.name: [*of_its_name, model]}
         self.cascades = Cascades(self.models)
+        self.views.forget()
 
     def alter(self, models: Iterable[CoveredModel], pending: Pending) -> None:
         """A transaction may define these tables anew. Until its end, others that change rows of theirs drop the models:
         a statement that was examined by the old definition may run by the new one.
         """
         pending.alters = True
+        self.views.forget()
         for model in models:
             model.alter(pending)
             self.news.append(model)
@@ -272,10 +283,29 @@ class Covered:
         its outcome is known.
         """
         pending.alters = False
+        self.views.forget()
         for model in self.models:
             if model.settle(pending):
                 self.storage.forget(model.table)
         self.definitions = object()
+
+    def beside(self, target: Any, *, is_mapped: bool = False) -> list[CoveredModel]:
+        """The models that a write to a table changes beside those of its name: of a view those of the tables under it,
+        and what refers to them; and each view of what is changed. ``target``: as the statement has it, or its name.
+        ``is_mapped``: it is known to be no view.
+        """
+        name = (target if isinstance(target, str) else target.name).lower()
+        text = "" if is_mapped else self.views.under(target)
+        if text is None:
+            return self.models
+        views = self.shown.get(name, [])
+        return self.named_in(text, views) if text else views
+
+    def named_in(self, text: str, others: Iterable[CoveredModel] = ()) -> list[CoveredModel]:
+        """The models whose tables a text names, and those that cascade from a table in it; the others first."""
+        found = [*others]
+        named = [model for model in self.models if model.is_named_in(text)]
+        return found + [model for model in [*named, *self.cascades.of_text(text)] if model not in found]
 
     def fence_of(self, backend: LeaseBackend) -> Fence | None:
         """The fence of a cache in this database."""

@@ -7,6 +7,8 @@ Cases, in the order of ``contexts.examine``:
    ``Form`` says which parameters name the rows. Slow path, for every other: its clauses (``statements``), statements
    inside its WITH, and ``cascades``;
 3. text (``sqltext``): the models whose tables it names, or that ``cascades`` reach from a table that it names.
+
+A view (``views``) stands for the tables under it, which change as a whole.
 """
 
 from __future__ import annotations
@@ -22,14 +24,15 @@ from sqlalchemy.sql import dml
 from person_repo.database.marks import DeclaredInsert
 from person_repo.internals import expanded_parameters, resolved_statement, table_sent
 from person_repo.writing.cascades import Cascades
-from person_repo.writing.clauses import Parameters, targets_of
+from person_repo.writing.clauses import Parameters, targets, targets_of
 from person_repo.writing.connections import commits_itself, driver_of, has_failed, is_open
 from person_repo.writing.covered import COMMITTING, PENDING, Covered, CoveredModel
 from person_repo.writing.pending import Pending
 from person_repo.writing.rewriting import replaces_unseen
-from person_repo.writing.sqltext import TextKind, reaches_any_table
+from person_repo.writing.sqltext import TextKind, defines, reaches_any_table
 from person_repo.writing.statements import KeyParameters, changes_of, key_parameters
 from person_repo.writing.tables import Change
+from person_repo.writing.views import defines_view
 
 __all__ = [
     "Changes",
@@ -99,7 +102,7 @@ def of_declared(covered: Covered, connection: sa.Connection, insert: DeclaredIns
         if identities is not None and not all(map(model.keeps, identities)):
             identities = None
         changes.append(Change(model, identities))
-    return changes
+    return changes + whole_models(covered.beside(insert.table, is_mapped=bool(changes)))
 
 
 # Core statements
@@ -139,19 +142,34 @@ def _examine_unknown_form(covered: Covered, connection: sa.Connection, context: 
     sent = table_sent(context.compiled)
     if isinstance(sent, sa.Table) and sent.name != getattr(statement.table, "name", None):
         named = covered.by_table.get(sent.name.lower(), [])
-        return whole_models([*named, *covered.cascades.of_text(sent.name)])
+        return whole_models([*named, *covered.cascades.of_text(sent.name), *covered.beside(sent)])
     if any(name in covered.by_table for name in targets_of(statement)):
         changes = _of_clauses(covered, connection, statement, parameters, context.execution_options)
     by_ctes = changed_by_ctes(context.compiled)
     for name in by_ctes:
-        changes += whole_models(covered.by_table.get(name, []))
-    cascading = whole_models(covered.cascades.of_statement(statement, parameters))
-    if form is None and context.cache_hit is CacheStats.CACHE_HIT:  # It was compiled for an earlier execution.
+        changes += whole_models([*covered.by_table.get(name, []), *covered.beside(name)])
+    if form is not None:
+        return changes + form.cascading
+    cascading = whole_models(covered.cascades.of_statement(statement, parameters) + _beside(covered, statement))
+    is_final = context.cache_hit is CacheStats.CACHE_HIT and covered.views.is_known
+    if is_final:  # It was compiled for an earlier execution.
         keys, options = None, context.execution_options
         if not by_ctes:
             keys = key_parameters(statement, parameters, covered.by_table, connection.dialect, options)
         context.compiled.__dict__[_FORM] = _form(covered, keys, cascading)
     return changes + cascading
+
+
+def _beside(covered: Covered, statement: dml.UpdateBase) -> list[CoveredModel]:
+    """The models of ``Covered.beside`` for each table of a statement. A table that is covered, in the schema in which
+    it is mapped, is no view.
+    """
+    found: list[CoveredModel] = []
+    for target, _ in targets(statement):
+        schema = getattr(target, "schema", None)
+        is_mapped = any(model.table.schema == schema for model in covered.by_table.get(target.name.lower(), ()))
+        found += covered.beside(target, is_mapped=is_mapped)
+    return found
 
 
 def _form(covered: Covered, keys: list[KeyParameters[CoveredModel]] | None, cascading: Changes) -> Form:
@@ -235,6 +253,12 @@ def of_text(covered: Covered, connection: sa.Connection, statement: str, kind: s
         return []
     if reaches_any_table(statement):
         return whole_models(covered.models)
-    named = [model for model in covered.models if model.is_named_in(statement)]
-    named += [model for model in covered.cascades.of_text(statement) if model not in named]
+    named = covered.named_in(statement)
+    if not defines(statement) or defines_view(statement):
+        views = covered.views.named_in(statement, covered.cascades.tables)
+        if views is None:
+            return whole_models(covered.models)
+        for view in views:
+            named += [model for model in covered.beside(view) if model not in named]
+        covered.views.hear(statement)
     return whole_models(named) if named else []

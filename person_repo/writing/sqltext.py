@@ -11,6 +11,7 @@ import re
 __all__ = [
     "TextKind",
     "chains",
+    "defines",
     "kind_of_text",
     "may_alter",
     "moves",
@@ -141,9 +142,17 @@ def _kind_of_boundary(first: str, second: str, text: str, *, is_sqlite: bool) ->
 
 def may_alter(text: str, kind: str) -> bool:
     """True if SQL text of this kind may define a table anew. Of several statements any may."""
+    return kind == TextKind.ANY or ";" in text.rstrip("; \t\r\n") or _first_word(text) in _DEFINES
+
+
+def defines(text: str) -> bool:
+    """True if SQL text is one statement that defines something, and so changes no row through a view."""
+    return ";" not in text and _first_word(text) in _DEFINES - {"SET"}
+
+
+def _first_word(text: str) -> str:
     words = _WORDS.match(text)
-    first = words[1].upper() if words else ""
-    return kind == TextKind.ANY or ";" in text.rstrip("; \t\r\n") or first in _DEFINES
+    return words[1].upper() if words else ""
 
 
 def moves(text: str) -> bool:

@@ -14,6 +14,7 @@ from sqlalchemy.engine.default import DefaultDialect
 from person_repo.internals import has_bind_expression
 from person_repo.mapped.fields import binds
 from person_repo.mapped.identities import Identity, IdentityMapping
+from person_repo.mapped.views import tables_under
 from person_repo.writing.catalog import is_exact_collation
 
 __all__ = ["Change", "W", "WatchedTable", "sends_unchanged", "sends_value_unchanged"]
@@ -34,23 +35,29 @@ class WatchedTable:
     """One table of a mapped class. A hierarchy of joined classes has several; each holds the primary key.
 
     ``name``: as statements refer to the table, in lower case. ``key_names``: the columns of the primary key in this
-    table, in the order of ``mapping.key_fields``. ``may_lack_characters``: strings of the key may have a character set
-    that lacks some (``keeps``).
+    table, in the order of ``mapping.key_fields``. ``shown``: for a view, the names of the tables under it, in lower
+    case, whose changes are its own; empty for a table. ``may_lack_characters``: strings of the key may have a character
+    set that lacks some (``keeps``).
     """
 
     mapping: IdentityMapping[Any]
     table: sa.Table
     name: str = field(init=False)
     key_names: tuple[str, ...] = field(init=False)
+    shown: frozenset[str] = field(init=False)
     may_lack_characters: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self.name = self.table.name.lower()
         self.key_names = tuple(column.name for column in self.mapping.key_columns[self.table])
-        self._in_text = re.compile(rf"(?<!\w){re.escape(self.name)}(?!\w)", re.IGNORECASE)
+        self.shown = tables_under(self.table) or frozenset()
+        names = "|".join(map(re.escape, sorted({self.name, *self.shown})))
+        self._in_text = re.compile(rf"(?<!\w)(?:{names})(?!\w)", re.IGNORECASE)
 
     def is_named_in(self, text: str) -> bool:
-        """True if SQL text holds the table's name as a word, be it the name of something else."""
+        """True if SQL text holds the table's name, or that of a table under the view, as a word, be it the name of
+        something else.
+        """
         return self._in_text.search(text) is not None
 
     def stored_identity(self, values: Iterable[Any]) -> Identity | None:
