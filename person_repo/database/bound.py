@@ -111,8 +111,13 @@ class BoundRepository(Generic[E]):
     def find(self, **equals: Any) -> builtins.list[E]:
         """See ``Repository``."""
         criteria = self.mapping.criteria(equals)
-        with bind_errors_translated(self.mapping):
-            return self._select(criteria)
+        try:
+            with bind_errors_translated(self.mapping):
+                return self._select(criteria)
+        except exc.DBAPIError as error:
+            if not (may_be_foreign(equals.values()) and is_foreign(error)):
+                raise
+            return []
 
     def list(self, after: Any = None, limit: int = 100) -> builtins.list[E]:
         """See ``Repository``."""

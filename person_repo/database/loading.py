@@ -204,9 +204,9 @@ def _restricted(mapping: EntityMapping[Any], query: sa.Select[Any]) -> sa.Select
     return query if mapping.restriction is None else query.where(mapping.restriction)
 
 
-def may_be_foreign(identity: Identity) -> bool:
-    """True for a key of which some character set lacks a character."""
-    return any(isinstance(value, str) and not value.isascii() for value in identity)
+def may_be_foreign(values: Iterable[Any]) -> bool:
+    """True if some character set lacks a character of one of these values, such as the parts of a key."""
+    return any(isinstance(value, str) and not value.isascii() for value in values)
 
 
 def _equal(one: Identity, other: Identity) -> bool:

@@ -451,6 +451,37 @@ def test_an_id_that_the_character_set_of_its_column_lacks_is_nobodys(
         assert bound.get_many(["日本", "a", "é"]).keys() == {"a", "é"}
 
 
+def test_what_the_character_set_of_a_column_lacks_is_found_nowhere(
+    people_engine: sa.Engine, witness_of: Callable[..., Witness], subtests: pytest.Subtests
+) -> None:
+    if people_engine.dialect.name != "mysql":
+        pytest.skip("has one character set")
+
+    class Base(orm.DeclarativeBase):
+        pass
+
+    class Latin(Base):
+        __tablename__ = "latin"
+        id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+        name: orm.Mapped[str] = orm.mapped_column(sa.String(20, collation="latin1_bin"))
+        folded: orm.Mapped[str] = orm.mapped_column(sa.String(20, collation="latin1_swedish_ci"))
+        any: orm.Mapped[str] = orm.mapped_column(sa.String(20, collation="utf8mb4_bin"))
+        size: orm.Mapped[Size] = orm.mapped_column(sa.Enum(Size), default=Size.SMALL)
+
+    row = Latin(id=1, name="é", folded="é", any="日本")
+    service = witness_of(Latin, [row], ids=[]).service
+    with orm.Session(people_engine) as session:
+        for repository in (service, service.bind(session)):
+            for equals in (
+                {"name": "日本"}, {"folded": "ł"}, {"name": "😀?"}, {"name": "é", "folded": "日本"},
+                {"any": "日本", "name": "日本"}, {"name": "日本", "size": Size.SMALL},
+            ):  # fmt: skip
+                with subtests.test(type(repository).__name__, equals=equals):
+                    assert repository.find(**equals) == []
+            for equals in ({"name": "é"}, {"folded": "É"}, {"any": "日本"}, {"any": "日本", "name": "é"}):
+                assert [found.id for found in repository.find(**equals)] == [1]
+
+
 def test_an_id_that_is_longer_than_its_column_says_is_found_on_sqlite(
     people_engine: sa.Engine, witness_of: Callable[..., Witness]
 ) -> None:
