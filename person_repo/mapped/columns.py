@@ -7,7 +7,7 @@ import enum
 import math
 import zoneinfo
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeGuard
 
 import sqlalchemy as sa
 from sqlalchemy.engine.default import DefaultDialect
@@ -17,7 +17,7 @@ from person_repo.internals import variant_on
 from person_repo.mapped.mysql import travel_on_mysql
 from person_repo.mapped.travel import PLAIN_TYPES, Travel
 
-__all__ = ["DIALECT", "travel_of"]
+__all__ = ["DIALECT", "binds", "travel_of"]
 
 DIALECT = DefaultDialect()
 """A ``TypeDecorator`` converts for one and the same dialect on the way into the cache and out of it, whichever dialect
@@ -62,6 +62,12 @@ def travel_of(type_: sa.types.TypeEngine[Any], column: sa.Column[Any], dialect: 
     )
 
 
+def binds(type_: sa.types.TypeEngine[Any]) -> TypeGuard[sa.TypeDecorator[Any]]:
+    """True for a ``TypeDecorator`` that converts values on their way into the database."""
+    bind = sa.TypeDecorator.process_bind_param
+    return isinstance(type_, sa.TypeDecorator) and type(type_).process_bind_param is not bind
+
+
 def _on_postgresql(
     type_: sa.types.TypeEngine[Any], travel_of: Callable[[sa.types.TypeEngine[Any]], Travel]
 ) -> Travel | None:
@@ -98,7 +104,7 @@ def _decorated(type_: sa.TypeDecorator[Any], column: sa.Column[Any], dialect: st
     inner = travel_of(variant_on(type_.impl_instance, dialect), column, dialect)
 
     def encode(value: Any) -> Any:
-        bound = type_.process_bind_param(value, DIALECT)
+        bound = type_.process_bind_param(value, DIALECT) if binds(type_) else value
         return bound if inner.encode is None else inner.encode(bound)
 
     def decode(value: Any) -> Any:

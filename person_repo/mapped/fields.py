@@ -12,14 +12,15 @@ import decimal
 import enum
 import math
 import sys
+import uuid
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeGuard, cast
+from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy import orm
 
 from person_repo.internals import variant_on
-from person_repo.mapped.columns import DIALECT, travel_of
+from person_repo.mapped.columns import DIALECT, binds, travel_of
 from person_repo.mapped.kept import ascii_kept, is_kept
 from person_repo.mapped.travel import Travel
 from person_repo.messages import shown
@@ -53,13 +54,14 @@ class Field:
     values that travel unchanged. ``length``: the most characters, or bytes, that the column takes; None for no limit.
     ``integers``: those that the column may hold. ``dialect``: the name of the dialect whose limits apply, and whose
     variant of the column's type, if there is one. ``compared``: converts a value to the one that the database compares;
-    None if that is the value itself. ``may_be_key``: False for a type that no key may have.
+    None if that is the value itself. ``may_be_key``: False for a type that no key may have. ``is_converted``: a
+    decorator of the host's converts what is loaded, so that values have any type.
     """
 
     __slots__ = (
         "_accepted_types", "_dialect", "_max_accepted", "_max_ascii", "_max_unchanged", "_on_postgresql", "_part",
-        "_travel", "_type", "_words", "column", "compared", "decode", "encode", "integers", "length", "may_be_key",
-        "name", "python_type", "wire",
+        "_travel", "_type", "_words", "column", "compared", "decode", "encode", "integers", "is_converted", "length",
+        "may_be_key", "name", "python_type", "wire",
     )  # fmt: skip
 
     def __init__(self, name: str, column: sa.Column[Any], *, dialect: str = "") -> None:
@@ -71,6 +73,7 @@ class Field:
         self._travel = travel = travel_of(type_, column, dialect)
         self.python_type, self.wire, self.encode, self.decode = travel[:4]
         self.compared, self.may_be_key = travel.compared, travel.may_be_key
+        self.is_converted = self.python_type is object and isinstance(type_, sa.TypeDecorator)
         self._accepted_types = _accepted_types(type_, travel)
         # The values inside a value have the limits of their own type.
         part = travel.part_type
@@ -174,15 +177,18 @@ class Field:
             return f"has {value.adjusted() + 1} digits before the point; the limit is {precision - (scale or 0)}"
         return None
 
-    def as_stored(self, value: Any) -> Any:
+    def as_stored(self, value: Any, dialect: sa.Dialect | None = None) -> Any:
         """The value that a key column holds once ``value`` was written to it; None if only the database knows.
 
-        Cases: a value of the column's own type, which stays unless the column rounds, cuts or pads it; a value of a
-        subclass, which drivers write as the plain value; anything else, which the database converts.
+        Cases: a value of the column's own type, which stays unless the column rounds, cuts or pads it; a value that a
+        decorator of the host's converts for this dialect, and loads again; a value of a subclass, which drivers write
+        as the plain value; anything else, which the database converts.
         """
         # Fast path for most keys; the cases below would return the same.
         if type(value) is str and len(value) <= self._max_unchanged and value.isascii():
             return value
+        if self.is_converted:
+            return None if dialect is None or value is None else _converted(self._type, value, dialect)
         if type(value) is not self.python_type:
             value = _plain(value, self.python_type)
         if value is None or self.refusal(value) is not None or not self._travel.is_kept:
@@ -220,12 +226,6 @@ def mapped_columns(mapper: orm.Mapper[Any]) -> Iterable[tuple[orm.ColumnProperty
             yield prop, next((column for column in columns if any(column is key for key in keys)), columns[0])
 
 
-def binds(type_: sa.types.TypeEngine[Any]) -> TypeGuard[sa.TypeDecorator[Any]]:
-    """True for a ``TypeDecorator`` that converts values on their way into the database."""
-    bind = sa.TypeDecorator.process_bind_param
-    return isinstance(type_, sa.TypeDecorator) and type(type_).process_bind_param is not bind
-
-
 def _accepted_types(type_: sa.types.TypeEngine[Any], travel: Travel) -> tuple[type, ...] | None:
     """The types of which a column takes instances; None for any: JSON, and what a host's decorator converts."""
     python_type = travel.python_type
@@ -261,6 +261,30 @@ def _keeps(type_: sa.types.TypeEngine[Any], value: Any, dialect: str) -> bool:
             return False
         return _keeps(variant_on(type_.impl_instance, dialect), value, dialect)
     return is_kept(type_, value, dialect)
+
+
+def _converted(type_: Any, value: Any, dialect: sa.Dialect) -> Any:
+    """The value that a decorator loads from what it sends for this one, if a column of the type below it on this
+    dialect keeps that; None if only the database knows.
+    """
+    try:
+        sent = type_.process_bind_param(value, dialect) if binds(type_) else value
+        sent = _kept_below(type_.load_dialect_impl(dialect), sent, dialect)
+        return None if sent is None else type_.process_result_value(sent, dialect)
+    except (TypeError, ValueError, AttributeError, ArithmeticError, LookupError, NotImplementedError):
+        return None
+
+
+def _kept_below(type_: sa.types.TypeEngine[Any], sent: Any, dialect: sa.Dialect) -> Any:
+    """The value that a type of SQLAlchemy's loads after this one was sent; None for one that it may not keep, and for a
+    type of the host's.
+    """
+    if not type(type_).__module__.startswith("sqlalchemy."):
+        return None
+    if isinstance(type_, sa.Uuid):
+        is_known = type_.as_uuid and isinstance(sent, (uuid.UUID, str))
+        return uuid.UUID(str(sent)) if is_known else None
+    return sent if type(sent) is type_.python_type and is_kept(type_, sent, dialect.name) else None
 
 
 def _bits_of(type_: sa.types.TypeEngine[Any]) -> int:

@@ -76,8 +76,9 @@ class IdentityMapping(Generic[E]):
         on = getattr(mapper.polymorphic_on, "name", None)
         return " ".join([*[table.name for table in self.tables], str(on), *sorted(kinds)])
 
-    def stored_identity(self, values: Iterable[Any]) -> Identity | None:
-        """The identity under which readers find a row that was written with these key values.
+    def stored_identity(self, values: Iterable[Any], dialect: sa.Dialect | None = None) -> Identity | None:
+        """The identity under which readers find a row that was written with these key values, as its types take them.
+        ``dialect``: that of the database, for a decorator that converts what is loaded.
 
         None if only the database knows it, because it converts, rounds or pads one of them: then an invalidation must
         drop the whole model. A row written with the integer key ``True`` is found under ``1``.
@@ -86,7 +87,7 @@ class IdentityMapping(Generic[E]):
             return None
         stored = []
         for field, value in zip(self.key_fields, values, strict=True):
-            stored.append(field.as_stored(value))
+            stored.append(field.as_stored(value, dialect))
         return None if None in stored else tuple(stored)
 
 

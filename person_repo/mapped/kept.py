@@ -7,15 +7,15 @@ char to full length". So a value counts as kept if it is in each of them:
 =================  ======================  ======================================  =========================
 type               SQLite                  MySQL, MariaDB                          PostgreSQL
 =================  ======================  ======================================  =========================
-integer            64 bits                 in the type's range, and not 0 (the     in the type's range
-                                           next number, if AUTO_INCREMENT)
+integer            64 bits                 in the type's range; not 0, if it is    in the type's range
+                                           AUTO_INCREMENT (``realcolumns``)
 boolean            all                     all                                     all
 numeric            15 digits at most, as   in precision and scale                  in precision and scale
                    it keeps a float
 float              none                    none                                    none
 string             all                     up to the length; of TEXT 255 bytes.    all
                                            Beyond ASCII if the column's character
-                                           set has all (``catalog``)
+                                           set has all (``realcolumns``)
 CHAR, NCHAR        all                     of full length, without blanks at the   of full length
                                            end
 enumeration        all                     without blanks at the end               all
@@ -85,10 +85,6 @@ def _in_range(type_: Any, value: int) -> bool:
     if getattr(type_, "unsigned", False) is True:
         return bool(0 <= value < 2**bits)
     return bool(-(2 ** (bits - 1)) <= value < 2 ** (bits - 1))
-
-
-def _in_range_and_not_zero(type_: Any, value: int) -> bool:
-    return value != 0 and _in_range(type_, value)
 
 
 _BITS: Final = (
@@ -176,7 +172,7 @@ _DATABASES: Final = {"sqlite": 0, "mysql": 1, "mariadb": 1, "postgresql": 2}
 _TABLE: Final[tuple[tuple[type[Any] | tuple[type[Any], ...], _Rules], ...]] = (
     (mysql.YEAR, _Rules(_none, _all, _none)),
     (sa.Boolean, _Rules(_all, _all, _all)),
-    (sa.Integer, _Rules(_in_64_bits, _in_range_and_not_zero, _in_range)),
+    (sa.Integer, _Rules(_in_64_bits, _in_range, _in_range)),
     (sa.Float, _Rules(_none, _none, _none)),
     (sa.Numeric, _Rules(_in_a_float, _in_precision, _in_scale)),
     (sa.Uuid, _Rules(_all, _all, _all)),

@@ -7,8 +7,8 @@ collation that a dump or an ``ALTER TABLE ... CONVERT`` gave it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
@@ -16,6 +16,7 @@ from person_repo.database.identity import UNTRANSLATED
 from person_repo.database.marks import OWN
 from person_repo.database.snapshots import question_to
 from person_repo.interruptions import DATABASE_ERRORS
+from person_repo.writing.realcolumns import RealColumn, on_mysql, on_postgresql
 
 __all__ = ["UNKNOWN", "KeyColumns", "has_catalog", "is_exact_collation", "key_columns_of", "may_return"]
 
@@ -27,15 +28,20 @@ _OPTIONS: Final = {**UNTRANSLATED, OWN: True}
 
 class KeyColumns(NamedTuple):
     """``compares_exactly``: ``=`` holds for equal values only. ``keeps_values``: what the mapped type keeps is stored
-    as it is sent. ``keeps_unicode``: strings may have any character, or are refused.
+    as it is sent. ``columns``: by name, one for each table of this name.
     """
 
     compares_exactly: bool
     keeps_values: bool
-    keeps_unicode: bool
+    columns: Mapping[str, Sequence[RealColumn]]
+
+    @property
+    def is_computed(self) -> bool:
+        """True if a change of another column may change the key."""
+        return any(column.is_computed for columns in self.columns.values() for column in columns)
 
 
-UNKNOWN: Final = KeyColumns(compares_exactly=False, keeps_values=False, keeps_unicode=False)
+UNKNOWN: Final = KeyColumns(compares_exactly=False, keeps_values=False, columns={})
 """The facts of a key of which nothing is known: that of a table which is not there, or not yet committed."""
 
 # By name alone, whatever the schema: which table a statement means depends on its connection's search_path. Of a domain
@@ -44,7 +50,8 @@ _OF_POSTGRESQL: Final = sa.text(
     """
     SELECT base.typname,
            base.typnamespace = 'pg_catalog'::regnamespace OR base.typtype = 'e',
-           coalesce(pg_collation.collisdeterministic, true) AND pg_class.relkind <> 'f'
+           coalesce(pg_collation.collisdeterministic, true) AND pg_class.relkind <> 'f',
+           attname, CASE declared.typtype WHEN 'd' THEN declared.typtypmod ELSE atttypmod END, attgenerated <> ''
     FROM pg_class
     JOIN pg_attribute ON pg_attribute.attrelid = pg_class.oid AND NOT pg_attribute.attisdropped
     JOIN pg_type AS declared ON declared.oid = pg_attribute.atttypid
@@ -61,15 +68,12 @@ _PADDED: Final = "bpchar"
 # By name alone here, too: a statement may name a schema, or its engine translate one. Numbers have no collation.
 _OF_MYSQL: Final = sa.text(
     """
-    SELECT DISTINCT COLUMN_NAME, COLLATION_NAME, CHARACTER_SET_NAME
+    SELECT DISTINCT COLUMN_NAME, COLLATION_NAME, CHARACTER_SET_NAME, DATA_TYPE, COLUMN_TYPE, EXTRA,
+           CHARACTER_MAXIMUM_LENGTH, NUMERIC_PRECISION, NUMERIC_SCALE
     FROM information_schema.COLUMNS
     WHERE TABLE_NAME = :name AND COLUMN_NAME IN :columns
     """
 ).bindparams(sa.bindparam("columns", expanding=True))
-
-
-_COMPLETE: Final = ("utf8mb4", "utf16", "utf16le", "utf32", "gb18030")
-"""The character sets of MySQL and MariaDB that have all characters."""
 
 
 def has_catalog(dialect: sa.Dialect) -> bool:
@@ -100,17 +104,33 @@ def key_columns_of(engine: sa.Engine, table: sa.Table, names: Sequence[str]) -> 
         return None
     if not columns:
         return None
-    if not is_postgresql:
-        exact = all(collation is None or is_exact_collation(collation) for _, collation, _ in columns)
-        # Without strict mode a character that the set lacks becomes a question mark.
-        is_complete = all(name is None or name in _COMPLETE for _, _, name in columns)
-        return KeyColumns(compares_exactly=exact, keeps_values=True, keeps_unicode=is_complete)
-    plain = [is_known and type_ != _PADDED for type_, is_known, _ in columns]
+    return _on_postgresql(columns) if is_postgresql else _on_mysql([dict(row._mapping) for row in columns])
+
+
+def _on_mysql(rows: Sequence[Mapping[str, Any]]) -> KeyColumns:
+    exact = all(row["COLLATION_NAME"] is None or is_exact_collation(row["COLLATION_NAME"]) for row in rows)
+    found = _by_name((row["COLUMN_NAME"], on_mysql(row)) for row in rows)
+    return KeyColumns(compares_exactly=exact, keeps_values=True, columns=found)
+
+
+def _on_postgresql(rows: Sequence[Any]) -> KeyColumns:
+    plain = [is_known and type_ != _PADDED for type_, is_known, *_ in rows]
+    names = [row[0] for row in rows]
     return KeyColumns(
-        compares_exactly=all(plain) and all(is_deterministic for _, _, is_deterministic in columns),
-        keeps_values=all(is_plain or type_ == "citext" for is_plain, (type_, _, _) in zip(plain, columns, strict=True)),
-        keeps_unicode=True,
+        compares_exactly=all(plain) and all(is_deterministic for _, _, is_deterministic, *_ in rows),
+        keeps_values=all(is_plain or name == "citext" for is_plain, name in zip(plain, names, strict=True)),
+        columns=_by_name(
+            (name, on_postgresql(type_, modifier, is_computed=computed))
+            for type_, _, _, name, modifier, computed in rows
+        ),
     )
+
+
+def _by_name(columns: Iterable[tuple[str, RealColumn]]) -> Mapping[str, Sequence[RealColumn]]:
+    found: dict[str, list[RealColumn]] = {}
+    for name, column in columns:
+        found.setdefault(name.lower(), []).append(column)
+    return found
 
 
 def may_return(engine: sa.Engine, table: sa.Table, schema: str | None, names: Sequence[str]) -> bool:

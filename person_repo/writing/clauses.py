@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.sql import dml, elements, visitors
 
 from person_repo import internals
-from person_repo.writing.tables import sends_value_unchanged
+from person_repo.writing.tables import WatchedTable
 
 __all__ = [
     "MISSING",
@@ -33,6 +33,7 @@ __all__ = [
     "set_columns",
     "targets",
     "targets_of",
+    "value_in",
 ]
 
 Parameters: TypeAlias = Sequence[Mapping[str, Any]]
@@ -149,19 +150,30 @@ REWRITTEN = Missing()
 """Stands for a parameter whose type rewrites it: SQLAlchemy reports the value sent, the row holds another."""
 
 
-def plain(value: Any, given: Mapping[str, Any]) -> Any:
-    """The Python value of an expression, with the parameters ``given``; a ``Missing`` if the database, or a type on the
-    way there, computes it.
+def plain(value: Any, given: Mapping[str, Any], table: WatchedTable, name: str, column: Any = None) -> Any:
+    """The Python value of an expression for a column of a table's key, with the parameters ``given``; a ``Missing`` if
+    the database, or a type on the way there other than the key's, computes it. ``column``: that of the statement's
+    table, whose type a parameter without one takes; None in a criterion.
     """
     if isinstance(value, elements.BindParameter):
         found = given.get(value.key, MISSING)
         # SQLAlchemy calls a callable once more, and may get another value.
         if found is MISSING and not value.required and value.callable is None:
             found = value.value
-        return found if found is MISSING or sends_value_unchanged(value.type, found) else REWRITTEN
+        takes_columns = column is not None and isinstance(value.type, sa.types.NullType)
+        type_ = column.type if takes_columns else value.type
+        return found if found is MISSING or table.is_sent_as_mapped(name, type_, found) else REWRITTEN
     if isinstance(value, elements.Null):
         return None
     return MISSING if isinstance(value, sa.ClauseElement) or hasattr(value, "__clause_element__") else value
+
+
+def value_in(column: Any, value: Any, given: Mapping[str, Any], table: WatchedTable, name: str) -> Any:
+    """The same of a value that a statement sets, which need not be an expression."""
+    found = plain(value, given, table, name, column)
+    if column is None or found is None or isinstance(found, Missing) or isinstance(value, sa.ClauseElement):
+        return found
+    return found if table.is_sent_as_mapped(name, column.type, found) else REWRITTEN
 
 
 # Clauses

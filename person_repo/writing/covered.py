@@ -6,7 +6,7 @@ import enum
 import logging
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal
 
 import sqlalchemy as sa
@@ -22,6 +22,7 @@ from person_repo.writing.cascades import Cascades
 from person_repo.writing.catalog import UNKNOWN, KeyColumns, has_catalog, key_columns_of, may_return
 from person_repo.writing.outage import OpenTransaction
 from person_repo.writing.pending import Pending
+from person_repo.writing.realcolumns import RealColumn
 from person_repo.writing.storage import Storage
 from person_repo.writing.tables import WatchedTable
 from person_repo.writing.views import Views
@@ -47,6 +48,10 @@ SINCE = "person_repo_since"
 
 COMMITTING = "person_repo_committing"
 """The key in a DBAPI connection's ``info`` that is there while the dialect sends COMMIT PREPARED as text."""
+
+
+_UNKNOWN: Final = (RealColumn(None, numbers=True, has_all_characters=False),)
+"""A column of which the catalog says nothing."""
 
 
 class _Anywhere(enum.Enum):
@@ -82,12 +87,12 @@ class CoveredModel(WatchedTable):
         self._keyspaces: dict[str | None, Keyspace] = {}
         self._database.at_end(self, CoveredModel._forget)
         self._is_on_postgresql = engine.dialect.name == "postgresql"
+        self.has_real_columns = has_catalog(engine.dialect)
         # On MySQL a number is a number.
-        self._names_in_catalog = (
-            self.key_names if self._is_on_postgresql else self.string_key_names(_unconnected(engine.dialect))
+        self._compares_by_catalog = self.has_real_columns and (
+            self._is_on_postgresql or bool(self.string_key_names(_unconnected(engine.dialect)))
         )
-        self._has_catalog = has_catalog(engine.dialect) and bool(self._names_in_catalog)
-        self.may_lack_characters = self._has_catalog and not self._is_on_postgresql
+        self._lower_names = tuple(name.lower() for name in self.key_names)
         # Replaced by ``alter`` and ``settle``, so that an answer from before comes to nothing.
         self._key_columns: list[KeyColumns] = []
         self._returns: dict[str | None, bool] = {}
@@ -117,7 +122,7 @@ class CoveredModel(WatchedTable):
         """As for any watched table; where there is a catalog, it must agree with the metadata, too."""
         if not super().compares_exactly(dialect):
             return False
-        if not self._has_catalog:
+        if not self._compares_by_catalog:
             return True
         known = self._key_columns  # This is ``_in_catalog`` without a call, at each statement.
         return (known[0] if known else self._in_catalog()).compares_exactly
@@ -126,13 +131,40 @@ class CoveredModel(WatchedTable):
         """As for any watched table; on PostgreSQL the catalog must agree with the metadata, too."""
         return super().rewrites_keys() or (self._is_on_postgresql and not self._in_catalog().keeps_values)
 
-    def keeps(self, values: Iterable[Any]) -> bool:
-        """On MySQL and MariaDB: True unless the character set of a column may lack a character of one of the values."""
-        if self.may_lack_characters:
-            for value in values:
-                if type(value) is str and not value.isascii():
-                    return self._in_catalog().keeps_unicode
+    @property
+    def dialect(self) -> sa.Dialect | None:
+        """That of the covered engine; None once that is gone."""
+        engine = self._engine()
+        return None if engine is None else engine.dialect
+
+    @property
+    def computes_keys(self) -> bool:
+        """As for any watched table, or by the catalog's word."""
+        return super().computes_keys or (self.has_real_columns and self._in_catalog().is_computed)
+
+    def keeps(self, values: Sequence[Any], first: int = 0) -> bool:
+        """As for any watched table. Without an answer of the catalog's 0 may be a number of AUTO_INCREMENT, and the
+        character set of MySQL and MariaDB lack a character.
+        """
+        known = self._key_columns
+        columns = (known[0] if known else self._in_catalog()).columns
+        for index, value in enumerate(values, first):
+            for column in columns.get(self._lower_names[index], _UNKNOWN):
+                is_short = type(value) is str and len(value) <= column.longest and value.isascii()
+                if not is_short and not self._is_kept_by(column, index, value):
+                    return False
         return True
+
+    def _is_kept_by(self, column: RealColumn, index: int, value: Any) -> bool:
+        dialect = self.dialect
+        if dialect is None or (self._is_on_postgresql and column is _UNKNOWN[0]):
+            return dialect is not None
+        process = self.mapping.key_fields[index].column.type.dialect_impl(dialect).bind_processor(dialect)
+        try:
+            sent = value if process is None else process(value)
+        except (TypeError, ValueError, AttributeError, ArithmeticError, LookupError):
+            return False
+        return column.keeps(sent, dialect.name)
 
     def alter(self, pending: Pending) -> None:
         """A transaction may define the table anew: until its outcome is known (``settle``), nothing is known of it."""
@@ -151,7 +183,7 @@ class CoveredModel(WatchedTable):
         """The catalog's facts of the key, asked for until the table is there."""
         known, engine = self._key_columns, self._engine()  # Before the question whether they are about to change.
         if not known and engine is not None and not self._altering:
-            found = key_columns_of(engine, self.table, self._names_in_catalog)
+            found = key_columns_of(engine, self.table, self.key_names)
             known += [] if found is None else [found]
         return known[0] if known else UNKNOWN
 

@@ -21,8 +21,17 @@ from sqlalchemy.sql import dml, elements, operators
 
 from person_repo.database.marks import OWN
 from person_repo.mapped.mapping import Identity
-from person_repo.writing.clauses import Missing, Parameters, column_of, criteria_of, fixed_values, is_same_table, plain
-from person_repo.writing.tables import Change, W
+from person_repo.writing.clauses import (
+    Missing,
+    Parameters,
+    column_of,
+    criteria_of,
+    fixed_values,
+    is_same_table,
+    plain,
+    value_in,
+)
+from person_repo.writing.tables import Change, W, WatchedTable
 
 __all__ = ["CriteriaWrite"]
 
@@ -96,7 +105,8 @@ class CriteriaWrite(Generic[W]):
             parts: dict[int, Any] = {}
             for index, (name, key) in enumerate(keys.items()):
                 if name in fixed or key in given:
-                    value = plain(fixed[name], given) if name in fixed else given[key]
+                    value = fixed[name] if name in fixed else given[key]
+                    value = value_in(column_of(self.target, name), value, given, self.table, name)
                     stored = self._stored(index, value)
                     if stored is None:
                         return None
@@ -108,8 +118,7 @@ class CriteriaWrite(Generic[W]):
         """A part of the primary key as the row holds it; None if only the database knows."""
         if isinstance(value, Missing) or self.table.rewrites_keys():
             return None
-        stored = self.table.mapping.key_fields[index].as_stored(value)
-        return stored if self.table.keeps((stored,)) else None
+        return self.table.stored_part(index, value)
 
     def _name_in_target(self, side: Any) -> str | None:
         """The name of a column of the target; None for anything else, a column of another table included."""
@@ -125,7 +134,8 @@ class CriteriaWrite(Generic[W]):
             return None
         named: list[list[Identity]] = []
         for given in self.parameters or [{}]:
-            choices = [_choices(side, given) for side in sides]
+            pairs = zip(self.table.key_names, sides, strict=True)
+            choices = [_choices(side, given, self.table, name) for name, side in pairs]
             if any(choice is None for choice in choices):
                 return None
             product = itertools.product(*[choice for choice in choices if choice is not None])
@@ -167,14 +177,14 @@ def _conjunction(criteria: Iterable[Any]) -> Iterator[Any]:
             yield criterion
 
 
-def _choices(side: Any, given: Mapping[str, Any]) -> list[Any] | None:
-    """The values that the right side of a criterion allows; None if only the database knows."""
+def _choices(side: Any, given: Mapping[str, Any], table: WatchedTable, name: str) -> list[Any] | None:
+    """The values that the right side of a criterion on a column of the key allows; None if only the database knows."""
     if isinstance(side, elements.Grouping):
-        return _choices(side.element, given)
+        return _choices(side.element, given, table, name)
     if isinstance(side, elements.ClauseList):
-        parts = [_choices(part, given) for part in side.clauses]
+        parts = [_choices(part, given, table, name) for part in side.clauses]
         return None if None in parts else [value for part in parts if part is not None for value in part]
-    value = plain(side, given)
+    value = plain(side, given, table, name)
     if isinstance(value, Missing):
         return None
     if isinstance(side, elements.BindParameter) and side.expanding:

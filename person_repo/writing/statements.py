@@ -33,13 +33,13 @@ from person_repo.writing.clauses import (
     has_prefixes,
     is_from_select,
     listed_rows,
-    plain,
     replaces,
     set_columns,
     targets,
+    value_in,
 )
 from person_repo.writing.criteria import CriteriaWrite
-from person_repo.writing.tables import Change, W, WatchedTable, sends_unchanged
+from person_repo.writing.tables import Change, W, WatchedTable
 
 __all__ = ["KeyParameters", "changes_of", "key_parameters"]
 
@@ -144,7 +144,9 @@ def _names_of_key(
     if write.moves() != [] or not table.compares_exactly(dialect):
         return None
     sides = write.key_sides()
-    if sides is None or not all(_is_named(side, parameters) for side in sides):
+    if sides is None:
+        return None
+    if not all(_is_named(name, side, parameters, table) for name, side in zip(table.key_names, sides, strict=True)):
         return None
     return tuple(side.key for side in sides)
 
@@ -157,12 +159,18 @@ def _names_of_inserted_key(statement: dml.Insert, table: WatchedTable) -> tuple[
     columns = [column_of(statement.table, name) for name in table.key_names]
     if any(column is None for column in columns) or not fixed_values(statement).keys().isdisjoint(table.key_names):
         return None
+    if not all(table.is_always_sent_as_mapped(column.name, column.type) for column in columns):
+        return None
     return tuple(column.key for column in columns)
 
 
-def _is_named(side: Any, parameters: Parameters) -> bool:
-    """True if a criterion compares with a parameter that each execution gives under this name, and sends as it is."""
-    if not isinstance(side, elements.BindParameter) or side.expanding or not sends_unchanged(side.type):
+def _is_named(name: str, side: Any, parameters: Parameters, table: WatchedTable) -> bool:
+    """True if a criterion compares with a parameter that each execution gives under this name, and sends as the column
+    does.
+    """
+    if not isinstance(side, elements.BindParameter) or side.expanding:
+        return False
+    if not table.is_always_sent_as_mapped(name, side.type):
         return False
     return all(side.key in given for given in parameters)
 
@@ -212,17 +220,21 @@ def _inserted_keys(statement: dml.Insert, parameters: Parameters, table: Watched
     """
     if has_listed_rows(statement):
         given = parameters[0] if parameters else {}
-        yield from (_key_values(row, given, table) for row in listed_rows(statement))
+        yield from (_key_values(statement, row, given, table) for row in listed_rows(statement))
         return
     fixed = fixed_values(statement)
     columns = [column for column in statement.table.c if column.name in table.key_names]
     for given in parameters or [{}]:
-        values = _key_values(fixed, given, table)
+        values = _key_values(statement, fixed, given, table)
         for column in columns:
             if column.key in given and not isinstance(values.get(column.name), Missing):
-                values[column.name] = given[column.key]
+                values[column.name] = value_in(column, given[column.key], given, table, column.name)
         yield values
 
 
-def _key_values(values: Mapping[str, Any], given: Mapping[str, Any], table: WatchedTable) -> dict[str, Any]:
-    return {name: plain(value, given) for name, value in values.items() if name in table.key_names}
+def _key_values(
+    statement: dml.Insert, values: Mapping[str, Any], given: Mapping[str, Any], table: WatchedTable
+) -> dict[str, Any]:
+    table_sent = statement.table
+    keys = [(name, value) for name, value in values.items() if name in table.key_names]
+    return {name: value_in(column_of(table_sent, name), value, given, table, name) for name, value in keys}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine.default import DefaultDialect
 
 from person_repo.internals import has_bind_expression
-from person_repo.mapped.fields import binds
+from person_repo.mapped.fields import Field, binds
 from person_repo.mapped.identities import Identity, IdentityMapping
 from person_repo.mapped.views import tables_under
 from person_repo.writing.catalog import is_exact_collation
@@ -36,8 +36,8 @@ class WatchedTable:
 
     ``name``: as statements refer to the table, in lower case. ``key_names``: the columns of the primary key in this
     table, in the order of ``mapping.key_fields``. ``shown``: for a view, the names of the tables under it, in lower
-    case, whose changes are its own; empty for a table. ``may_lack_characters``: strings of the key may have a character
-    set that lacks some (``keeps``).
+    case, whose changes are its own; empty for a table. ``has_real_columns``: the database says what
+    it keeps (``keeps``).
     """
 
     mapping: IdentityMapping[Any]
@@ -45,12 +45,13 @@ class WatchedTable:
     name: str = field(init=False)
     key_names: tuple[str, ...] = field(init=False)
     shown: frozenset[str] = field(init=False)
-    may_lack_characters: bool = field(init=False, default=False)
+    has_real_columns: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self.name = self.table.name.lower()
         self.key_names = tuple(column.name for column in self.mapping.key_columns[self.table])
         self.shown = tables_under(self.table) or frozenset()
+        self._is_converted = any(key.is_converted for key in self.mapping.key_fields)
         names = "|".join(map(re.escape, sorted({self.name, *self.shown})))
         self._in_text = re.compile(rf"(?<!\w)(?:{names})(?!\w)", re.IGNORECASE)
 
@@ -60,16 +61,48 @@ class WatchedTable:
         """
         return self._in_text.search(text) is not None
 
+    @property
+    def dialect(self) -> sa.Dialect | None:
+        """The dialect of the table's database, for types that need it to convert a value; None if it is not known."""
+        return None
+
     def stored_identity(self, values: Iterable[Any]) -> Identity | None:
         """The identity under which readers find a row that was written with these key values; None if only the database
         knows it.
         """
-        identity = self.mapping.stored_identity(values)
-        return None if identity is None or (self.may_lack_characters and not self.keeps(identity)) else identity
+        identity = self.mapping.stored_identity(values, self.dialect if self._is_converted else None)
+        return None if identity is None or (self.has_real_columns and not self.keeps(identity)) else identity
 
-    def keeps(self, values: Iterable[Any]) -> bool:
-        """True unless the table itself may keep other values than these, which the types of its key keep."""
+    def stored_part(self, index: int, value: Any) -> Any:
+        """The same for one part of the key."""
+        stored = self.mapping.key_fields[index].as_stored(value, self.dialect)
+        return None if stored is None or (self.has_real_columns and not self.keeps((stored,), index)) else stored
+
+    def keeps(self, values: Sequence[Any], first: int = 0) -> bool:
+        """True unless the table itself may keep other values than these, which the types of its key keep. ``first``:
+        the index of the first one in the key.
+        """
         return True
+
+    def is_sent_as_mapped(self, name: str, type_: sa.types.TypeEngine[Any], value: Any) -> bool:
+        """True if a parameter of a type, which need not be the column's, sends a value for a column of the key as that
+        would. ``name``: the column's.
+        """
+        key = self._key_of(name)
+        if key is not None and type_ is key.column.type:
+            return not _rewrites(type_)
+        return not (key is not None and key.is_converted) and sends_value_unchanged(type_, value)
+
+    def is_always_sent_as_mapped(self, name: str, type_: sa.types.TypeEngine[Any]) -> bool:
+        """The same of any value."""
+        key = self._key_of(name)
+        if key is not None and type_ is key.column.type:
+            return not _rewrites(type_)
+        return not (key is not None and key.is_converted) and sends_unchanged(type_)
+
+    def _key_of(self, name: str) -> Field | None:
+        keys = self.mapping.key_fields
+        return next((key for known, key in zip(self.key_names, keys, strict=False) if known == name), None)
 
     @functools.cached_property
     def computes_keys(self) -> bool:

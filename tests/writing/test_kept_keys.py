@@ -522,11 +522,31 @@ class Guid(sa.types.TypeDecorator[uuid.UUID]):
         return value if value is None or isinstance(value, uuid.UUID) else uuid.UUID(value)
 
 
+class BinaryGuid(sa.types.TypeDecorator[uuid.UUID]):
+    """A UUID as 16 bytes, and as the database's own on PostgreSQL, to which it is sent as text."""
+
+    impl = sa.BINARY(16)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> Any:
+        return dialect.type_descriptor(sa.UUID() if dialect.name == "postgresql" else sa.BINARY(16))
+
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> Any:
+        if value is None or dialect.name == "postgresql":
+            return value if value is None else str(value)
+        return (value if isinstance(value, uuid.UUID) else uuid.UUID(value)).bytes
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> Any:
+        return value if value is None or isinstance(value, uuid.UUID) else uuid.UUID(bytes=value)
+
+
+@pytest.mark.proof(name="ways", sample=1 / 5)
+@pytest.mark.parametrize("type_", [Guid(), BinaryGuid(), Guid().with_variant(BinaryGuid(), "mysql")])
 def test_a_decorator_of_the_hosts_makes_keys_of_its_values(
-    people_engine: sa.Engine, witness_of: Callable[..., Witness], subtests: pytest.Subtests
+    people_engine: sa.Engine, witness_of: Callable[..., Witness], type_: Any, subtests: pytest.Subtests
 ) -> None:
-    """The ids are the values that it loads; each change drops the class."""
-    entity = entity_of(Guid())
+    """The ids are the values that it loads, whatever is sent, and each change is known by them."""
+    entity = entity_of(type_)
     engine = with_identity(people_engine)
     one, two, three = (uuid.UUID(int=number) for number in (10, 11, 12))
     witness = witness_of(entity, [entity(id=one, note="old")], ids=[one, two, three])
@@ -534,9 +554,79 @@ def test_a_decorator_of_the_hosts_makes_keys_of_its_values(
         for value in (two, str(two).upper()):
             if write in ADDITIONS:
                 store(engine, entity.__table__)
-            with subtests.test(write.__name__, value=value), witness.right():
+            # What MySQL's own collation of a CHAR takes for equal, the row says; of two in one list nobody does.
+            is_exact = write in ADDITIONS or engine.dialect.name != "mysql" or not isinstance(type_, Guid)
+            expected = witness.invalidates(two) if is_exact else witness.right()
+            with subtests.test(write.__name__, value=value), expected:
                 assert wrote(engine, write, entity, value)
     assert witness.service.get(one) is None
     for id in ("x", str(two), 7, two.hex):
-        with pytest.raises(InvalidIdError, match="takes what Guid loads"):
+        with pytest.raises(InvalidIdError, match=r"takes what (Binary)?Guid loads"):
             witness.service.get(id)
+
+
+class Deaf(sa.types.TypeDecorator[str]):
+    """Converts what is loaded, and nothing that is sent."""
+
+    impl = sa.String(20)
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> Any:
+        return None if value is None else value.lower()
+
+
+class Cut(Deaf):
+    """Sends twice what it is given: its column's full length, or less."""
+
+    impl = sa.CHAR(4)
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> Any:
+        return None if value is None else f"{value}{value}"
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> Any:
+        return None if value is None else value[: len(value) // 2]
+
+
+@pytest.mark.parametrize(
+    ("type_", "values", "ids"),
+    [
+        (Deaf(), ["ada", "ada "], ["ada", "ada "]),
+        (Cut(), ["ab", "a"], ["ab", "a", "abc"]),
+    ],
+)
+def test_a_decorator_that_loads_other_values_than_it_sends(
+    people_engine: sa.Engine,
+    witness_of: Callable[..., Witness],
+    type_: Any,
+    values: list[str],
+    ids: list[str],
+    subtests: pytest.Subtests,
+) -> None:
+    entity, engine = entity_of(type_), with_identity(people_engine)
+    witness = witness_of(entity, [], ids=ids)
+    for value in values:
+        for write in (*ADDITIONS, *CHANGES):
+            if write in ADDITIONS:
+                store(engine, entity.__table__)
+            with subtests.test(write.__name__, value=value), witness.right():
+                wrote(engine, write, entity, value)
+
+
+def test_an_insert_by_another_type_than_the_decorators_drops_the_class(
+    people_engine: sa.Engine, witness_of: Callable[..., Witness]
+) -> None:
+    """It is sent as it is, and not as the decorator would send it; what a statement returns is known all the same."""
+    entity, engine = entity_of(Guid()), with_identity(people_engine)
+    if engine.dialect.name == "postgresql":
+        pytest.skip("the database converts each spelling itself")
+    one, two = (uuid.UUID(int=number) for number in (10, 11))
+    witness = witness_of(entity, [entity(id=one, note="old")], ids=[one, two])
+    bare = sa.table("kept", sa.column("id"), sa.column("note"))
+    for _ in range(3):
+        with witness.drops(), engine.begin() as connection:
+            connection.execute(sa.insert(bare), {"id": two.hex, "note": "new"})
+        with witness.right(), engine.begin() as connection:
+            connection.execute(sa.update(bare).where(bare.c.id == two.hex), {"note": "changed"})
+        with witness.right(), engine.begin() as connection:
+            connection.execute(sa.delete(bare).where(bare.c.id.in_([two.hex])))

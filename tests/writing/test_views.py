@@ -254,6 +254,7 @@ def test_a_service_over_a_view_is_refused_at_its_first_read(items: Witness, cach
         assert service.get_one("a").kind == "old"
 
 
+@pytest.mark.proof(name="ways", sample=1 / 5)
 @pytest.mark.parametrize("base", ["item", "here.item", Item.__table__, ["other", Item.__table__]])
 @pytest.mark.parametrize("covers_table", [True, False])
 def test_a_declared_view_is_cached_and_follows_its_tables(

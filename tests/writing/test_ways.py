@@ -119,7 +119,9 @@ def test_a_transaction_that_drops_a_model_examines_no_more_of_its_keys(
     looked: list[object] = []
     find = IdentityMapping.stored_identity
     monkeypatch.setattr(
-        IdentityMapping, "stored_identity", lambda self, values: looked.append(values) or find(self, values)
+        IdentityMapping,
+        "stored_identity",
+        lambda self, values, *rest: looked.append(values) or find(self, values, *rest),
     )
     most = people.service.cached.backend.settings.max_keys
     chunks = [rows([f"{chunk} {at}" for at in range(400)], "new") for chunk in range(10)]

@@ -1,0 +1,177 @@
+"""Keys as the database's own columns keep them, where these are other than the metadata says."""
+
+from __future__ import annotations
+
+import decimal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import exc, orm
+from support.databases import with_identity
+from support.hosts import is_mariadb, on_mysql_and_mariadb
+from support.ways import Witness
+
+pytestmark = pytest.mark.every_database
+
+D = decimal.Decimal
+
+
+def entity_of(type_: Any) -> type[Any]:
+    class Base(orm.DeclarativeBase):
+        pass
+
+    class Kept(Base):
+        __tablename__ = "kept"
+        id = sa.Column(type_, primary_key=True, autoincrement=False)
+        note = sa.Column(sa.String(20), default="")
+
+    return Kept
+
+
+def in_no_strict_mode(engine: sa.Engine) -> None:
+    if engine.dialect.name == "mysql":
+        engine.dispose()
+        sa.event.listen(engine, "connect", lambda driver, _: driver.cursor().execute("SET sql_mode = ''"))
+
+
+def make(engine: sa.Engine, column: str) -> None:
+    """The table, with this column for its key, on an engine that nobody covers."""
+    aside = sa.create_engine(engine.url)
+    with aside.begin() as connection:
+        connection.exec_driver_sql(f"CREATE TABLE kept (id {column} PRIMARY KEY, note VARCHAR(20))")
+    aside.dispose()
+
+
+ZERO = [
+    ("INTEGER NOT NULL", sa.Integer(), [0, 1, -1]),
+    ("BIGINT UNSIGNED NOT NULL", sa.BigInteger(), [0, 2**40]),
+    ("DECIMAL(10, 2) NOT NULL", sa.Numeric(10, 2), [D(0), D("1.50")]),
+]
+
+
+@on_mysql_and_mariadb
+@pytest.mark.parametrize(("column", "type_", "values"), ZERO)
+def test_zero_is_a_key_where_nothing_is_numbered(
+    people_engine: sa.Engine, witness_of: Callable[..., Witness], column: str, type_: Any, values: list[Any]
+) -> None:
+    engine, entity = with_identity(people_engine), entity_of(type_)
+    make(engine, column)
+    witness = witness_of(entity, [], ids=values, tables=[])
+    for value in values:
+        with witness.invalidates(value), witness.sessions() as session, session.begin():
+            session.add(entity(id=value, note="new"))
+        with witness.invalidates(value), witness.engine.begin() as connection:
+            connection.execute(sa.update(entity.__table__).where(entity.id == value).values(note="changed"))
+        with witness.invalidates(value), witness.engine.begin() as connection:
+            connection.execute(sa.delete(entity.__table__).where(entity.id == value))
+
+
+@on_mysql_and_mariadb
+def test_zero_is_no_key_where_the_database_numbers_and_the_metadata_does_not_say_so(
+    people_engine: sa.Engine, witness_of: Callable[..., Witness]
+) -> None:
+    engine, entity = with_identity(people_engine), entity_of(sa.Integer())
+    make(engine, "INTEGER NOT NULL AUTO_INCREMENT")
+    witness = witness_of(entity, [], ids=range(5), tables=[])
+    for _ in range(3):
+        with witness.drops(), witness.engine.begin() as connection:
+            connection.execute(sa.insert(entity.__table__), {"id": 0, "note": "new"})
+    assert [*witness.committed()] == [1, 2, 3]
+    with witness.invalidates(2), witness.engine.begin() as connection:
+        connection.execute(sa.delete(entity.__table__).where(entity.id == 2))
+
+
+NARROWER: list[tuple[tuple[str, ...], str, Any, list[Any], list[Any]]] = [
+    (("mysql",), "VARCHAR(4)", sa.String(10), ["abcdef", "abcd", "abc"], ["abcd", "abc", "abcdef"]),
+    (("mysql",), "CHAR(4)", sa.String(4), ["abc ", "abcd"], ["abc", "abcd", "abc "]),
+    (("mysql",), "TINYINT", sa.Integer(), [300, -300, 5], [127, -128, 5, 300]),
+    (("mysql",), "SMALLINT UNSIGNED", sa.Integer(), [-1, 70000], [0, 65535, 70000, -1]),
+    (("mysql",), "MEDIUMINT", sa.Integer(), [2**24], [2**23 - 1, 2**24]),
+    (("mysql",), "INTEGER", sa.BigInteger(), [2**40, 7], [2**31 - 1, 2**40, 7]),
+    (("mysql",), "BINARY(4)", sa.VARBINARY(8), [b"ab", b"abcd"], [b"ab", b"ab\0\0", b"abcd"]),
+    (("mysql",), "DECIMAL(3, 1)", sa.Numeric(8, 1), [D("123.4"), D("1.5")], [D("99.9"), D("123.4"), D("1.5")]),
+    (("mysql", "postgresql"), "DECIMAL(8, 1)", sa.Numeric(8, 2), [D("1.25"), D(7)], [D("1.3"), D(7), D("1.25")]),
+]  # fmt: skip
+
+
+@pytest.mark.proof(name="ways", sample=1 / 4)
+@pytest.mark.parametrize(("databases", "column", "type_", "values", "ids"), NARROWER)
+def test_what_the_column_itself_does_not_keep_drops_the_class(
+    people_engine: sa.Engine,
+    witness_of: Callable[..., Witness],
+    databases: tuple[str, ...],
+    column: str,
+    type_: Any,
+    values: list[Any],
+    ids: list[Any],
+) -> None:
+    """In a mode that clips and cuts; scales are rounded in each."""
+    if people_engine.dialect.name not in databases:
+        pytest.skip("refuses it, or keeps it")
+    in_no_strict_mode(people_engine)
+    engine, entity = with_identity(people_engine), entity_of(type_)
+    make(engine, column)
+    witness = witness_of(entity, [], ids=ids, tables=[])
+    table = entity.__table__
+    wrote = 0
+    for value in values:
+        for write in (
+            lambda session, value=value: session.add(entity(id=value, note="new")),
+            lambda session, value=value: session.execute(sa.update(table).values(id=value)),
+            lambda session, value=value: session.execute(sa.update(table).where(table.c.id == value), {"note": "x"}),
+            lambda session: session.execute(sa.delete(table)),
+        ):
+            with witness.right(), orm.Session(engine) as session:
+                try:
+                    write(session)
+                    session.commit()
+                    wrote += 1
+                except (exc.SQLAlchemyError, TypeError):
+                    session.rollback()
+    assert wrote
+
+
+def test_the_catalog_is_asked_once_for_a_key(people_engine: sa.Engine, witness_of: Callable[..., Witness]) -> None:
+    entity = entity_of(sa.Integer())
+    with_identity(people_engine)
+    witness = witness_of(entity, [entity(id=id) for id in range(4)], ids=range(4))
+    asked: list[str] = []
+    sa.event.listen(
+        witness.service.read_engine,
+        "before_cursor_execute",
+        lambda _c, _cursor, statement, *_: asked.append(statement) if "COLUMNS" in statement else None,
+    )
+    for number in range(5):
+        with witness.blind(), witness.sessions() as session, session.begin():
+            session.get_one(entity, number % 4).note = f"note {number}"
+    assert len(asked) == (1 if people_engine.dialect.name == "mysql" else 0)
+
+
+def test_a_key_that_the_database_computes_and_the_metadata_does_not_say_so(
+    people_engine: sa.Engine, witness_of: Callable[..., Witness]
+) -> None:
+    if people_engine.dialect.name == "sqlite" or is_mariadb(people_engine):
+        pytest.skip("has no computed primary key")
+
+    class Base(orm.DeclarativeBase):
+        pass
+
+    class Computed(Base):
+        __tablename__ = "kept"
+        id: orm.Mapped[int] = orm.mapped_column(primary_key=True, autoincrement=False)
+        number: orm.Mapped[int]
+
+    aside = sa.create_engine(people_engine.url)
+    with aside.begin() as connection:
+        made = "INTEGER GENERATED ALWAYS AS (number + 10) STORED PRIMARY KEY"
+        connection.exec_driver_sql(f"CREATE TABLE kept (id {made}, number INTEGER)")
+        connection.exec_driver_sql("INSERT INTO kept (number) VALUES (1)")
+    aside.dispose()
+    with_identity(people_engine)
+    witness = witness_of(Computed, [], ids=range(10, 20), tables=[])
+    for id in (11, 12, 13):
+        with witness.drops(), witness.engine.begin() as connection:
+            connection.execute(sa.update(Computed.__table__).where(Computed.id == id).values(number=id - 9))
+    assert [*witness.committed()] == [14]
