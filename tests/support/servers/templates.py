@@ -14,7 +14,7 @@ from pathlib import Path
 
 from support.servers.programs import cache_folder
 
-__all__ = ["copied"]
+__all__ = ["copied", "locked"]
 
 
 def copied(name: str, text: str, fill: Callable[[Path], None], to: Path) -> None:
@@ -26,7 +26,7 @@ def copied(name: str, text: str, fill: Callable[[Path], None], to: Path) -> None
     folder.mkdir(parents=True, exist_ok=True)
     template = folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     if not template.exists():
-        with _locked(template.with_suffix(".lock")):
+        with locked(template.with_suffix(".lock")):
             if not template.exists():
                 _fill(template, fill)
     if sys.platform == "linux":  # most of it is zeros, and stays so without taking memory
@@ -43,7 +43,8 @@ def _fill(template: Path, fill: Callable[[Path], None]) -> None:
 
 
 @contextmanager
-def _locked(file: Path) -> Iterator[None]:
+def locked(file: Path) -> Iterator[None]:
+    """Keeps other processes out of the block, by a file."""
     with file.open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed
         yield

@@ -1,0 +1,1 @@
+"""SQLAlchemy's own tests, run with every engine and class covered."""
