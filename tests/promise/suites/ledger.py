@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import pymysql
 import sqlalchemy as sa
@@ -24,6 +24,8 @@ from person_repo.writing.covered import Covered, CoveredModel
 __all__ = ["Ledger", "Missed", "Standing"]
 
 _DRIVERS = (sqlite3.Connection, pymysql.Connection)
+
+_Found = Literal["class", "key", "nothing", "unasked"]
 
 _Rows = Mapping[Identity, tuple[Any, ...]]
 """The rows of one table: all their values, by the values of the key."""
@@ -215,22 +217,28 @@ class Ledger:
         return texts.get(form) or texts.setdefault(form, _text_of(model, dialect))
 
     def _check(self, models: list[CoveredModel], values: Identity, page: _Page, rows: _Rows) -> None:
-        for model in models:
-            identity = _loaded(model, values)
-            keys = model.keyspace(None)
-            try:
-                key = None if keys is None or identity is None else keys.key_of(identity)[0]
-            except InvalidIdError:
-                key = identity = None
-            if identity is None:
-                self.unasked += 1
-            elif self._standing.stood(model.group, page.at):
-                self.by_class += 1
-            elif key is not None and self._standing.stood(key, page.at):
-                self.by_key += 1
-            else:
-                before, after = repr(page.rows.get(values)), repr(rows.get(values))
-                self.missed.append(Missed(model.table.fullname, f"{key or values}", before, after, tuple(self._said)))
+        found = {self._stood(model, values, page.at) for model in models}
+        if "nothing" in found:
+            before, after = repr(page.rows.get(values)), repr(rows.get(values))
+            self.missed.append(Missed(models[0].table.fullname, repr(values), before, after, tuple(self._said)))
+        elif "class" in found:
+            self.by_class += 1
+        elif "key" in found:
+            self.by_key += 1
+        else:
+            self.unasked += 1
+
+    def _stood(self, model: CoveredModel, values: Identity, since: int) -> _Found:
+        identity = _loaded(model, values)
+        if identity is None:
+            return "unasked"
+        if self._standing.stood(model.group, since):
+            return "class"
+        keys = model.keyspace(None)
+        try:
+            return "key" if keys is not None and self._standing.stood(keys.key_of(identity)[0], since) else "nothing"
+        except InvalidIdError:
+            return "unasked"
 
     def _book(self, engine: sa.Engine, driver: Any) -> tuple[_Book, Callable[[str], Any]] | None:
         """The book of the database that a connection is to, and what reads there; None inside a transaction."""
