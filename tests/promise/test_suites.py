@@ -5,6 +5,7 @@ Of each part the tests that fail are run again, uncovered: those that fail then,
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,23 +21,25 @@ from promise.suites.source import sqlalchemys_source
 from sqlalchemy import orm
 from support.proofs import amount
 from support.servers import mysql
+from support.servers.use import uses
 
 import person_repo
 from person_repo.cache.region import lease_backend
 from person_repo.writing import coverage
 
 PARTS = 40
-"""Some three files each, of some 110."""
+"""Some four files each, of some 150."""
 
 
 @pytest.fixture(scope="module")
-def mysqls_url() -> Iterator[str]:
-    """A MySQL of this module's own, with the databases that the suite wants: their names are given."""
+def mysqls() -> Iterator[tuple[str, str]]:
+    """The URL and the version of a MySQL of this module's own. The suite says which databases it must have."""
     with mysql() as server:
         with pymysql.connect(host=server.url.host, port=server.port, user="root", autocommit=True) as connection:
             for name in ("test", "test_schema", "test_schema_2"):
                 connection.cursor().execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
-        yield server.url.set(database="test").render_as_string(hide_password=False)
+            version = connection.get_server_info()
+        yield server.url.set(database="test").render_as_string(hide_password=False), f"MySQL {version}"
 
 
 @pytest.mark.timeout(3600)
@@ -46,7 +49,9 @@ def mysqls_url() -> Iterator[str]:
 def test_sqlalchemys_own_tests_pass_on_covered_engines(
     database: str, part: int, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    url = request.getfixturevalue("mysqls_url") if database == "mysql" else ""
+    on_sqlite = "", f"SQLite {sqlite3.sqlite_version}"
+    url, server = request.getfixturevalue("mysqls") if database == "mysql" else on_sqlite
+    uses(request, server)
     suite = Suite(sqlalchemys_source(), tmp_path, url)
     files = suite.files()[part::PARTS]
     if not files:

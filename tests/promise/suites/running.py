@@ -33,7 +33,7 @@ class Suite:
     source: Path
     folder: Path
     database: str = ""
-    seconds: float = 1200
+    seconds: float = 800
 
     def files(self) -> list[str]:
         """The files of tests for engines, for SQL, for the ORM and for dialects, by name."""
