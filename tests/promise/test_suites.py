@@ -5,7 +5,6 @@ Of each part the tests that fail are run again, uncovered: those that fail then,
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from promise.suites.running import Suite
 from promise.suites.source import sqlalchemys_source
 from sqlalchemy import orm
 from support.proofs import amount
-from support.servers import mysql
+from support.servers import MySQL, mysql
 from support.servers.use import uses
 
 import person_repo
@@ -32,14 +31,22 @@ PARTS = 40
 
 
 @pytest.fixture(scope="module")
-def mysqls() -> Iterator[tuple[str, str]]:
-    """The URL and the version of a MySQL of this module's own. The suite says which databases it must have."""
+def server() -> Iterator[MySQL]:
+    """A MySQL of this module's own: the suite says what its databases are called."""
     with mysql() as server:
-        with pymysql.connect(host=server.url.host, port=server.port, user="root", autocommit=True) as connection:
-            for name in ("test", "test_schema", "test_schema_2"):
-                connection.cursor().execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
-            version = connection.get_server_info()
-        yield server.url.set(database="test").render_as_string(hide_password=False), f"MySQL {version}"
+        yield server
+
+
+@pytest.fixture
+def mysqls_url(server: MySQL, request: pytest.FixtureRequest) -> str:
+    """The URL of an empty database on it, beside two more. A run that took too long may have left tables."""
+    with pymysql.connect(host=server.url.host, port=server.port, user="root", autocommit=True) as connection:
+        connection.cursor().execute("SET foreign_key_checks = 0")  # They refer to each other.
+        for name in ("test", "test_schema", "test_schema_2"):
+            connection.cursor().execute(f"DROP DATABASE IF EXISTS {name}")
+            connection.cursor().execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
+        uses(request, f"MySQL {connection.get_server_info().partition('-')[0]}")
+    return server.url.set(database="test").render_as_string(hide_password=False)
 
 
 @pytest.mark.timeout(3600)
@@ -49,9 +56,7 @@ def mysqls() -> Iterator[tuple[str, str]]:
 def test_sqlalchemys_own_tests_pass_on_covered_engines(
     database: str, part: int, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    on_sqlite = "", f"SQLite {sqlite3.sqlite_version}"
-    url, server = request.getfixturevalue("mysqls") if database == "mysql" else on_sqlite
-    uses(request, server)
+    url = request.getfixturevalue("mysqls_url") if database == "mysql" else ""
     suite = Suite(sqlalchemys_source(), tmp_path, url)
     files = suite.files()[part::PARTS]
     if not files:
