@@ -1,8 +1,9 @@
-"""Every way in which a host writes people, and a witness of what the cache says meanwhile."""
+"""Every way in which a host writes people, or a class of its own, and a witness of what the cache says meanwhile."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from dogpile.cache import CacheRegion
 from sqlalchemy import orm
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
-from person_repo.model import ExactString, Person
+from person_repo.model import Person
 from person_repo.service import Service
 
 __all__ = [
@@ -214,15 +215,17 @@ class Witness:
 
 @dataclass(frozen=True)
 class Way:
-    """A way to write: ``write(session, ids, name)``. ``exact``: whether the keys can be told from it, None where that
-    is up to the database; or the databases that tell them, by RETURNING. ``dialects``: the databases that know it, None
-    for all; of two families of one dialect ``MySQL`` and ``MariaDB`` are one each.
+    """A way to write: ``write(session, ids, name)`` writes people, with a ``Target`` after that others. ``exact``:
+    whether the keys can be told from it, None where that is up to the database; or the databases that tell them, by
+    RETURNING. ``dialects``: the databases that know it, None for all; of two families of one dialect ``MySQL`` and
+    ``MariaDB`` are one each. ``strings``: it is for keys that are strings.
     """
 
     name: str
-    write: Callable[[orm.Session, Sequence[str], str], Any]
+    write: Callable[..., Any]
     exact: bool | tuple[str, ...] | None = True
     dialects: tuple[str, ...] | None = None
+    strings: bool = False
 
     def is_exact_on(self, engine: sa.Engine) -> bool | None:
         """``exact``, on this engine, which has connected before."""
@@ -263,51 +266,116 @@ MOVES: list[Way] = []
 
 TABLE: Any = Person.__table__
 
-HOSTS_OWN = sa.Table(
-    "person",
-    sa.MetaData(),
-    sa.Column("id", ExactString(100), primary_key=True, key="ident"),
-    sa.Column("first_name", sa.String(200), key="given"),
-    sa.Column("last_name", ExactString(200)),
-    sa.Column("version", sa.Integer),
-)
-"""The same table as some other MetaData of the host's has it, under other keys."""
 
-ASIDE = sa.table("aside", *[sa.column(column.name) for column in TABLE.c])
-"""The table of ``put_aside``."""
+class Target:
+    """The class that a way writes, by default ``Person``: a class with the attributes ``id``, ``first_name``,
+    ``last_name`` and ``version``, and the table that statements without the ORM change.
 
-Write = Callable[[orm.Session, Sequence[str], str], Any]
+    ``key``: the column of the ids in that table. ``constant``: the other attributes of its key, which are the same for
+    all rows and have these values by default. ``make(id, name)``: a new object.
+    """
+
+    def __init__(
+        self,
+        entity: type[Any],
+        table: sa.Table,
+        key: sa.Column[Any],
+        make: Callable[[Any, str], Any],
+        constant: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.entity: Any = entity
+        self.table: Any = table
+        self.key: Any = key
+        self.make = make
+        self.constant = dict(constant or {})
+        self.own: Any = self._as_another_metadata_has_it()
+        self.aside: Any = sa.table("aside", *[sa.column(column.name, column.type) for column in self._columns()])
+
+    def _columns(self) -> list[sa.Column[Any]]:
+        return [self.key, *[self.table.c[name] for name in ("first_name", "last_name", "version")]]
+
+    def _as_another_metadata_has_it(self) -> sa.Table:
+        """The same table as some other MetaData of the host's has it, under other keys."""
+        keys = {self.key.name: "ident", "first_name": "given"}
+        columns = [
+            sa.Column(column.name, column.type, key=keys.get(column.name, column.name), primary_key=column is self.key)
+            for column in self._columns()
+        ]
+        return sa.Table(self.table.name, sa.MetaData(), *columns, schema=self.table.schema)
+
+    def identity(self, id: Any) -> Any:
+        """The identity of an id, as ``Session.get`` takes it."""
+        return (id, *self.constant.values()) if self.constant else id
+
+    @property
+    def primary_key(self) -> list[str]:
+        """The names of the columns of the table's key."""
+        return [column.name for column in self.table.primary_key]
+
+    def values(self, ids: Iterable[Any], name: str) -> list[dict[str, Any]]:
+        """Attributes of objects, for the ORM."""
+        return [{**self.constant, "id": id, "first_name": name, "last_name": f"of {id}", "version": 1} for id in ids]
+
+    def rows(self, ids: Iterable[Any], name: str) -> list[dict[str, Any]]:
+        """Values of columns, for the table."""
+        return [{self.key.key: id, "first_name": name, "last_name": f"of {id}", "version": 1} for id in ids]
+
+    def sql(self, statement: str, schema: str | None = None) -> str:
+        """A statement on ``person`` by ``id`` as one on this table by its key."""
+        schema = schema or self.table.schema
+        name = rf"\1{schema}\1.\1{self.table.name}\1" if schema else rf"\1{self.table.name}\1"
+        statement = re.sub(r"([`\"]?)\b(?:public\.)?person\b\1", name, statement)
+        return re.sub(r"(?<![:@\w])id\b", self.key.name, statement)
+
+    def text(self, statement: str) -> Any:
+        """The same as text with typed parameters ``id``, ``old`` and ``new``."""
+        text = sa.text(self.sql(statement))
+        names = {name for name in ("id", "old", "new") if re.search(rf"(?<![:\w]):{name}\b", statement)}
+        return text.bindparams(*[sa.bindparam(name, type_=self.key.type) for name in names])
 
 
-def way(into: list[Way], *dialects: str, exact: bool | tuple[str, ...] | None = True) -> Callable[[Write], Write]:
+PERSON = Target(Person, TABLE, TABLE.c.id, person)
+
+Write = Callable[..., Any]
+
+
+def way(
+    into: list[Way], *dialects: str, exact: bool | tuple[str, ...] | None = True, strings: bool = False
+) -> Callable[[Write], Write]:
     """Registers a function as a way of writing; ``dialects``: the databases that know it, where not all do."""
 
     def register(write: Write) -> Write:
-        into.append(Way(write.__name__, write, exact, dialects or None))
+        into.append(Way(write.__name__, write, exact, dialects or None, strings))
         return write
 
     return register
 
 
-def last_names(ids: Sequence[str]) -> list[str]:
+def last_names(ids: Sequence[Any]) -> list[str]:
     return [f"of {id}" for id in ids]
 
 
-def rows(ids: Sequence[str], name: str) -> list[dict[str, Any]]:
-    return [{"id": id, "first_name": name, "last_name": f"of {id}", "version": 1} for id in ids]
+rows = PERSON.rows
 
 
-def literals(ids: Sequence[str]) -> Any:
+def literals(ids: Sequence[Any], of: Target) -> Any:
     """A query that yields these ids, and no table that a database could refuse to read and write at once."""
-    selects = [sa.select(sa.literal(id, ExactString(100)).label("id")) for id in ids]
+    selects = [sa.select(sa.literal(id, of.key.type).label("id")) for id in ids]
     return sa.union_all(*selects) if len(selects) > 1 else selects[0]
 
 
-def driver(session: orm.Session, statement: str, parameters: tuple[str, ...]) -> None:
+def driver(of: Target, session: orm.Session, statement: str, parameters: tuple[Any, ...]) -> None:
     """SQL with ``?``, past the compiler."""
     connection = session.connection()
     marker = "?" if connection.dialect.paramstyle == "qmark" else "%s"
-    connection.exec_driver_sql(statement.replace("?", marker), parameters)
+    connection.exec_driver_sql(of.sql(statement).replace("?", marker), parameters)
+
+
+def sent(of: Target, session: orm.Session, id: Any) -> Any:
+    """An id as the driver takes it."""
+    dialect = session.get_bind().dialect
+    process = of.key.type.dialect_impl(dialect).bind_processor(dialect)
+    return id if process is None else process(id)
 
 
 def quoted(session: orm.Session, statement: str) -> str:
@@ -315,11 +383,11 @@ def quoted(session: orm.Session, statement: str) -> str:
     return statement.replace("`", '"') if session.get_bind().dialect.name == "postgresql" else statement
 
 
-def put_aside(session: orm.Session, ids: Sequence[str]) -> None:
+def put_aside(session: orm.Session, ids: Sequence[Any], of: Target) -> None:
     """A temporary table ``aside`` of MySQL's with rows of these ids: no other session's locks are in its way."""
     session.execute(sa.text("DROP TEMPORARY TABLE IF EXISTS aside"))
-    session.execute(sa.text("CREATE TEMPORARY TABLE aside SELECT * FROM person WHERE FALSE"))
-    session.execute(sa.insert(ASIDE), rows(ids, "aside"))
+    session.execute(of.text("CREATE TEMPORARY TABLE aside SELECT * FROM person WHERE FALSE"))
+    session.execute(sa.insert(of.aside), of.rows(ids, "aside"))
 
 
 def conflicting(session: orm.Session, table: Any = TABLE) -> Any:
@@ -332,30 +400,30 @@ def conflicting(session: orm.Session, table: Any = TABLE) -> Any:
 
 
 @way(CHANGES)
-def unit_of_work(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def unit_of_work(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     for id in ids:
-        session.get_one(Person, id).first_name = name
+        session.get_one(of.entity, of.identity(id)).first_name = name
     session.flush()
 
 
 @way(CHANGES)
-def unit_of_work_twice(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def unit_of_work_twice(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     for between in ("between", name):
-        unit_of_work(session, ids, between)
+        unit_of_work(session, ids, between, of)
 
 
 @way(CHANGES)
-def two_objects_of_one_row(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def two_objects_of_one_row(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     """The first is unchanged, the second is not."""
     for id in ids:
-        session.expunge(session.get_one(Person, id))
-    unit_of_work(session, ids, name)
+        session.expunge(session.get_one(of.entity, of.identity(id)))
+    unit_of_work(session, ids, name, of)
 
 
 @way(CHANGES)
-def merge(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def merge(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     for id in ids:
-        copy = session.get_one(Person, id, populate_existing=True)
+        copy = session.get_one(of.entity, of.identity(id), populate_existing=True)
         session.expunge(copy)
         copy.first_name = name
         session.merge(copy)
@@ -366,8 +434,8 @@ def merge(session: orm.Session, ids: Sequence[str], name: str) -> None:
 
 
 def _synchronized(how: Any) -> None:
-    def write(session: orm.Session, ids: Sequence[str], name: str) -> None:
-        statement = sa.update(Person).where(Person.id.in_(ids)).values(first_name=name)
+    def write(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+        statement = sa.update(of.entity).where(of.entity.id.in_(ids)).values(first_name=name)
         session.execute(statement, execution_options={"synchronize_session": how})
 
     CHANGES.append(Way(f"orm_update_synchronized_by_{how}", write))
@@ -378,35 +446,37 @@ for _how in (False, "auto", "evaluate", "fetch"):
 
 
 @way(CHANGES, exact=RETURNED)
-def orm_update_by_another_column(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    session.execute(sa.update(Person).where(Person.last_name.in_(last_names(ids))).values({"first_name": name}))
+def orm_update_by_another_column(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    session.execute(sa.update(of.entity).where(of.entity.last_name.in_(last_names(ids))).values({"first_name": name}))
 
 
 @way(CHANGES)
-def query_update(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    session.query(Person).filter(Person.id.in_(ids)).update({Person.first_name: name})
+def query_update(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    session.query(of.entity).filter(of.entity.id.in_(ids)).update({of.entity.first_name: name})
 
 
 @way(CHANGES)
-def orm_bulk_update_by_key(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def orm_bulk_update_by_key(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     session.flush()
-    versions = dict(session.execute(sa.select(Person.id, Person.version).where(Person.id.in_(ids))).all())
-    session.execute(sa.update(Person), [{"id": id, "first_name": name, "version": versions[id]} for id in ids])
-
-
-@way(CHANGES)
-def bulk_update_mappings(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    session.flush()
-    versions = dict(session.execute(sa.select(Person.id, Person.version).where(Person.id.in_(ids))).all())
-    session.bulk_update_mappings(
-        sa.inspect(Person), [{"id": id, "first_name": name, "version": versions[id]} for id in ids]
+    versions = dict(session.execute(sa.select(of.entity.id, of.entity.version).where(of.entity.id.in_(ids))).all())
+    session.execute(
+        sa.update(of.entity), [{**of.constant, "id": id, "first_name": name, "version": versions[id]} for id in ids]
     )
 
 
 @way(CHANGES)
-def bulk_save_objects(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def bulk_update_mappings(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     session.flush()
-    people = [session.get_one(Person, id, populate_existing=True) for id in ids]
+    versions = dict(session.execute(sa.select(of.entity.id, of.entity.version).where(of.entity.id.in_(ids))).all())
+    session.bulk_update_mappings(
+        sa.inspect(of.entity), [{**of.constant, "id": id, "first_name": name, "version": versions[id]} for id in ids]
+    )
+
+
+@way(CHANGES)
+def bulk_save_objects(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    session.flush()
+    people = [session.get_one(of.entity, of.identity(id), populate_existing=True) for id in ids]
     for one in people:
         session.expunge(one)
         one.first_name = name
@@ -414,18 +484,24 @@ def bulk_save_objects(session: orm.Session, ids: Sequence[str], name: str) -> No
 
 
 @way(CHANGES)
-def lambda_statement(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    def update(id: str) -> None:
-        session.execute(sa.lambda_stmt(lambda: sa.update(Person).where(Person.id == id).values(first_name=name)))
+def lambda_statement(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    entity = of.entity
+
+    def update(id: Any) -> None:
+        session.execute(sa.lambda_stmt(lambda: sa.update(entity).where(entity.id == id).values(first_name=name)))
 
     for id in ids:
         update(id)
 
 
 @way(CHANGES, exact=RETURNED)
-def lambda_criterion_on_another_column(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def lambda_criterion_on_another_column(
+    session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON
+) -> None:
+    entity = of.entity
+
     def update(last: str) -> None:
-        session.execute(sa.update(Person).where(lambda: Person.last_name == last).values(first_name=name))
+        session.execute(sa.update(entity).where(lambda: entity.last_name == last).values(first_name=name))
 
     for last in last_names(ids):
         update(last)
@@ -435,271 +511,285 @@ def lambda_criterion_on_another_column(session: orm.Session, ids: Sequence[str],
 
 
 @way(CHANGES)
-def core_update(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def core_update(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     for id in ids:
-        session.connection().execute(sa.update(TABLE).where(TABLE.c.id == id).values(first_name=name))
+        session.connection().execute(sa.update(of.table).where(of.key == id).values(first_name=name))
 
 
 @way(CHANGES)
-def core_update_through_the_session(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    session.execute(sa.update(TABLE).where(sa.and_(TABLE.c.id.in_(ids), TABLE.c.version > 0)), {"first_name": name})
+def core_update_through_the_session(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    session.execute(sa.update(of.table).where(sa.and_(of.key.in_(ids), of.table.c.version > 0)), {"first_name": name})
 
 
 @way(CHANGES)
-def core_update_mirrored(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def core_update_mirrored(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     for id in ids:
-        session.execute(sa.update(TABLE).where(sa.literal(id) == TABLE.c.id).values(first_name=name))
+        session.execute(sa.update(of.table).where(sa.literal(id) == of.key).values(first_name=name))
 
 
 @way(CHANGES)
-def core_update_of_many_parameter_sets(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    statement = sa.update(TABLE).where(TABLE.c.id == sa.bindparam("which")).values(first_name=sa.bindparam("name"))
+def core_update_of_many_parameter_sets(
+    session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON
+) -> None:
+    statement = sa.update(of.table).where(of.key == sa.bindparam("which")).values(first_name=sa.bindparam("name"))
     session.connection().execute(statement, [{"which": id, "name": name} for id in ids])
 
 
 @way(CHANGES)
-def core_update_in_expanding_parameter(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    criterion = TABLE.c.id.in_(sa.bindparam("which", expanding=True))
-    session.execute(sa.update(TABLE).where(criterion).values(first_name=name), {"which": list(ids)})
+def core_update_in_expanding_parameter(
+    session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON
+) -> None:
+    criterion = of.key.in_(sa.bindparam("which", expanding=True))
+    session.execute(sa.update(of.table).where(criterion).values(first_name=name), {"which": list(ids)})
 
 
 @way(CHANGES, exact=RETURNED)
-def core_update_by_or(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    criterion = sa.or_(TABLE.c.id == "nobody", *[TABLE.c.id == id for id in ids])
-    session.execute(sa.update(TABLE).where(criterion).values(first_name=name))
+def core_update_by_or(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    criterion = sa.or_(of.key == "nobody", *[of.key == id for id in ids])
+    session.execute(sa.update(of.table).where(criterion).values(first_name=name))
 
 
 @way(CHANGES, exact=RETURNED)
-def core_update_by_another_column(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def core_update_by_another_column(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     for last in last_names(ids):
-        statement = sa.update(TABLE).where(TABLE.c.last_name == sa.bindparam("last")).values(first_name=name)
+        statement = sa.update(of.table).where(of.table.c.last_name == sa.bindparam("last")).values(first_name=name)
         session.execute(statement, {"last": last})
 
 
 @way(CHANGES, exact=RETURNED)
-def core_update_by_subquery(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    session.execute(sa.update(TABLE).where(TABLE.c.id.in_(literals(ids))).values(first_name=name))
+def core_update_by_subquery(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    session.execute(sa.update(of.table).where(of.key.in_(literals(ids, of))).values(first_name=name))
 
 
 @way(CHANGES, exact=RETURNED)
-def core_update_by_scalar_subquery(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def core_update_by_scalar_subquery(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     for id in ids:
-        only = literals([id]).scalar_subquery()
-        session.execute(sa.update(TABLE).where(only == TABLE.c.id).values(first_name=name))
+        only = literals([id], of).scalar_subquery()
+        session.execute(sa.update(of.table).where(only == of.key).values(first_name=name))
 
 
 @way(CHANGES, exact=RETURNED)
-def core_update_by_expression(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def core_update_by_expression(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     """Its own parameters and those of the criterion get the same made-up names."""
     for last in last_names(ids):
-        value = sa.case((TABLE.c.last_name == "nobody", "nobody"), else_=name)
-        session.execute(sa.update(TABLE).where(TABLE.c.last_name == last).values(first_name=value))
+        value = sa.case((of.table.c.last_name == "nobody", "nobody"), else_=name)
+        session.execute(sa.update(of.table).where(of.table.c.last_name == last).values(first_name=value))
 
 
 @way(CHANGES)
-def core_update_with_ordered_values(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    statement = sa.update(TABLE).where(TABLE.c.id.in_(ids))
-    session.execute(statement.ordered_values((TABLE.c.version, TABLE.c.version + 1), (TABLE.c.first_name, name)))
+def core_update_with_ordered_values(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    statement = sa.update(of.table).where(of.key.in_(ids))
+    session.execute(
+        statement.ordered_values((of.table.c.version, of.table.c.version + 1), (of.table.c.first_name, name))
+    )
 
 
 @way(CHANGES)
-def core_update_of_another_metadata(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    session.execute(sa.update(HOSTS_OWN).where(HOSTS_OWN.c.ident.in_(ids)).values(given=name))
+def core_update_of_another_metadata(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    session.execute(sa.update(of.own).where(of.own.c.ident.in_(ids)).values(given=name))
 
 
 @way(CHANGES, exact=RETURNED)
-def core_update_of_another_metadata_by_another_column(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    session.execute(sa.update(HOSTS_OWN).where(HOSTS_OWN.c.last_name.in_(last_names(ids))).values(given=name))
+def core_update_of_another_metadata_by_another_column(
+    session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON
+) -> None:
+    session.execute(sa.update(of.own).where(of.own.c.last_name.in_(last_names(ids))).values(given=name))
 
 
 @way(CHANGES, exact=False)
-def core_update_of_an_alias(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    other = TABLE.alias("other")
+def core_update_of_an_alias(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    other = of.table.alias("other")
     session.execute(sa.update(other).where(other.c.id.in_(ids)).values(first_name=name))
 
 
 @way(CHANGES, "sqlite", "postgresql")
-def core_update_returning(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    statement = sa.update(TABLE).where(TABLE.c.id.in_(ids)).values(first_name=name).returning(TABLE.c.id)
+def core_update_returning(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    statement = sa.update(of.table).where(of.key.in_(ids)).values(first_name=name).returning(of.key)
     session.execute(statement).all()
 
 
 @way(CHANGES, "sqlite", "postgresql")
-def orm_update_returning_objects(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    statement = sa.update(Person).where(Person.id.in_(ids)).values(first_name=name).returning(Person)
+def orm_update_returning_objects(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    statement = sa.update(of.entity).where(of.entity.id.in_(ids)).values(first_name=name).returning(of.entity)
     options = {"synchronize_session": False}
-    session.scalars(sa.select(Person).from_statement(statement), execution_options=options).all()
+    session.scalars(sa.select(of.entity).from_statement(statement), execution_options=options).all()
 
 
 @way(CHANGES, "mysql", exact=False)
-def core_update_with_a_limit(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def core_update_with_a_limit(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     for last in last_names(ids):
-        criterion = TABLE.c.last_name.in_([last, "of nobody"])
-        limited = sa.update(TABLE).where(criterion).with_dialect_options(mysql_limit=1)
+        criterion = of.table.c.last_name.in_([last, "of nobody"])
+        limited = sa.update(of.table).where(criterion).with_dialect_options(mysql_limit=1)
         session.execute(limited.values(first_name=name))
-    unlucky = sa.update(TABLE).where(TABLE.c.version > 0).with_dialect_options(mysql_limit=1)
-    session.execute(unlucky.values(version=TABLE.c.version))
+    unlucky = sa.update(of.table).where(of.table.c.version > 0).with_dialect_options(mysql_limit=1)
+    session.execute(unlucky.values(version=of.table.c.version))
 
 
 @way(CHANGES, "mysql")
-def on_duplicate_key_update(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    statement = mysql.insert(TABLE).values(rows(ids, "never seen"))
+def on_duplicate_key_update(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    statement = mysql.insert(of.table).values(of.rows(ids, "never seen"))
     session.execute(statement.on_duplicate_key_update(first_name=name))
 
 
 @way(CHANGES, "sqlite", "postgresql")
-def on_conflict_do_update(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    statement = conflicting(session).values(rows(ids, name))
+def on_conflict_do_update(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    statement = conflicting(session, of.table).values(of.rows(ids, name))
     conflict = statement.on_conflict_do_update(
-        index_elements=["id"], set_={"first_name": statement.excluded.first_name}
+        index_elements=of.primary_key, set_={"first_name": statement.excluded.first_name}
     )
     session.execute(conflict)
 
 
 @way(CHANGES, "sqlite")
-def insert_or_replace(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def insert_or_replace(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     session.flush()
-    session.connection().execute(sa.insert(TABLE).prefix_with("OR REPLACE"), rows(ids, name))
+    session.connection().execute(sa.insert(of.table).prefix_with("OR REPLACE"), of.rows(ids, name))
 
 
 # Changes: text
 
 
 @way(CHANGES, exact=False)
-def text_update(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def text_update(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     for id in ids:
-        session.execute(sa.text("UPDATE person SET first_name = :name WHERE id = :id"), {"name": name, "id": id})
+        session.execute(of.text("UPDATE person SET first_name = :name WHERE id = :id"), {"name": name, "id": id})
 
 
 @way(CHANGES, exact=False)
-def text_update_in_odd_shape(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def text_update_in_odd_shape(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     for id in ids:
         statement = "\n\t/* select */ -- select\n update\n`person`\tset first_name=:name\nwhere\n`person`.`id`=:id ;"
-        session.execute(sa.text(quoted(session, statement)), {"name": name, "id": id})
+        session.execute(of.text(quoted(session, statement)), {"name": name, "id": id})
 
 
 @way(CHANGES, exact=False)
-def text_update_of_many_parameter_sets(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    statement = sa.text("UPDATE person SET first_name = :name WHERE id = :id")
+def text_update_of_many_parameter_sets(
+    session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON
+) -> None:
+    statement = of.text("UPDATE person SET first_name = :name WHERE id = :id")
     session.execute(statement, [{"name": name, "id": id} for id in ids])
 
 
 @way(CHANGES, exact=False)
-def driver_update(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def driver_update(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     for id in ids:
-        driver(session, "UPDATE person SET first_name = ? WHERE id = ?", (name, id))
+        driver(of, session, "UPDATE person SET first_name = ? WHERE id = ?", (name, sent(of, session, id)))
 
 
 @way(CHANGES, "sqlite", "mysql", exact=False)
-def replace_into(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def replace_into(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     session.flush()
     for id in ids:
         values = {"name": name, "id": id, "last": f"of {id}"}
         session.execute(
-            sa.text("REPLACE INTO person (id, first_name, last_name, version) VALUES (:id, :name, :last, 1)"), values
+            of.text("REPLACE INTO person (id, first_name, last_name, version) VALUES (:id, :name, :last, 1)"), values
         )
 
 
 @way(CHANGES, "sqlite", "postgresql", "MySQL", exact=False)
-def text_update_with_a_query_in_front(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def text_update_with_a_query_in_front(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     """For which Python's sqlite3 begins no transaction."""
     for id in ids:
-        statement = sa.text(
+        statement = of.text(
             "WITH wanted AS (SELECT :id AS id) UPDATE person SET first_name = :name WHERE id IN (SELECT id FROM wanted)"
         )
         session.execute(statement, {"name": name, "id": id})
 
 
 @way(CHANGES, "sqlite", "postgresql", "MySQL", exact=None)
-def core_update_with_a_query_in_front(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    wanted = sa.select(literals(ids).subquery().c.id).cte("wanted")
-    session.execute(sa.update(TABLE).where(TABLE.c.id.in_(sa.select(wanted.c.id))).values(first_name=name))
+def core_update_with_a_query_in_front(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    wanted = sa.select(literals(ids, of).subquery().c.id).cte("wanted")
+    session.execute(sa.update(of.table).where(of.key.in_(sa.select(wanted.c.id))).values(first_name=name))
 
 
 @way(CHANGES, "mysql", exact=False)
-def executable_comment(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def executable_comment(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     for id in ids:
-        driver(session, "/*!50000 UPDATE person */ SET first_name = ? WHERE id = ?", (name, id))
+        driver(of, session, "/*!50000 UPDATE person */ SET first_name = ? WHERE id = ?", (name, sent(of, session, id)))
 
 
-@way(CHANGES, "mysql", exact=False)
-def prepared_statement(session: orm.Session, ids: Sequence[str], name: str) -> None:
+@way(CHANGES, "mysql", exact=False, strings=True)
+def prepared_statement(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     connection = session.connection()
     for id in ids:
         connection.execute(sa.text("SET @name = :name, @id = :id"), {"name": name, "id": id})
         connection.exec_driver_sql(
-            "PREPARE hidden FROM 'UPDATE person SET first_name = @name WHERE id = CONVERT(@id USING utf8mb4)'"
+            of.sql("PREPARE hidden FROM 'UPDATE person SET first_name = @name WHERE id = CONVERT(@id USING utf8mb4)'")
         )
         connection.exec_driver_sql("EXECUTE hidden")
 
 
 @way(CHANGES, "postgresql", exact=False)
-def core_update_within_a_query(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def core_update_within_a_query(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     """A CTE that changes rows: WITH x AS (UPDATE ... RETURNING) SELECT."""
-    changed = sa.update(TABLE).where(TABLE.c.id.in_(ids)).values(first_name=name).returning(TABLE.c.id).cte("changed")
+    changed = sa.update(of.table).where(of.key.in_(ids)).values(first_name=name).returning(of.key).cte("changed")
     session.execute(sa.select(changed.c.id)).all()
 
 
 @way(CHANGES, "postgresql", exact=False)
-def text_update_within_a_query(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def text_update_within_a_query(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     for id in ids:
-        statement = sa.text(
+        statement = of.text(
             "WITH changed AS (UPDATE person SET first_name = :name WHERE id = :id RETURNING id) SELECT id FROM changed"
         )
         session.execute(statement, {"name": name, "id": id})
 
 
 @way(CHANGES, "postgresql", "mysql", exact=RETURNED)
-def core_update_from_another_table(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    wanted = literals(ids).subquery("wanted")
-    session.execute(sa.update(TABLE).where(TABLE.c.id == wanted.c.id).values(first_name=name))
+def core_update_from_another_table(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    wanted = literals(ids, of).subquery("wanted")
+    session.execute(sa.update(of.table).where(of.key == wanted.c.id).values(first_name=name))
 
 
 @way(CHANGES, "postgresql", exact=False)
-def text_update_from_another_table(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def text_update_from_another_table(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     for id in ids:
-        statement = sa.text(
+        statement = of.text(
             "UPDATE ONLY public.person AS p SET first_name = w.name FROM (SELECT CAST(:name AS text) AS name) AS w "
             "WHERE p.id = :id"
         )
         session.execute(statement, {"name": name, "id": id})
 
 
-@way(CHANGES, "postgresql", exact=False)
-def text_merge(session: orm.Session, ids: Sequence[str], name: str) -> None:
+@way(CHANGES, "postgresql", exact=False, strings=True)
+def text_merge(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     for id in ids:
-        statement = sa.text(
+        statement = of.text(
             "MERGE INTO person USING (SELECT CAST(:id AS text) AS id) AS given ON person.id = given.id "
             "WHEN MATCHED THEN UPDATE SET first_name = :name WHEN NOT MATCHED THEN DO NOTHING"
         )
         session.execute(statement, {"name": name, "id": id})
 
 
-@way(CHANGES, "postgresql", exact=False)
-def anonymous_block(session: orm.Session, ids: Sequence[str], name: str) -> None:
+@way(CHANGES, "postgresql", exact=False, strings=True)
+def anonymous_block(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     for id in ids:
-        session.execute(sa.text(f"DO $$ BEGIN UPDATE person SET first_name = '{name}' WHERE id = '{id}'; END $$"))
+        session.execute(of.text(f"DO $$ BEGIN UPDATE person SET first_name = '{name}' WHERE id = '{id}'; END $$"))
 
 
-@way(CHANGES, "postgresql", exact=False)
-def prepared_statement_of_the_server(session: orm.Session, ids: Sequence[str], name: str) -> None:
+@way(CHANGES, "postgresql", exact=False, strings=True)
+def prepared_statement_of_the_server(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     connection = session.connection()
-    connection.exec_driver_sql("PREPARE hidden (text, text) AS UPDATE person SET first_name = $1 WHERE id = $2")
+    connection.exec_driver_sql(of.sql("PREPARE hidden (text, text) AS UPDATE person SET first_name = $1 WHERE id = $2"))
     for id in ids:
         connection.exec_driver_sql(f"EXECUTE hidden ('{name}', '{id}')")
     connection.exec_driver_sql("DEALLOCATE hidden")
 
 
 @way(CHANGES, "mysql")
-def on_duplicate_key_update_to_the_new_row(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def on_duplicate_key_update_to_the_new_row(
+    session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON
+) -> None:
     """MySQL's ``AS new``, MariaDB's ``VALUES()``."""
-    statement = mysql.insert(TABLE).values(rows(ids, name))
+    statement = mysql.insert(of.table).values(of.rows(ids, name))
     session.execute(statement.on_duplicate_key_update(first_name=statement.inserted.first_name))
 
 
 @way(CHANGES, "MySQL", exact=False)
-def text_insert_as_new_on_duplicate_key_update(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    statement = sa.text(
+def text_insert_as_new_on_duplicate_key_update(
+    session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON
+) -> None:
+    statement = of.text(
         "INSERT INTO person (id, first_name, last_name, version) VALUES (:id, :name, '', 1) AS new(i, f, l, v) "
         "ON DUPLICATE KEY UPDATE first_name = f"
     )
@@ -708,8 +798,10 @@ def text_insert_as_new_on_duplicate_key_update(session: orm.Session, ids: Sequen
 
 
 @way(CHANGES, "mysql", exact=False)
-def text_insert_set_on_duplicate_key_update(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    statement = sa.text(
+def text_insert_set_on_duplicate_key_update(
+    session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON
+) -> None:
+    statement = of.text(
         "INSERT person SET id = :id, first_name = '', last_name = '', version = 1 "
         "ON DUPLICATE KEY UPDATE first_name = :name"
     )
@@ -718,232 +810,240 @@ def text_insert_set_on_duplicate_key_update(session: orm.Session, ids: Sequence[
 
 
 @way(CHANGES, "mysql", exact=False)
-def text_replace_set(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def text_replace_set(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     session.flush()
-    statement = sa.text("REPLACE person SET id = :id, first_name = :name, last_name = :last, version = 1")
+    statement = of.text("REPLACE person SET id = :id, first_name = :name, last_name = :last, version = 1")
     session.execute(statement, [{"id": id, "name": name, "last": f"of {id}"} for id in ids])
 
 
 @way(CHANGES, "mysql", exact=False)
-def text_replace_select(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def text_replace_select(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     session.flush()
     for id in ids:
-        statement = sa.text("REPLACE INTO person (id, first_name, last_name, version) SELECT :id, :name, :last, 1")
+        statement = of.text("REPLACE INTO person (id, first_name, last_name, version) SELECT :id, :name, :last, 1")
         session.execute(statement, {"id": id, "name": name, "last": f"of {id}"})
 
 
 @way(CHANGES, "MariaDB", exact=False)
-def text_replace_returning(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def text_replace_returning(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     session.flush()
-    statement = sa.text(
+    statement = of.text(
         "REPLACE INTO person (id, first_name, last_name, version) VALUES (:id, :name, :last, 1) RETURNING id"
     )
     for id in ids:
-        assert session.scalars(statement, {"id": id, "name": name, "last": f"of {id}"}).one() == id
+        assert session.scalars(statement, {"id": id, "name": name, "last": f"of {id}"}).one() is not None
 
 
 @way(CHANGES, "mysql", exact=False)
-def text_update_of_a_join(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def text_update_of_a_join(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     for id in ids:
-        statement = sa.text(
-            "UPDATE LOW_PRIORITY person AS p JOIN (SELECT :id AS id) AS wanted "
-            "ON p.last_name = CONCAT('of ', wanted.id) SET p.first_name = :name"
+        statement = of.text(
+            "UPDATE LOW_PRIORITY person AS p JOIN (SELECT :last AS last) AS wanted "
+            "ON p.last_name = CONCAT('', wanted.last) SET p.first_name = :name"
         )
-        session.execute(statement, {"id": id, "name": name})
+        session.execute(statement, {"last": f"of {id}", "name": name})
 
 
 @way(CHANGES, "mysql", exact=False)
-def text_update_of_two_tables(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    put_aside(session, ids)
+def text_update_of_two_tables(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    put_aside(session, ids, of)
     statement = "UPDATE aside, `person` SET aside.version = 2, person.first_name = :name WHERE aside.id = person.id"
-    session.execute(sa.text(statement), {"name": name})
+    session.execute(of.text(statement), {"name": name})
 
 
 @way(CHANGES, "mysql", exact=False)
-def core_update_of_two_tables(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    put_aside(session, ids)
-    statement = sa.update(ASIDE).where(TABLE.c.id == ASIDE.c.id)
-    session.execute(statement.values({TABLE.c.first_name: name, ASIDE.c.version: 2}))
+def core_update_of_two_tables(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    put_aside(session, ids, of)
+    statement = sa.update(of.aside).where(of.key == of.aside.c.id)
+    session.execute(statement.values({of.table.c.first_name: name, of.aside.c.version: 2}))
 
 
 # Additions
 
 
 @way(ADDITIONS)
-def unit_of_work_add(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    session.add_all([person(id, name) for id in ids])
+def unit_of_work_add(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    session.add_all([of.make(id, name) for id in ids])
     session.flush()
 
 
 @way(ADDITIONS)
-def merge_new(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def merge_new(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     for id in ids:
-        session.merge(person(id, name))
+        session.merge(of.make(id, name))
     session.flush()
 
 
 @way(ADDITIONS)
-def orm_insert(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    session.execute(sa.insert(Person), rows(ids, name))
+def orm_insert(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    session.execute(sa.insert(of.entity), of.values(ids, name))
 
 
 @way(ADDITIONS)
-def orm_insert_values(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    for row in rows(ids, name):
-        session.execute(sa.insert(Person).values(row))
+def orm_insert_values(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    for row in of.rows(ids, name):
+        session.execute(sa.insert(of.entity).values(row))
 
 
 @way(ADDITIONS)
-def orm_insert_multiple_values(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    session.execute(sa.insert(Person).values(rows(ids, name)))
+def orm_insert_multiple_values(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    session.execute(sa.insert(of.entity).values(of.values(ids, name)))
 
 
 @way(ADDITIONS)
-def bulk_insert_mappings(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    session.bulk_insert_mappings(sa.inspect(Person), rows(ids, name))
+def bulk_insert_mappings(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    session.bulk_insert_mappings(sa.inspect(of.entity), of.rows(ids, name))
 
 
 @way(ADDITIONS)
-def bulk_save_new_objects(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    session.bulk_save_objects([person(id, name) for id in ids])
+def bulk_save_new_objects(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    session.bulk_save_objects([of.make(id, name) for id in ids])
 
 
 @way(ADDITIONS)
-def core_insert(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    for row in rows(ids, name):
-        session.connection().execute(sa.insert(TABLE).values(**row))
+def core_insert(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    for row in of.rows(ids, name):
+        session.connection().execute(sa.insert(of.table).values(**row))
 
 
 @way(ADDITIONS)
-def core_insert_of_many_parameter_sets(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    session.connection().execute(sa.insert(TABLE), rows(ids, name))
+def core_insert_of_many_parameter_sets(
+    session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON
+) -> None:
+    session.connection().execute(sa.insert(of.table), of.rows(ids, name))
 
 
 @way(ADDITIONS)
-def core_insert_of_many_named_parameter_sets(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def core_insert_of_many_named_parameter_sets(
+    session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON
+) -> None:
     values = {"id": sa.bindparam("which"), "last_name": sa.bindparam("last"), "first_name": name, "version": 1}
     parameters = [{"which": id, "last": f"of {id}"} for id in ids]
-    session.connection().execute(sa.insert(TABLE).values(values), parameters)
+    session.connection().execute(sa.insert(of.table).values(values), parameters)
 
 
 @way(ADDITIONS)
-def core_insert_multiple_values(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    session.execute(sa.insert(TABLE).values(rows(ids, name)))
+def core_insert_multiple_values(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    session.execute(sa.insert(of.table).values(of.rows(ids, name)))
 
 
 @way(ADDITIONS)
-def core_insert_multiple_values_by_position(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    session.execute(sa.insert(TABLE).values([tuple(row.values()) for row in rows(ids, name)]))
+def core_insert_multiple_values_by_position(
+    session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON
+) -> None:
+    session.execute(sa.insert(of.table).values([tuple(row.values()) for row in of.rows(ids, name)]))
 
 
 @way(ADDITIONS)
-def core_insert_of_another_metadata(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def core_insert_of_another_metadata(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     values = [{"ident": id, "given": name, "last_name": f"of {id}", "version": 1} for id in ids]
-    session.execute(sa.insert(HOSTS_OWN), values)
+    session.execute(sa.insert(of.own), values)
 
 
-@way(ADDITIONS, exact=None)
-def core_insert_of_an_expression(session: orm.Session, ids: Sequence[str], name: str) -> None:
+@way(ADDITIONS, exact=None, strings=True)
+def core_insert_of_an_expression(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     for id in ids:
         values = {"first_name": name, "last_name": f"of {id}", "version": 1}
-        session.execute(sa.insert(TABLE).values(id=sa.func.replace(f"{id}#", "#", "")), values)
+        session.execute(sa.insert(of.table).values(id=sa.func.replace(f"{id}#", "#", "")), values)
 
 
 @way(ADDITIONS, exact=False)
-def core_insert_from_select(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    for row in rows(ids, name):
+def core_insert_from_select(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    for row in of.rows(ids, name):
         query = sa.select(*[sa.literal(value) for value in row.values()])
-        session.execute(sa.insert(TABLE).from_select(list(row), query))
+        session.execute(sa.insert(of.table).from_select(list(row), query))
 
 
 @way(ADDITIONS, "sqlite", "mysql")
-def insert_ignoring_conflicts(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def insert_ignoring_conflicts(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     prefix = "IGNORE" if session.get_bind().dialect.name == "mysql" else "OR IGNORE"
-    session.execute(sa.insert(TABLE).prefix_with(prefix), rows(ids, name))
+    session.execute(sa.insert(of.table).prefix_with(prefix), of.rows(ids, name))
 
 
 @way(ADDITIONS, "mysql")
-def on_duplicate_key_update_of_nobody(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    session.execute(mysql.insert(TABLE).values(rows(ids, name)).on_duplicate_key_update(first_name=name))
+def on_duplicate_key_update_of_nobody(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    session.execute(mysql.insert(of.table).values(of.rows(ids, name)).on_duplicate_key_update(first_name=name))
 
 
 @way(ADDITIONS, "sqlite", "postgresql")
-def on_conflict_do_nothing(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    session.execute(conflicting(session).on_conflict_do_nothing(), rows(ids, name))
+def on_conflict_do_nothing(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    session.execute(conflicting(session, of.table).on_conflict_do_nothing(), of.rows(ids, name))
 
 
 @way(ADDITIONS, "sqlite", "postgresql", "MariaDB")
-def core_insert_returning(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    session.execute(sa.insert(TABLE).returning(TABLE.c.id), rows(ids, name)).all()
+def core_insert_returning(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    session.execute(sa.insert(of.table).returning(of.key), of.rows(ids, name)).all()
 
 
 @way(ADDITIONS, exact=False)
-def text_insert(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    statement = sa.text("INSERT INTO person (id, first_name, last_name, version) VALUES (:id, :name, :last, 1)")
+def text_insert(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    statement = of.text("INSERT INTO person (id, first_name, last_name, version) VALUES (:id, :name, :last, 1)")
     session.execute(statement, [{"name": name, "id": id, "last": f"of {id}"} for id in ids])
 
 
 @way(ADDITIONS, exact=False)
-def driver_insert(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def driver_insert(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     for id in ids:
         statement = "insert into person (id, first_name, last_name, version) values (?, ?, ?, 1)"
-        driver(session, statement, (id, name, f"of {id}"))
+        driver(of, session, statement, (sent(of, session, id), name, f"of {id}"))
 
 
 @way(ADDITIONS, "MySQL", exact=False)
-def text_insert_of_row_constructors(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def text_insert_of_row_constructors(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     for id in ids:
         statement = "INSERT INTO person (id, first_name, last_name, version) VALUES ROW(:id, :name, :last, 1)"
-        session.execute(sa.text(statement), {"id": id, "name": name, "last": f"of {id}"})
+        session.execute(of.text(statement), {"id": id, "name": name, "last": f"of {id}"})
 
 
 @way(ADDITIONS, "mysql", exact=False)
-def text_insert_set(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    statement = sa.text("INSERT IGNORE person SET id = :id, first_name = :name, last_name = :last, version = 1")
+def text_insert_set(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    statement = of.text("INSERT IGNORE person SET id = :id, first_name = :name, last_name = :last, version = 1")
     session.execute(statement, [{"id": id, "name": name, "last": f"of {id}"} for id in ids])
 
 
 @way(ADDITIONS, "mysql", exact=False)
-def text_insert_select(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def text_insert_select(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     for id in ids:
         statement = "INSERT INTO person (id, first_name, last_name, version) (SELECT :id, :name, :last, 1)"
-        session.execute(sa.text(statement), {"id": id, "name": name, "last": f"of {id}"})
+        session.execute(of.text(statement), {"id": id, "name": name, "last": f"of {id}"})
 
 
 @way(ADDITIONS, "MySQL", exact=False)
-def text_insert_table(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    put_aside(session, ids)
-    session.execute(sa.update(ASIDE).values(first_name=name))
-    session.execute(sa.text("INSERT INTO person TABLE aside"))
+def text_insert_table(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    put_aside(session, ids, of)
+    session.execute(sa.update(of.aside).values(first_name=name))
+    session.execute(of.text("INSERT INTO person TABLE aside"))
 
 
 @way(ADDITIONS, "MariaDB", exact=False)
-def text_insert_returning(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    statement = sa.text(
+def text_insert_returning(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    statement = of.text(
         "INSERT INTO person (id, first_name, last_name, version) VALUES (:id, :name, :last, 1) RETURNING id"
     )
     for id in ids:
-        assert session.scalars(statement, {"id": id, "name": name, "last": f"of {id}"}).one() == id
+        assert session.scalars(statement, {"id": id, "name": name, "last": f"of {id}"}).one() is not None
 
 
 @way(ADDITIONS, "sqlite", "postgresql", "MariaDB")
-def orm_insert_returning_objects(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    assert {one.id for one in session.scalars(sa.insert(Person).returning(Person), rows(ids, name))} == {*ids}
+def orm_insert_returning_objects(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    assert {one.id for one in session.scalars(sa.insert(of.entity).returning(of.entity), of.values(ids, name))} == {
+        *ids
+    }
 
 
 # Removals
 
 
 @way(REMOVALS)
-def unit_of_work_delete(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def unit_of_work_delete(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     for id in ids:
-        session.delete(session.get_one(Person, id))
+        session.delete(session.get_one(of.entity, of.identity(id)))
     session.flush()
 
 
 def _deleted(how: Any) -> None:
-    def write(session: orm.Session, ids: Sequence[str], name: str) -> None:
-        statement = sa.delete(Person).where(Person.id.in_(ids))
+    def write(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+        statement = sa.delete(of.entity).where(of.entity.id.in_(ids))
         session.execute(statement, execution_options={"synchronize_session": how})
 
     REMOVALS.append(Way(f"orm_delete_synchronized_by_{how}", write))
@@ -954,165 +1054,177 @@ for _how in (False, "auto", "evaluate", "fetch"):
 
 
 @way(REMOVALS, exact=RETURNED_SIMPLY)
-def orm_delete_by_another_column(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    session.execute(sa.delete(Person).where(Person.last_name.in_(last_names(ids))))
+def orm_delete_by_another_column(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    session.execute(sa.delete(of.entity).where(of.entity.last_name.in_(last_names(ids))))
 
 
 @way(REMOVALS, exact=RETURNED_SIMPLY)
-def query_delete(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    session.query(Person).filter(Person.last_name.in_(last_names(ids))).delete()
+def query_delete(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    session.query(of.entity).filter(of.entity.last_name.in_(last_names(ids))).delete()
 
 
 @way(REMOVALS)
-def core_delete(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def core_delete(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     for id in ids:
-        session.connection().execute(sa.delete(TABLE).where(TABLE.c.id == id))
+        session.connection().execute(sa.delete(of.table).where(of.key == id))
 
 
 @way(REMOVALS)
-def core_delete_of_many_parameter_sets(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    session.connection().execute(sa.delete(TABLE).where(TABLE.c.id == sa.bindparam("which")), [
+def core_delete_of_many_parameter_sets(
+    session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON
+) -> None:
+    session.connection().execute(sa.delete(of.table).where(of.key == sa.bindparam("which")), [
         {"which": id} for id in ids
     ])  # fmt: skip
 
 
 @way(REMOVALS, exact=RETURNED_SIMPLY)
-def core_delete_by_or(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    session.execute(sa.delete(TABLE).where(sa.or_(TABLE.c.id == "nobody", *[TABLE.c.id == id for id in ids])))
+def core_delete_by_or(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    session.execute(sa.delete(of.table).where(sa.or_(of.key == "nobody", *[of.key == id for id in ids])))
 
 
 @way(REMOVALS, exact=RETURNED_SIMPLY)
-def core_delete_by_subquery(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    session.execute(sa.delete(TABLE).where(TABLE.c.id.in_(literals(ids))))
+def core_delete_by_subquery(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    session.execute(sa.delete(of.table).where(of.key.in_(literals(ids, of))))
 
 
 @way(REMOVALS, "sqlite", "postgresql", exact=False)
-def core_delete_of_an_alias(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    other = TABLE.alias()
+def core_delete_of_an_alias(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    other = of.table.alias()
     session.execute(sa.delete(other).where(other.c.id.in_(ids)))
 
 
 @way(REMOVALS, "sqlite", "postgresql", "MariaDB")
-def core_delete_returning(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    session.execute(sa.delete(TABLE).where(TABLE.c.id.in_(ids)).returning(TABLE.c.id)).all()
+def core_delete_returning(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    session.execute(sa.delete(of.table).where(of.key.in_(ids)).returning(of.key)).all()
 
 
 @way(REMOVALS, exact=False)
-def text_delete(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    session.execute(sa.text("DELETE FROM person WHERE id = :id"), [{"id": id} for id in ids])
+def text_delete(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    session.execute(of.text("DELETE FROM person WHERE id = :id"), [{"id": id} for id in ids])
 
 
 @way(REMOVALS, exact=False)
-def driver_delete(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def driver_delete(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     for id in ids:
-        driver(session, quoted(session, "Delete From `person` Where id = ?"), (id,))
+        driver(of, session, quoted(session, "Delete From `person` Where id = ?"), (sent(of, session, id),))
 
 
 @way(REMOVALS, "postgresql", "mysql", exact=RETURNED)
-def core_delete_using_another_table(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    wanted = literals(ids).subquery("wanted")
-    session.execute(sa.delete(TABLE).where(TABLE.c.id == wanted.c.id))
+def core_delete_using_another_table(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    wanted = literals(ids, of).subquery("wanted")
+    session.execute(sa.delete(of.table).where(of.key == wanted.c.id))
 
 
-@way(REMOVALS, "postgresql", exact=False)
-def text_delete_within_an_insert(session: orm.Session, ids: Sequence[str], name: str) -> None:
+@way(REMOVALS, "postgresql", exact=False, strings=True)
+def text_delete_within_an_insert(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     """Rows that move to another table by one statement."""
-    session.execute(sa.text("CREATE TEMPORARY TABLE gone (id text)"))
+    session.execute(of.text("CREATE TEMPORARY TABLE gone (id text)"))
     for id in ids:
         statement = "WITH gone_now AS (DELETE FROM person WHERE id = :id RETURNING id) INSERT INTO gone TABLE gone_now"
-        session.execute(sa.text(statement), {"id": id})
-    session.execute(sa.text("DROP TABLE gone"))
+        session.execute(of.text(statement), {"id": id})
+    session.execute(of.text("DROP TABLE gone"))
 
 
 @way(REMOVALS, "MariaDB", exact=False)
-def text_delete_returning(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def text_delete_returning(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     for id in ids:
-        assert session.scalars(sa.text("DELETE FROM person WHERE id = :id RETURNING id"), {"id": id}).one() == id
+        assert session.scalars(of.text("DELETE FROM person WHERE id = :id RETURNING id"), {"id": id}).one() is not None
 
 
 @way(REMOVALS, "mysql", exact=False)
-def text_delete_of_a_join(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def text_delete_of_a_join(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     for id in ids:
         statement = "DELETE p FROM person AS p JOIN (SELECT :last AS last) AS wanted ON p.last_name = wanted.last"
-        session.execute(sa.text(statement), {"last": f"of {id}"})
+        session.execute(of.text(statement), {"last": f"of {id}"})
 
 
 @way(REMOVALS, "mysql", exact=False)
-def text_delete_of_two_tables(session: orm.Session, ids: Sequence[str], name: str) -> None:
-    put_aside(session, ids)
-    session.execute(sa.text("DELETE QUICK FROM aside, person USING aside JOIN person ON aside.id = person.id"))
+def text_delete_of_two_tables(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
+    put_aside(session, ids, of)
+    session.execute(of.text("DELETE QUICK FROM aside, person USING aside JOIN person ON aside.id = person.id"))
 
 
 @way(REMOVALS, "MySQL", exact=False)
-def text_delete_with_a_query_in_front(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def text_delete_with_a_query_in_front(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     for id in ids:
         statement = "WITH wanted AS (SELECT :id AS id) DELETE FROM person WHERE id IN (SELECT id FROM wanted)"
-        session.execute(sa.text(statement), {"id": id})
+        session.execute(of.text(statement), {"id": id})
 
 
 # Moves
 
 
 @way(MOVES)
-def unit_of_work_move(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def unit_of_work_move(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     old, new = ids
-    one = session.get_one(Person, old)
+    one = session.get_one(of.entity, of.identity(old))
     one.id, one.last_name = new, f"of {new}"
     session.flush()
 
 
 @way(MOVES)
-def orm_update_of_the_key(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def orm_update_of_the_key(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     old, new = ids
-    session.execute(sa.update(Person).where(Person.id == old).values({"id": new, "last_name": f"of {new}"}))
+    session.execute(sa.update(of.entity).where(of.entity.id == old).values({"id": new, "last_name": f"of {new}"}))
 
 
 @way(MOVES)
-def core_update_of_the_key(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def core_update_of_the_key(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     old, new = ids
-    session.execute(sa.update(TABLE).where(TABLE.c.id == old).ordered_values(
-        (TABLE.c.last_name, f"of {new}"), (TABLE.c.id, new)
+    session.execute(sa.update(of.table).where(of.key == old).ordered_values(
+        (of.table.c.last_name, f"of {new}"), (of.key, new)
     ))  # fmt: skip
 
 
 @way(MOVES)
-def core_update_of_the_key_by_parameters(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def core_update_of_the_key_by_parameters(
+    session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON
+) -> None:
     old, new = ids
-    statement = sa.update(TABLE).where(TABLE.c.id == sa.bindparam("old"))
+    statement = sa.update(of.table).where(of.key == sa.bindparam("old"))
     statement = statement.values(id=sa.bindparam("new"), last_name=sa.bindparam("last"))
     session.connection().execute(statement, [{"old": old, "new": new, "last": f"of {new}"}])
 
 
 @way(MOVES, exact=False)
-def core_update_of_the_key_by_another_column(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def core_update_of_the_key_by_another_column(
+    session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON
+) -> None:
     old, new = ids
-    statement = sa.update(TABLE).where(TABLE.c.last_name == f"of {old}")
+    statement = sa.update(of.table).where(of.table.c.last_name == f"of {old}")
     session.execute(statement.values(id=new, last_name=f"of {new}"))
 
 
-@way(MOVES, exact=False)
-def core_update_of_the_key_by_expression(session: orm.Session, ids: Sequence[str], name: str) -> None:
+@way(MOVES, exact=False, strings=True)
+def core_update_of_the_key_by_expression(
+    session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON
+) -> None:
     old, new = ids
-    value = sa.func.replace(TABLE.c.id, old, new)
-    session.execute(sa.update(TABLE).where(TABLE.c.id == old).values(last_name=f"of {new}", id=value))
+    value = sa.func.replace(of.key, old, new)
+    session.execute(sa.update(of.table).where(of.key == old).values(last_name=f"of {new}", id=value))
 
 
 @way(MOVES, exact=False)
-def text_update_of_the_key(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def text_update_of_the_key(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     old, new = ids
-    statement = sa.text("UPDATE person SET id = :new, last_name = :last WHERE id = :old")
+    statement = of.text("UPDATE person SET id = :new, last_name = :last WHERE id = :old")
     session.execute(statement, {"new": new, "last": f"of {new}", "old": old})
 
 
 @way(MOVES, "sqlite", "postgresql", exact=False)
-def on_conflict_update_of_the_key(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def on_conflict_update_of_the_key(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     old, new = ids
-    statement = conflicting(session).values(rows([old], name)[0])
-    session.execute(statement.on_conflict_do_update(index_elements=["id"], set_={"id": new, "last_name": f"of {new}"}))
+    statement = conflicting(session, of.table).values(of.rows([old], name)[0])
+    session.execute(
+        statement.on_conflict_do_update(index_elements=of.primary_key, set_={"id": new, "last_name": f"of {new}"})
+    )
 
 
 @way(MOVES, "mysql", exact=False)
-def on_duplicate_key_update_of_the_key(session: orm.Session, ids: Sequence[str], name: str) -> None:
+def on_duplicate_key_update_of_the_key(
+    session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON
+) -> None:
     old, new = ids
-    statement = mysql.insert(TABLE).values(rows([old], name)[0])
+    statement = mysql.insert(of.table).values(of.rows([old], name)[0])
     session.execute(statement.on_duplicate_key_update(id=new, last_name=f"of {new}"))
