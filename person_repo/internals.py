@@ -122,13 +122,14 @@ def makes_connections(pool: sa.Pool) -> bool:
 
 def pool_like(pool: sa.Pool, own: sa.Pool) -> sa.Pool:
     """A new pool of the kind, the settings and the creator of another one, with its listeners, and after them those of
-    ``own``, whose dialect it has: ``Pool._dialect``, ``dispatch._update``. Of a ``StaticPool``, which has one
-    connection, a pool of several.
+    ``own``, whose dialect it has: ``Pool._dialect``, ``dispatch._update``. Of a pool that has one connection, or one
+    for each thread, a pool of several.
 
     Without it, listeners that a host adds after the first read would never be called for the connections of reads.
     """
-    made: Any = sa.pool.QueuePool(pool._creator) if isinstance(pool, sa.pool.StaticPool) else pool.recreate()
-    if isinstance(pool, sa.pool.StaticPool):
+    is_narrow = isinstance(pool, (sa.pool.StaticPool, sa.pool.SingletonThreadPool))
+    made: Any = sa.pool.QueuePool(pool._creator) if is_narrow else pool.recreate()
+    if is_narrow:
         made.dispatch._update(pool.dispatch, only_propagate=False)
     made._dialect = own._dialect
     made.dispatch._update(own.dispatch, only_propagate=False)

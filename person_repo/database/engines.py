@@ -258,11 +258,11 @@ def has_one_connection(engine: sa.Engine) -> bool:
     """True if all users of an engine share one connection, at least those of one thread, and no other can be had: that
     to a database in memory, or one that the host's creator makes.
     """
-    if isinstance(engine.pool, pool.StaticPool):
-        database = engine.url.database or ""
-        is_in_memory = database in ("", ":memory:") or "mode=memory" in database or "vfs=memdb" in database
-        return (engine.dialect.name == "sqlite" and is_in_memory) or not makes_connections(engine.pool)
-    return isinstance(engine.pool, pool.SingletonThreadPool)
+    if not isinstance(engine.pool, (pool.StaticPool, pool.SingletonThreadPool)):
+        return False
+    database = engine.url.database or ""
+    is_in_memory = database in ("", ":memory:") or "mode=memory" in database or "vfs=memdb" in database
+    return (engine.dialect.name == "sqlite" and is_in_memory) or not makes_connections(engine.pool)
 
 
 def fork_safely(engine: sa.Engine) -> None:

@@ -340,6 +340,24 @@ def test_a_database_in_memory_without_an_identity_ends_likewise() -> None:
     engine.dispose()
 
 
+@pytest.mark.every_database
+@pytest.mark.parametrize("level", ["SERIALIZABLE", None])
+def test_a_pool_of_one_connection_for_each_thread_leaves_no_snapshot_open(database_url: str, level: str | None) -> None:
+    """Reads have connections of their own there, and are cached."""
+    make_tables(database_url)
+    options = {"isolation_level": level} if level else {}
+    reader = sa.create_engine(database_url, poolclass=sa.pool.SingletonThreadPool, **options)
+    writer = sa.create_engine(database_url)
+    with PersonService.over(reader, MEMORY) as people, PersonService.over(writer, people.region) as others:
+        others.add(person())
+        for name in ("first", "second"):
+            others.update("ada", first_name=name)
+            assert [people.get_one("ada").first_name for _ in range(2)] == [name] * 2
+        assert people.stats().hits == 2
+    for engine in (reader, writer):
+        engine.dispose()
+
+
 def test_the_only_connection_that_a_host_replaces_is_that_of_reads() -> None:
     """A file with a StaticPool: what was read from it stays."""
     opened: list[Any] = []
