@@ -271,8 +271,9 @@ class Target:
     """The class that a way writes, by default ``Person``: a class with the attributes ``id``, ``first_name``,
     ``last_name`` and ``version``, and the table that statements without the ORM change.
 
-    ``key``: the column of the ids in that table. ``constant``: the other attributes of its key, which are the same for
-    all rows and have these values by default. ``make(id, name)``: a new object.
+    ``key``: the column of the ids in that table. ``schema``: of that table in text, where the metadata has another.
+    ``constant``: the other attributes of its key, which are the same for all rows and have these values by default.
+    ``make(id, name)``: a new object.
     """
 
     def __init__(
@@ -288,6 +289,7 @@ class Target:
         self.key: Any = key
         self.make = make
         self.constant = dict(constant or {})
+        self.schema: str | None = table.schema
         self.own: Any = self._as_another_metadata_has_it()
         self.aside: Any = sa.table("aside", *[sa.column(column.name, column.type) for column in self._columns()])
 
@@ -320,10 +322,11 @@ class Target:
         """Values of columns, for the table."""
         return [{self.key.key: id, "first_name": name, "last_name": f"of {id}", "version": 1} for id in ids]
 
-    def sql(self, statement: str, schema: str | None = None) -> str:
+    def sql(self, statement: str) -> str:
         """A statement on ``person`` by ``id`` as one on this table by its key."""
-        schema = schema or self.table.schema
-        name = rf"\1{schema}\1.\1{self.table.name}\1" if schema else rf"\1{self.table.name}\1"
+        name = rf"\1{self.table.name}\1"
+        if self.schema is not None:
+            name = rf"\1{self.schema}\1.{name}"
         statement = re.sub(r"([`\"]?)\b(?:public\.)?person\b\1", name, statement)
         return re.sub(r"(?<![:@\w])id\b", self.key.name, statement)
 
@@ -460,7 +463,8 @@ def orm_bulk_update_by_key(session: orm.Session, ids: Sequence[Any], name: str, 
     session.flush()
     versions = dict(session.execute(sa.select(of.entity.id, of.entity.version).where(of.entity.id.in_(ids))).all())
     session.execute(
-        sa.update(of.entity), [{**of.constant, "id": id, "first_name": name, "version": versions[id]} for id in ids]
+        sa.update(of.entity),
+        [{**of.constant, "id": id, "first_name": name, "version": versions.get(id, 1)} for id in ids],
     )
 
 
@@ -469,7 +473,8 @@ def bulk_update_mappings(session: orm.Session, ids: Sequence[Any], name: str, of
     session.flush()
     versions = dict(session.execute(sa.select(of.entity.id, of.entity.version).where(of.entity.id.in_(ids))).all())
     session.bulk_update_mappings(
-        sa.inspect(of.entity), [{**of.constant, "id": id, "first_name": name, "version": versions[id]} for id in ids]
+        sa.inspect(of.entity),
+        [{**of.constant, "id": id, "first_name": name, "version": versions.get(id, 1)} for id in ids],
     )
 
 
@@ -524,7 +529,7 @@ def core_update_through_the_session(session: orm.Session, ids: Sequence[Any], na
 @way(CHANGES)
 def core_update_mirrored(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     for id in ids:
-        session.execute(sa.update(of.table).where(sa.literal(id) == of.key).values(first_name=name))
+        session.execute(sa.update(of.table).where(sa.literal(id, of.key.type) == of.key).values(first_name=name))
 
 
 @way(CHANGES)
@@ -545,7 +550,7 @@ def core_update_in_expanding_parameter(
 
 @way(CHANGES, exact=RETURNED)
 def core_update_by_or(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
-    criterion = sa.or_(of.key == "nobody", *[of.key == id for id in ids])
+    criterion = sa.or_(of.key == ids[-1], *[of.key == id for id in ids])
     session.execute(sa.update(of.table).where(criterion).values(first_name=name))
 
 
@@ -950,7 +955,7 @@ def core_insert_of_an_expression(session: orm.Session, ids: Sequence[Any], name:
 @way(ADDITIONS, exact=False)
 def core_insert_from_select(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
     for row in of.rows(ids, name):
-        query = sa.select(*[sa.literal(value) for value in row.values()])
+        query = sa.select(*[sa.literal(value, of.table.c[column].type) for column, value in row.items()])
         session.execute(sa.insert(of.table).from_select(list(row), query))
 
 
@@ -1080,7 +1085,7 @@ def core_delete_of_many_parameter_sets(
 
 @way(REMOVALS, exact=RETURNED_SIMPLY)
 def core_delete_by_or(session: orm.Session, ids: Sequence[Any], name: str, of: Target = PERSON) -> None:
-    session.execute(sa.delete(of.table).where(sa.or_(of.key == "nobody", *[of.key == id for id in ids])))
+    session.execute(sa.delete(of.table).where(sa.or_(of.key == ids[-1], *[of.key == id for id in ids])))
 
 
 @way(REMOVALS, exact=RETURNED_SIMPLY)
