@@ -10,6 +10,7 @@ import click
 
 from person_repo.cli.call import Call, Failure, database_errors, pass_call, shared_options
 from person_repo.cli.output import print_json, print_table, progress_bar
+from person_repo.testing.torture.worlds import MIXED, WORLDS
 from person_repo.urls import redact
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _OF_THE_SERVER = ("restart", "hang", "flush")
 @click.command(short_help="Check the promise: readers, writers and faults, and an exact check of all they read.")
 @click.option("--readers", type=click.IntRange(1), default=3, show_default=True, help="Processes that read.")
 @click.option("--writers", type=click.IntRange(1), default=2, show_default=True, help="Processes that write.")
-@click.option("--keys", type=click.IntRange(1, 60_000), default=20, show_default=True, help="People they share.")
+@click.option("--keys", type=click.IntRange(1, 60_000), default=20, show_default=True, help="Rows they share.")
 @click.option("--seconds", type=click.FloatRange(0.1), default=10.0, show_default=True, help="How long.")
 @click.option(
     "--faults",
@@ -57,14 +58,21 @@ _OF_THE_SERVER = ("restart", "hang", "flush")
     show_default=True,
     help="naive: the usual recipe, delete after commit, in which staleness is found.",
 )
+@click.option(
+    "--world",
+    type=click.Choice([*WORLDS, MIXED]),
+    default="plain",
+    show_default=True,
+    help="How readers and writers connect; mixed: each another way, of those that the database knows.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed makes other choices.")
 @shared_options
 @pass_call
 def torture(call: Call, /, faults: tuple[str, ...], start_memcached: bool, **options: Any) -> None:
-    """Check the promise where it is to hold: processes read and write people of their own, in every way there is,
-    while faults happen; afterwards every answer is checked exactly. Exit code 1 if any was wrong.
+    """Check the promise where it is to hold: processes read and write rows of their own, of three classes and in every
+    way there is, while faults happen; afterwards every answer is checked exactly. Exit code 1 if any was wrong.
 
-    In the database given, or in a SQLite file of its own; the people and the table it adds it removes.
+    In the database given, or in a SQLite file of its own; the people and the tables it adds it removes.
     """
     from person_repo.testing.torture.plan import FAULTS, Plan
     from person_repo.testing.torture.run import run

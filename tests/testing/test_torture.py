@@ -22,12 +22,16 @@ from person_repo import Person, migrations
 from person_repo.cli.main import main
 from person_repo.exceptions import CacheUnavailableError, ConfigurationError
 from person_repo.testing.torture.faults import Faults
+from person_repo.testing.torture.history import ABSENT, Version
 from person_repo.testing.torture.plan import FAULTS, Plan
 from person_repo.testing.torture.records import writes_in
 from person_repo.testing.torture.report import Report
-from person_repo.testing.torture.rows import prepared
+from person_repo.testing.torture.rows import FIRST, Row, prepared, row_of, text_of, version_of
 from person_repo.testing.torture.run import run
+from person_repo.testing.torture.subjects import subject_of
+from person_repo.testing.torture.ways import WAYS, Way, _by_orm_delete
 from person_repo.testing.torture.workers import Worker
+from person_repo.testing.torture.worlds import MIXED, WORLDS, engine_in, known_worlds
 
 SECONDS = float(os.environ.get("PERSON_REPO_TORTURE_SECONDS", "2"))
 """Seconds of each run; more in the environment for a longer look."""
@@ -130,6 +134,63 @@ def test_a_busy_machine_is_no_outage_in_a_run_that_has_none(faults: tuple[str, .
     assert plan.cache_options.get("timeout") == plan.cache_options.get("connect_timeout") == timeout
 
 
+@pytest.mark.proof(name="torture", sample=1, again=True)
+@pytest.mark.parametrize("world", [*WORLDS, MIXED])
+def test_no_world_makes_a_read_stale(
+    database_url: str, memcached_servers: list[Memcached], world: str, seed: int
+) -> None:
+    url = "memcached://" + ",".join(server.url for server in memcached_servers)
+    options: dict[str, Any] = {"database_url": database_url, "cache_url": url, "seconds": SECONDS, "seed": seed}
+    if world in (*known_worlds(database_url), MIXED):
+        kept(Plan(**options, world=world))
+    else:
+        with pytest.raises(ConfigurationError, match=f"world '{world}': on "):
+            Plan(**options, world=world)
+
+
+def test_the_engines_of_a_mixed_run_are_of_all_worlds_that_the_database_knows() -> None:
+    url = "sqlite:///x.db"
+    known = known_worlds(url)
+    engines = [engine_in(MIXED, url, number) for number in range(2 * len(known))]
+    assert {"begin", "null-pool"} < set(known)
+    assert "read-committed" not in known
+    pools = [type(engine.pool) for engine in engines]
+    assert pools.count(sa.NullPool) == 2
+    assert [engine.dialect._on_connect_isolation_level for engine in engines].count("READ UNCOMMITTED") == 2
+
+
+@pytest.mark.parametrize("way", dict.fromkeys(WAYS), ids=lambda way: way.__name__)
+def test_each_way_writes_a_row_of_each_class_as_it_says(tmp_path: Path, way: Way) -> None:
+    plan = Plan(database_url=f"sqlite:///{tmp_path / 'people.db'}", keys=3, prefix="t-")
+    with prepared(plan):
+        engine = sa.create_engine(plan.database_url)
+        rows = [row_of(plan, key) for key in range(plan.keys)]
+        assert len({row.root for row in rows}) == 3
+        for number in (1, 2):  # after a deletion, or not
+            version = Version(number, 7, number)
+            for row in rows:
+                with orm.Session(engine) as session, session.begin():
+                    deletes = way(session, row, text_of(version))
+                with orm.Session(engine) as session:
+                    assert version_of(row, session.get(row.root, row.id)) == (ABSENT if deletes else version)
+            if number == 1:
+                with orm.Session(engine) as session, session.begin():
+                    _by_orm_delete(session, rows[1], "")
+        engine.dispose()
+
+
+def test_readers_read_each_class_one_by_one_and_together(tmp_path: Path) -> None:
+    plan = Plan(database_url=f"sqlite:///{tmp_path / 'people.db'}", keys=6, prefix="t-")
+    with prepared(plan):
+        subject = subject_of(plan, 1)
+        rows = [row_of(plan, key) for key in range(plan.keys)]
+        for found in (subject.read(rows), [subject.read([row])[0] for row in rows]):
+            assert [version_of(row, entity) for row, entity in zip(rows, found, strict=True)] == [FIRST] * 6
+            assert [type(entity) for entity in found] == [row.entity for row in rows]
+        assert subject.hits() == 6
+        subject.close()
+
+
 class Refusing:
     """A subject whose cache cannot be reached, and which refuses to commit then."""
 
@@ -143,8 +204,8 @@ class Refusing:
     def session(self) -> orm.Session:
         return orm.Session(self._engine)
 
-    def committed(self, id: str) -> None:
-        raise AssertionError(f"{id} was not committed")
+    def committed(self, row: Row) -> None:
+        raise AssertionError(f"{row} was not committed")
 
     def hits(self) -> int:
         return 0
@@ -273,6 +334,7 @@ def test_a_run_leaves_nothing_behind(database_url: str) -> None:
         ({"readers": 0}, "readers 0: give more than 0"),
         ({"seconds": -1}, "seconds -1: give more than 0"),
         ({"keys": 100_000}, "keys 100000: give at most 60000"),
+        ({"world": "flat"}, "world 'flat': on sqlite give plain, read-uncommitted"),
         ({"database_url": "sqlite://", "own_memcached": True}, "a database in memory is one process's own"),
     ],
 )
@@ -310,6 +372,20 @@ def test_the_command_prints_the_bound_of_its_options(on_unreachable: str, bound:
 def test_every_fault_can_be_asked_for_by_name() -> None:
     (option,) = [option for option in main.commands["torture"].params if option.name == "faults"]
     assert option.type.choices == ("none", *FAULTS, "all")  # type: ignore[attr-defined]
+
+
+def test_every_world_can_be_asked_for_by_name() -> None:
+    (option,) = [option for option in main.commands["torture"].params if option.name == "world"]
+    assert option.type.choices == (*WORLDS, MIXED)  # type: ignore[attr-defined]
+    code, out, err = call("--json", "torture", "--seconds", "0.5", "--world", "mixed")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["reads"] > 0
+
+
+def test_the_command_refuses_a_world_that_the_database_does_not_know() -> None:
+    code, _, err = call("torture", "--world", "repeatable-read")
+    assert code == 2
+    assert "world 'repeatable-read': on sqlite give plain" in err
 
 
 def test_the_command_exits_with_1_if_the_promise_is_broken() -> None:

@@ -5,11 +5,12 @@ of a run:
 
 ============ ===========================================================================
 plan         the options, and which of them go together
-rows         the people and the ledger that a run adds to the database, and removes
+worlds       how the engines of workers connect: isolation levels, pools, listeners
+rows         the rows and the ledger that a run adds to the database, and removes
 servers      (in ``testing``) a memcached of its own
 workers      one reader or writer: its loop, and the files in which it records what it did
 subjects     the layer under test: person_repo, or the usual recipe
-ways         the ways in which a writer changes a person
+ways         the ways in which a writer changes a row
 processes    workers as processes that can be paused, killed and cut off
 forkserver   the process that imports once and forks each worker
 faults       what is done to workers and servers, one fault at a time

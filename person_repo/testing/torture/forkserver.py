@@ -81,7 +81,7 @@ class _Workers:
             with open(os.devnull, "r+b") as nothing:
                 os.dup2(nothing.fileno(), 0)
                 os.dup2(nothing.fileno(), 1)
-            worker = Worker(self._plan, subject_of(self._plan, addresses), number, self._folder)
+            worker = Worker(self._plan, subject_of(self._plan, number, addresses), number, self._folder)
             stop = _set_at_end(self._stopping)
             (self._folder / f"{number}.ready").touch()
             worker.work(role, stop, time.monotonic() + self._plan.seconds + _OVERTIME)

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from person_repo.exceptions import ConfigurationError
 from person_repo.settings import CacheSettings
+from person_repo.testing.torture.worlds import require_known
 from person_repo.urls import parse_cache_url
 
 __all__ = ["FAULTS", "Plan"]
@@ -40,7 +41,7 @@ class Plan:
     """The options of a run. Raises ``ConfigurationError`` for options that do not go together."""
 
     database_url: str
-    """The database of the people: a file or a server, which every process reaches."""
+    """The database of the rows: a file or a server, which every process reaches."""
 
     cache_url: str = "memory://"
     """The cache under test. With ``memory://`` the workers are threads of this process, and there are no faults."""
@@ -53,7 +54,7 @@ class Plan:
     """How many workers read, and how many write."""
 
     keys: int = 20
-    """How many people they read and write."""
+    """How many rows they read and write: people, notes and dogs in turn."""
 
     seconds: float = 10.0
     """How long, once all workers are ready."""
@@ -70,11 +71,14 @@ class Plan:
     works finds staleness.
     """
 
+    world: str = "plain"
+    """How the workers connect: the name of one of ``WORLDS``, or ``mixed``, in which each worker is in another."""
+
     seed: int = 0
     """Another seed makes other random choices."""
 
     prefix: str = ""
-    """The beginning of the ids of this run's people; ``run`` sets it."""
+    """The beginning of this run's ids and of the names of its tables; ``run`` sets it."""
 
     def __post_init__(self) -> None:
         self._check_numbers()
@@ -91,6 +95,7 @@ class Plan:
         if self.keys > _MOST_KEYS:
             raise ConfigurationError(f"keys {self.keys!r}: give at most {_MOST_KEYS}")
         CacheSettings().with_options(self.cache_options)
+        require_known(self.world, self.database_url)
 
     def _check_faults(self) -> None:
         unknown = [fault for fault in self.faults if fault not in FAULTS]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 from dogpile.cache import CacheRegion
@@ -14,8 +14,10 @@ from sqlalchemy import orm
 from person_repo.cache.memcached.backend import MemcachedBackend
 from person_repo.cache.region import lease_backend, make_region
 from person_repo.model import Person
-from person_repo.service import PersonService, connect
+from person_repo.service import Service
 from person_repo.testing.torture.plan import Plan
+from person_repo.testing.torture.rows import Row, classes_of
+from person_repo.testing.torture.worlds import engine_in
 
 __all__ = ["Naive", "Ours", "Subject", "subject_of"]
 
@@ -23,20 +25,20 @@ __all__ = ["Naive", "Ours", "Subject", "subject_of"]
 class Subject(Protocol):
     """The methods that workers need of a layer under test."""
 
-    def read(self, ids: Sequence[str]) -> list[Person | None]:
-        """The people with these ids, in their order."""
+    def read(self, rows: Sequence[Row]) -> list[Any]:
+        """The objects of these rows, None for one that is not there, in their order."""
         ...
 
     def session(self) -> orm.Session:
         """A session for one transaction of a writer."""
         ...
 
-    def committed(self, id: str) -> None:
-        """A writer's transaction that changed this person has committed."""
+    def committed(self, row: Row) -> None:
+        """A writer's transaction that changed this row has committed."""
         ...
 
     def hits(self) -> int:
-        """How many people the cache has answered."""
+        """How many rows the cache has answered."""
         ...
 
     def close(self) -> None:
@@ -44,8 +46,8 @@ class Subject(Protocol):
         ...
 
 
-def subject_of(plan: Plan, addresses: Mapping[str, str] | None = None) -> Subject:
-    """The layer that a plan tests.
+def subject_of(plan: Plan, number: int, addresses: Mapping[str, str] | None = None) -> Subject:
+    """The layer that a plan tests, for the worker with a number.
 
     ``addresses``: the address at which this worker reaches a server, by the server's name. The names are the same for
     all workers: they decide which server has a key.
@@ -55,37 +57,47 @@ def subject_of(plan: Plan, addresses: Mapping[str, str] | None = None) -> Subjec
         backend = lease_backend(region)
         assert isinstance(backend, MemcachedBackend)
         backend.addresses.update(addresses)
-    return Naive(plan, region) if plan.against == "naive" else Ours(connect(plan.database_url, region))
+    engine = engine_in(plan.world, plan.database_url, number)
+    return Naive(plan, engine, region) if plan.against == "naive" else Ours(plan, engine, region)
 
 
 class Ours:
     """person_repo: a writer does nothing but commit."""
 
-    def __init__(self, people: PersonService) -> None:
-        self._people = people
-        self._sessions = orm.sessionmaker(people.engine)
+    def __init__(self, plan: Plan, engine: sa.Engine, region: CacheRegion) -> None:
+        self._engine = engine
+        self._sessions = orm.sessionmaker(engine)
+        classes = classes_of(plan.prefix)
+        self._services: dict[Any, Service[Any]] = {
+            root: Service.over(root, self._sessions, region) for root in (Person, classes.note, classes.animal)
+        }
 
-    def read(self, ids: Sequence[str]) -> list[Person | None]:
-        """``get`` for one id, ``get_many`` for several."""
-        if len(ids) == 1:
-            return [self._people.get(ids[0])]
-        people = self._people.get_many(ids)
-        return [people.get(id) for id in ids]
+    def read(self, rows: Sequence[Row]) -> list[Any]:
+        """``get`` for one row, ``get_many`` for several."""
+        if len(rows) == 1:
+            return [self._services[rows[0].root].get(rows[0].id)]
+        found: dict[tuple[Any, Any], Any] = {}
+        for root, service in self._services.items():
+            ids = [row.id for row in rows if row.root is root]
+            found.update(((root, id), entity) for id, entity in service.get_many(ids).items())
+        return [found.get((row.root, row.id)) for row in rows]
 
     def session(self) -> orm.Session:
-        """A session of the service's engine."""
+        """A session of the services' engine."""
         return self._sessions()
 
-    def committed(self, id: str) -> None:
+    def committed(self, row: Row) -> None:
         """Nothing: the commit has invalidated it."""
 
     def hits(self) -> int:
-        """The service's hits."""
-        return self._people.stats().hits
+        """The services' hits."""
+        return sum(service.stats().hits for service in self._services.values())
 
     def close(self) -> None:
-        """Closes the service."""
-        self._people.close()
+        """Closes the services and the engine's connections."""
+        for service in self._services.values():
+            service.close()
+        self._engine.dispose()
 
 
 class Naive:
@@ -94,38 +106,42 @@ class Naive:
     A read pauses for a moment before it stores, as any process may, so that a short run shows what a long one would.
     """
 
-    def __init__(self, plan: Plan, region: CacheRegion) -> None:
+    def __init__(self, plan: Plan, engine: sa.Engine, region: CacheRegion) -> None:
         self._random = random.Random(plan.seed)
-        self._engine = sa.create_engine(plan.database_url)
+        self._engine = engine
         self._sessions = orm.sessionmaker(self._engine)
         self._region = region
         self._hits = 0
 
-    def read(self, ids: Sequence[str]) -> list[Person | None]:
+    def read(self, rows: Sequence[Row]) -> list[Any]:
         """One by one."""
-        return [self._one(id) for id in ids]
+        return [self._one(row) for row in rows]
 
-    def _one(self, id: str) -> Person | None:
-        cached = self._region.get(id)
-        if isinstance(cached, list):
+    def _one(self, row: Row) -> Any:
+        known = self._region.get(self._key(row))
+        if isinstance(known, list):
             self._hits += 1
-            return Person(id, *cached) if cached else None
+            return row.new(known[0]) if known else None
         with self._sessions() as session:
-            person = session.get(Person, id)
+            entity = session.get(row.entity, row.id)
             time.sleep(self._random.random() * 0.02)
-            self._region.set(id, [person.first_name, person.last_name] if person else [])
-            return person
+            self._region.set(self._key(row), [getattr(entity, row.attribute)] if entity else [])
+            return entity
+
+    @staticmethod
+    def _key(row: Row) -> str:
+        return f"{row.table.name}-{row.id}"
 
     def session(self) -> orm.Session:
         """A session of an engine that nobody covers."""
         return self._sessions()
 
-    def committed(self, id: str) -> None:
+    def committed(self, row: Row) -> None:
         """Deletes the item."""
-        self._region.delete(id)
+        self._region.delete(self._key(row))
 
     def hits(self) -> int:
-        """How many people the region had."""
+        """How many rows the region had."""
         return self._hits
 
     def close(self) -> None:

@@ -15,15 +15,15 @@ from person_repo.exceptions import CacheUnavailableError
 from person_repo.testing.torture.history import Read, Version
 from person_repo.testing.torture.plan import Plan
 from person_repo.testing.torture.records import ReadRecords, Summary, WriteRecords, summarize
-from person_repo.testing.torture.rows import id_of, ledger_of, text_of, version_of
+from person_repo.testing.torture.rows import id_of, ledger_of, row_of, text_of, version_of
 from person_repo.testing.torture.subjects import Subject, subject_of
 from person_repo.testing.torture.ways import WAYS
 
 __all__ = ["Threads", "Worker", "Workers"]
 
 _ROLLED_BACK = 0.1  # share of the transactions that writers roll back
-_BATCHES = 0.1  # share of the reads that ask for several people
-_BATCH = 5  # people in one of those
+_BATCHES = 0.1  # share of the reads that ask for several rows
+_BATCH = 5  # rows in one of those
 _LONGEST_REST = 0.01  # seconds between two transactions of a writer
 
 
@@ -46,7 +46,7 @@ class Worker:
             self.write(stop, until)
 
     def read(self, stop: threading.Event, until: float) -> None:
-        """Reads one person or several at a time. Errors, which faults provoke, are counted."""
+        """Reads one row or several at a time. Errors, which faults provoke, are counted."""
         records = ReadRecords(self.folder, self.number)
         try:
             while not stop.is_set() and time.monotonic() < until:
@@ -60,14 +60,16 @@ class Worker:
     def _read_once(self) -> list[Read]:
         count = min(_BATCH, self.plan.keys) if self.random.random() < _BATCHES else 1
         keys = self.random.sample(range(self.plan.keys), count)
+        rows = [row_of(self.plan, key) for key in keys]
         began = time.monotonic_ns()
         try:
-            people = self.subject.read([id_of(self.plan, key) for key in keys])
+            found = self.subject.read(rows)
         except Exception as exc:
             self.errors[_kind(exc)] += 1
             return []
         ended = time.monotonic_ns()
-        return [Read(key, version_of(person), began, ended) for key, person in zip(keys, people, strict=True)]
+        read = zip(keys, rows, found, strict=True)
+        return [Read(key, version_of(row, entity), began, ended) for key, row, entity in read]
 
     def write(self, stop: threading.Event, until: float) -> None:
         """Writes in every way there is. The outcome of a transaction that an error ends is unknown."""
@@ -87,13 +89,13 @@ class Worker:
 
     def _transaction(self, records: WriteRecords, key: int, serial: int) -> None:
         way = self.random.choice(WAYS)
-        id = id_of(self.plan, key)
+        row, id = row_of(self.plan, key), id_of(self.plan, key)
         ledger = ledger_of(self.plan.prefix)
         began = time.monotonic_ns()
         with self.subject.session() as session:
             session.execute(sa.update(ledger).where(ledger.c.id == id).values(number=ledger.c.number + 1))
             number = session.scalars(sa.select(ledger.c.number).where(ledger.c.id == id)).one()
-            deletes = way(session, id, text_of(Version(number, self.number, serial)))
+            deletes = way(session, row, text_of(Version(number, self.number, serial)))
             session.flush()
             records.began(serial, key=key, number=number, deletes=deletes, began=began)
             if self.random.random() < _ROLLED_BACK:
@@ -106,7 +108,7 @@ class Worker:
                 session.rollback()
                 records.rolled_back(serial)
                 raise
-        self.subject.committed(id)
+        self.subject.committed(row)
         records.committed(serial, acknowledged=time.monotonic_ns())
 
     def _summarize(self) -> None:
@@ -148,7 +150,7 @@ class Threads:
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         self._stop = threading.Event()
-        self._subject = subject_of(plan)
+        self._subject = subject_of(plan, plan.seed)
         until = time.monotonic() + plan.seconds + 60
         self._threads = []
         for number in range(1, plan.readers + plan.writers + 1):
