@@ -83,6 +83,7 @@ class CoveredModel(WatchedTable):
         self.group = group_name(backend.settings.namespace, mapping.table.name)
         self._database = database_of(engine)
         self._schema = mapping.table.schema
+        self._is_joined = table is not mapping.table
         # By the schema that a statement means. All tables of the class are in one, or nothing is in here.
         self._keyspaces: dict[str | None, Keyspace] = {}
         self._database.at_end(self, CoveredModel._forget)
@@ -229,6 +230,8 @@ class CoveredModel(WatchedTable):
         Raises ``InvalidIdError`` for a row whose key no reader can ask for.
         """
         keys = None
+        if identities is not None and self._is_joined and not self._has_the_roots_keys():
+            identities = None
         if identities is not None and scope is not ANYWHERE:
             # Mostly without a call.
             keys = None if scope else self._keyspaces.get(self._schema)
@@ -238,6 +241,13 @@ class CoveredModel(WatchedTable):
         else:
             key_of = keys.key_of
             pending.add(self.backend, self.group, [key_of(identity)[0] for identity in identities])
+
+    def _has_the_roots_keys(self) -> bool:
+        """True if a key of this table is spelt as in the root's, by which readers name the row: a reference to a string
+        whose collation folds case may be another spelling of it.
+        """
+        dialect = self.dialect
+        return dialect is not None and self.compares_exactly(dialect)
 
     def keyspace(self, translation: Translation | None) -> Keyspace | None:
         """The keys of the class's rows; None without certainty."""
