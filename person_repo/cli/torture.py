@@ -10,7 +10,6 @@ import click
 
 from person_repo.cli.call import Call, Failure, database_errors, pass_call, shared_options
 from person_repo.cli.output import print_json, print_table, progress_bar
-from person_repo.testing.torture.worlds import MIXED, WORLDS
 from person_repo.urls import redact
 
 if TYPE_CHECKING:
@@ -20,6 +19,12 @@ __all__ = ["torture"]
 
 _OF_THE_SERVER = ("restart", "hang", "flush")
 """The faults that only a memcached of our own may suffer."""
+
+# Those of ``testing.torture.worlds``, whose import takes longer than most commands.
+_WORLDS = (
+    "plain", "read-uncommitted", "read-committed", "repeatable-read", "serializable", "null-pool", "small-pool",
+    "begin", "rewriting", "asking", "mixed",
+)  # fmt: skip
 
 
 @click.command(short_help="Check the promise: readers, writers and faults, and an exact check of all they read.")
@@ -60,7 +65,7 @@ _OF_THE_SERVER = ("restart", "hang", "flush")
 )
 @click.option(
     "--world",
-    type=click.Choice([*WORLDS, MIXED]),
+    type=click.Choice(_WORLDS),
     default="plain",
     show_default=True,
     help="How readers and writers connect; mixed: each another way, of those that the database knows.",
