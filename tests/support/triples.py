@@ -87,8 +87,9 @@ def staged(world: World, url: str, cache_url: str) -> Iterator[Stage]:
         place = _Place(world, url, ends)
         classes = classes_of(world, place.schema)
         plain = place.engine_without_listeners()
-        IDENTITY.create(plain, checkfirst=True)
-        FENCE.create(plain, checkfirst=True)
+        for each in [plain, *place.elsewhere(plain)]:
+            IDENTITY.create(each, checkfirst=True)
+            FENCE.create(each, checkfirst=True)
         classes.root.metadata.create_all(plain.execution_options(**place.translation))
         if world.covering == "declared":
             person_repo.cached(classes.root)
@@ -145,6 +146,11 @@ class _Place:
             return self._made(self.url, creator=self._one_connection, poolclass=sa.StaticPool)
         return self._made(self.url, isolation_level="AUTOCOMMIT")
 
+    def elsewhere(self, plain: sa.Engine) -> list[sa.Engine]:
+        """The same for the other database, where a schema is one."""
+        is_database = self.schema is not None and self.world.dialect == "mysql"
+        return [plain.execution_options(schema_translate_map={None: self.schema})] if is_database else []
+
     def engine(self, url: str | sa.URL) -> sa.Engine:
         """An engine of the host's, as the world has it."""
         world = self.world
@@ -199,6 +205,7 @@ class _Place:
             arguments["timeout"] = 1
         if self.world.dialect == "mysql":
             arguments["init_command"] = "SET SESSION innodb_lock_wait_timeout = 2"
+            arguments["ssl_disabled"] = True  # With it, a connection costs as much as ten triples.
             if self.world.driver == "found rows off":
                 arguments["client_flag"] = 0
         return arguments
@@ -230,7 +237,10 @@ class _Place:
         _run(plain, f"CREATE USER {account}" if is_mysql else f"CREATE ROLE {name} LOGIN")
         if self.schema and not is_mysql:
             _run(plain, f"GRANT USAGE ON SCHEMA {self.schema} TO {name}")
-        for right, table in [(rights, table) for table in tables] + [("SELECT", t.name) for t in (FENCE, IDENTITY)]:
+        own = [table.name for table in (FENCE, IDENTITY)]
+        if self.schema and is_mysql:
+            own += [f"{self.schema}.{table}" for table in own]
+        for right, table in [(rights, table) for table in tables] + [("SELECT", table) for table in own]:
             _run(plain, f"GRANT {right} ON {table} TO {account}")
         if is_mysql:
             self._ends.callback(_run, plain, f"DROP USER {account}")
@@ -283,7 +293,7 @@ def _listeners(engine: sa.Engine, world: World, classes: Classes) -> list[tuple[
     if world.listener == "flushes":
         return [(orm.Session, "after_flush", _flusher(engine, classes))]
     if world.listener == "transactions":
-        return [(engine, name, _asking) for name in ("begin", "commit", "rollback", "savepoint", "release_savepoint")]
+        return [(engine, name, _asking) for name in ("begin", "commit", "savepoint", "release_savepoint")]
     before = {"comments": _commented, "capitals": _capitals, "redirects": _redirecting(engine, classes)}
     if world.listener in before:
         return [(engine, "before_cursor_execute", before[world.listener])]
@@ -302,11 +312,18 @@ def _capitals(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> tu
 
 def _redirecting(engine: sa.Engine, classes: Classes) -> Callable[..., Any]:
     """Updates and deletes of one row go to another."""
-    sent = classes.target.key.type.dialect_impl(engine.dialect).bind_processor(engine.dialect) or (lambda id: id)
-    one, other = map(sent, classes.ids[:2])
+    sent: list[Any] = []
+
+    def ids() -> list[Any]:
+        """Both as they are sent. Before the first connection the dialect could not say, and would keep its answer."""
+        if not sent:
+            process = classes.target.key.type.dialect_impl(engine.dialect).bind_processor(engine.dialect)
+            sent.extend(id if process is None else process(id) for id in classes.ids[:2])
+        return sent
 
     def redirect(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> tuple[str, Any]:
         if statement.lstrip().upper().startswith(("UPDATE", "DELETE")):
+            one, other = ids()
             parameters = _mapped(
                 parameters, lambda value: other if type(value) is type(one) and value == one else value
             )
@@ -441,6 +458,8 @@ class Triples:
                 way.write(session, ids, name, target)
                 session.flush()
             if read == "while it is open":
+                if self.chance.random() < 0.5:  # Then there is something to load.
+                    self._reader.invalidate_all()
                 committed = None if self.stage.world.has_one_connection else self.stage.committed()
                 self._look("get_many", self._all, f"{what}, still open", committed)
             if end == "rollback":
