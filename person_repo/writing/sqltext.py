@@ -54,6 +54,15 @@ _IMPLICIT_COMMITS = frozenset(
 )  # fmt: skip
 _WRITES = re.compile(r"\b(INSERT|UPDATE|DELETE|REPLACE|MERGE|TRUNCATE|CALL)\b", re.IGNORECASE)
 _RUNS = re.compile(rf"\b({'|'.join(sorted(_RUNS_ANYTHING))}|XA)\b", re.IGNORECASE)
+# These name no table, and change what the rows of many hold: another schema takes the name, an enumeration's value has
+# another label, a column goes with its type (PostgreSQL).
+_REACHES_TABLES = {
+    "ALTER": frozenset({"SCHEMA", "TYPE", "EXTENSION"}),
+    "DROP": frozenset({"DATABASE", "SCHEMA", "OWNED"}),
+}
+_REACHES_BY_CASCADE = frozenset({"TYPE", "DOMAIN", "EXTENSION"})
+_CASCADES = re.compile(r"\bCASCADE\b", re.IGNORECASE)
+_EXECUTES = re.compile(r"\bEXECUTE\b", re.IGNORECASE)
 _TO = re.compile(r"\bTO\b", re.IGNORECASE)
 _TRUNCATE_CASCADE = re.compile(r"\bTRUNCATE\b.*\bCASCADE\b", re.IGNORECASE | re.DOTALL)
 _ANALYZE = re.compile(r"\bANALYZE\b", re.IGNORECASE)
@@ -100,7 +109,7 @@ def _kind_of_words(first: str, second: str, text: str, *, is_sqlite: bool) -> st
     """Cases, in this order:
 
     1. the beginnings and ends of transactions;
-    2. statements that run code of the database's: nobody here sees what it does;
+    2. statements that run code of the database's, or name no table and change many: nobody here sees what they do;
     3. SET, which on MariaDB may run another statement;
     4. WITH, and EXPLAIN ANALYZE: a write if any later word is one;
     5. the reads that are known; everything else is a write.
@@ -108,11 +117,15 @@ def _kind_of_words(first: str, second: str, text: str, *, is_sqlite: bool) -> st
     boundary = _kind_of_boundary(first, second, text, is_sqlite=is_sqlite)
     if boundary is not None:
         return boundary
-    if first in _RUNS_ANYTHING or (first == "DROP" and second in ("DATABASE", "SCHEMA")):
+    if first in _RUNS_ANYTHING or second in _REACHES_TABLES.get(first, ()):
+        return TextKind.ANY
+    if first == "DROP" and second in _REACHES_BY_CASCADE and _CASCADES.search(text):
         return TextKind.ANY
     if first == "SET":
         return TextKind.WRITE if second == "STATEMENT" else TextKind.READ
     if first == "WITH" or (first in _EXPLAINS and _ANALYZE.search(text)):
+        if first != "WITH" and _EXECUTES.search(text):
+            return TextKind.ANY
         return TextKind.WRITE if _WRITES.search(text) else TextKind.READ
     return TextKind.READ if first in _READS or first in _EXPLAINS else TextKind.WRITE
 
