@@ -37,6 +37,9 @@ logger = logging.getLogger("person_repo.writing")
 
 _CHUNK: Final = 1000
 
+_UNCOUNTED: Final = 2**63
+"""PyMySQL's number of the rows that it has not counted, and more, is no number of rows."""
+
 
 class Returned:
     """The rows that a statement returns. ``models``: those whose keys are in them. ``places``: of each column of a key,
@@ -72,7 +75,9 @@ class Returned:
                     if len(identities) > model.backend.settings.max_keys or None in identities:
                         found[at] = None
         if self.clause:
-            take_rows(context, max(number, cursor.rowcount))
+            # More than were read, if one could not be. A cursor that holds no rows (SSCursor) cannot count them.
+            counted = cursor.rowcount
+            take_rows(context, counted if number < counted < _UNCOUNTED else number)
         else:
             put_rows_back(context, cursor, kept)
         return found

@@ -11,7 +11,7 @@ import pymysql
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import exc, orm
-from support.hosts import FOLDERS, Folder, is_unsure, on_mysql, on_sqlite, rename
+from support.hosts import FOLDERS, Folder, HostBase, is_unsure, on_mysql, on_sqlite, rename
 from support.servers import Memcached
 from support.ways import (
     TABLE,
@@ -244,3 +244,31 @@ def test_a_cache_that_goes_down_between_the_tombstones_and_the_commit(
 
         fairy.dbapi_connection = Slow()
         session.commit()
+
+
+class Ranked(HostBase):
+    """A table with a unique key beside the mapped one."""
+
+    __tablename__ = "ranked"
+
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    rank: orm.Mapped[int] = orm.mapped_column(unique=True)
+
+
+@on_sqlite
+def test_rows_that_were_changed_before_a_failure_are_dropped(witness_of: Callable[..., Witness]) -> None:
+    """SQLite keeps them under OR FAIL, and where a trigger raises FAIL."""
+    ranked = witness_of(Ranked, [Ranked(id=id, rank=id) for id in (1, 2, 3, 4)], ids=range(1, 5))
+    with ranked.engine.begin() as connection:
+        stops = "BEFORE DELETE ON ranked WHEN OLD.id = 3 BEGIN SELECT RAISE(FAIL, 'no'); END"
+        connection.exec_driver_sql(f"CREATE TRIGGER stops {stops}")
+    table = Ranked.__table__
+    for statement in (
+        sa.update(table).prefix_with("OR FAIL").where(table.c.rank < 4).values(rank=9),
+        sa.delete(table).where(table.c.rank > 0),
+    ):
+        with ranked.drops(), ranked.engine.connect() as connection:
+            with pytest.raises(exc.IntegrityError):
+                connection.execute(statement)
+            connection.commit()
+    assert [*ranked.committed()] == [3, 4]

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import event, orm
 from sqlalchemy.ext.compiler import compiles
-from support.hosts import HostBase
+from support.hosts import HostBase, on_mariadb
 from support.tables import Colour
 from support.ways import TABLE, Witness
 
@@ -38,6 +38,17 @@ def test_the_host_sees_the_result_that_it_would_have_seen(people: Witness) -> No
         result = connection.execute(sa.delete(TABLE).where(TABLE.c.last_name == "nobody's"))
         assert (result.rowcount, result.returns_rows) == (0, False)
         assert connection.execute(sa.select(sa.func.count()).select_from(TABLE)).scalar_one() == 5
+
+
+@on_mariadb
+def test_the_host_sees_the_number_of_rows_by_a_cursor_that_holds_none(people: Witness) -> None:
+    """Such a cursor has a number of its own for rows that are not counted yet."""
+    with people.invalidates("ada", "Grace"), people.engine.connect() as connection:
+        unbuffered = connection.execution_options(stream_results=True)
+        for expected in (2, 0):
+            result = unbuffered.execute(sa.delete(TABLE).where(TABLE.c.last_name.in_(["of ada", "of Grace"])))
+            assert (result.rowcount, result.returns_rows) == (expected, False)
+        connection.commit()
 
 
 @returning
