@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from person_repo.internals import variant_on
-from person_repo.mapped.columns import DIALECT, binds, travel_of
+from person_repo.mapped.columns import binds, travel_of
 from person_repo.mapped.kept import ascii_kept, is_kept
 from person_repo.mapped.travel import Travel
 from person_repo.messages import shown
@@ -193,7 +193,7 @@ class Field:
             value = _plain(value, self.python_type)
         if value is None or self.refusal(value) is not None or not self._travel.is_kept:
             return None
-        return value if _keeps(self._type, value, self._dialect) else None
+        return value if _keeps(self._type, value, self._dialect, dialect) else None
 
 
 def fields_of(mapper: orm.Mapper[Any], *, dialect: str = "") -> tuple[Field, ...]:
@@ -254,13 +254,15 @@ def _keeps_ascii(type_: sa.types.TypeEngine[Any], dialect: str) -> bool:
     return ascii_kept(type_, dialect)
 
 
-def _keeps(type_: sa.types.TypeEngine[Any], value: Any, dialect: str) -> bool:
-    """``is_kept`` behind decorators, which must send the value as it is."""
+def _keeps(type_: sa.types.TypeEngine[Any], value: Any, name: str, dialect: sa.Dialect | None) -> bool:
+    """``is_kept`` behind decorators, which must send the value as it is to this dialect; one that is not known may get
+    another value. ``name``: its name, as the mapping has it.
+    """
     if isinstance(type_, sa.TypeDecorator):
-        if binds(type_) and type_.process_bind_param(value, DIALECT) != value:
+        if binds(type_) and (dialect is None or type_.process_bind_param(value, dialect) != value):
             return False
-        return _keeps(variant_on(type_.impl_instance, dialect), value, dialect)
-    return is_kept(type_, value, dialect)
+        return _keeps(variant_on(type_.impl_instance, name), value, name, dialect)
+    return is_kept(type_, value, name)
 
 
 def _converted(type_: Any, value: Any, dialect: sa.Dialect) -> Any:

@@ -78,7 +78,7 @@ class IdentityMapping(Generic[E]):
 
     def stored_identity(self, values: Iterable[Any], dialect: sa.Dialect | None = None) -> Identity | None:
         """The identity under which readers find a row that was written with these key values, as its types take them.
-        ``dialect``: that of the database, for a decorator that converts what is loaded.
+        ``dialect``: that of the database, for decorators of the host's.
 
         None if only the database knows it, because it converts, rounds or pads one of them: then an invalidation must
         drop the whole model. A row written with the integer key ``True`` is found under ``1``.

@@ -28,7 +28,8 @@ date and time      naive, whole seconds    naive, whole seconds, from the year  
                                            is of the connection's zone
 =================  ======================  ======================================  =========================
 
-SQLite has no range and no length: an integer beyond 64 bits is no integer there. A value beyond what the column of any
+SQLite has no range and no length: an integer beyond 64 bits is no integer there. It keeps dates and times as text; that
+of a format of the host's (``storage_format``) must be read as the same value. A value beyond what the column of any
 mode takes is refused there, or cut. Of another type nothing is known, and of another database what all three keep.
 """
 
@@ -40,7 +41,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import mysql
+from sqlalchemy.dialects import mysql, sqlite
 
 __all__ = ["ascii_kept", "is_kept"]
 
@@ -149,6 +150,24 @@ def _is_naive_of_a_year(type_: Any, value: datetime.datetime) -> bool:
     return _is_naive(type_, value) and _is_of_a_year(type_, value)
 
 
+def _is_naive_as_text(type_: Any, value: datetime.datetime) -> bool:
+    return _is_naive(type_, value) and _is_read_again(type_, value)
+
+
+def _is_read_again(type_: Any, value: datetime.date) -> bool:
+    """True if SQLite's text for a date, in the format of the type, is read as that date."""
+    if not isinstance(type_, (sqlite.DATETIME, sqlite.DATE)):
+        return True
+    write, read = type_.bind_processor(_SQLITE), type_.result_processor(_SQLITE, None)
+    try:
+        return bool(read(write(value)) == value)
+    except (TypeError, ValueError, LookupError):
+        return False
+
+
+_SQLITE: Final = sqlite.dialect()
+
+
 def _is_of_zone(type_: Any, value: datetime.datetime) -> bool:
     return value.microsecond == 0 and (value.utcoffset() is not None) is bool(type_.timezone)
 
@@ -181,9 +200,9 @@ _TABLE: Final[tuple[tuple[type[Any] | tuple[type[Any], ...], _Rules], ...]] = (
     (sa.String, _Rules(_all, _in_length, _all)),
     (sa.BINARY, _Rules(_all, _is_full, _all)),
     ((sa.LargeBinary, sa.VARBINARY), _Rules(_all, _in_length, _all)),
-    (sa.TIMESTAMP, _Rules(_is_naive, _none, _is_of_zone)),
-    (sa.DateTime, _Rules(_is_naive, _is_naive_of_a_year, _is_of_zone)),
-    (sa.Date, _Rules(_all, _is_of_a_year, _all)),
+    (sa.TIMESTAMP, _Rules(_is_naive_as_text, _none, _is_of_zone)),
+    (sa.DateTime, _Rules(_is_naive_as_text, _is_naive_of_a_year, _is_of_zone)),
+    (sa.Date, _Rules(_is_read_again, _is_of_a_year, _all)),
 )
 
 

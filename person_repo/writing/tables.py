@@ -51,7 +51,7 @@ class WatchedTable:
         self.name = self.table.name.lower()
         self.key_names = tuple(column.name for column in self.mapping.key_columns[self.table])
         self.shown = tables_under(self.table) or frozenset()
-        self._is_converted = any(key.is_converted for key in self.mapping.key_fields)
+        self._is_decorated = any(isinstance(key.column.type, sa.TypeDecorator) for key in self.mapping.key_fields)
         names = "|".join(map(re.escape, sorted({self.name, *self.shown})))
         self._in_text = re.compile(rf"(?<!\w)(?:{names})(?!\w)", re.IGNORECASE)
 
@@ -70,7 +70,7 @@ class WatchedTable:
         """The identity under which readers find a row that was written with these key values; None if only the database
         knows it.
         """
-        identity = self.mapping.stored_identity(values, self.dialect if self._is_converted else None)
+        identity = self.mapping.stored_identity(values, self.dialect if self._is_decorated else None)
         return None if identity is None or (self.has_real_columns and not self.keeps(identity)) else identity
 
     def stored_part(self, index: int, value: Any) -> Any:
@@ -91,7 +91,7 @@ class WatchedTable:
         key = self._key_of(name)
         if key is not None and type_ is key.column.type:
             return not _rewrites(type_)
-        return not (key is not None and key.is_converted) and sends_value_unchanged(type_, value)
+        return not (key is not None and key.is_converted) and sends_value_unchanged(type_, value, self.dialect)
 
     def is_always_sent_as_mapped(self, name: str, type_: sa.types.TypeEngine[Any]) -> bool:
         """The same of any value."""
@@ -168,11 +168,11 @@ def sends_unchanged(type_: sa.types.TypeEngine[Any]) -> bool:
     return not _rewrites(type_) and not binds(type_)
 
 
-def sends_value_unchanged(type_: sa.types.TypeEngine[Any], value: Any) -> bool:
-    """True if a parameter's type, which need not be the column's, sends this value as it is."""
+def sends_value_unchanged(type_: sa.types.TypeEngine[Any], value: Any, dialect: sa.Dialect | None = None) -> bool:
+    """True if a parameter's type, which need not be the column's, sends this value as it is to a database."""
     if _rewrites(type_):
         return False
-    return not binds(type_) or bool(type_.process_bind_param(value, _DIALECT) == value)
+    return not binds(type_) or bool(type_.process_bind_param(value, dialect or _DIALECT) == value)
 
 
 def _is_computed(column: sa.Column[Any]) -> bool:

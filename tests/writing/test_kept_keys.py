@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import exc, orm
+from sqlalchemy.dialects import sqlite
 from support.databases import with_identity
 from support.hosts import is_mariadb, isolated, number_on_from
 from support.ways import Witness
@@ -34,12 +35,25 @@ MOMENTS: list[Any] = [
 ]  # fmt: skip
 
 
+class Folded(sa.types.TypeDecorator[str]):
+    """Folds case on the databases that do not."""
+
+    impl = sa.String(4)
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> Any:
+        return value.lower() if isinstance(value, str) and dialect.name != "default" else value
+
+
 class Size(enum.Enum):
     SMALL = "s"
     LARGE = "l"
 
 
 MYSQL = ("mysql",)
+SQLITE = ("sqlite",)
+DATE = r"(\d+)-(\d+)-(\d+)"
+DIGITS = r"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)"
 NOT_POSTGRESQL = ("sqlite", "mysql")
 
 TYPES: dict[str, tuple[Any, list[Any], tuple[str, ...] | None]] = {
@@ -62,6 +76,13 @@ TYPES: dict[str, tuple[Any, list[Any], tuple[str, ...] | None]] = {
     "date and time with a zone": (sa.DateTime(timezone=True), MOMENTS, None),
     "timestamp": (sa.TIMESTAMP(), [*MOMENTS, DAY.replace(year=1960), DAY.replace(year=2300)], None),
     "date": (sa.Date(), [DAY.date(), DAY, DAY.replace(year=1).date(), "2020-05-17", "2020-5-17"], None),
+    "days": (sqlite.DATETIME(storage_format="%(year)04d-%(month)02d-%(day)02d", regexp=DATE), MOMENTS, SQLITE),
+    "date and time as a number": (
+        sqlite.DATETIME(storage_format="%(year)04d%(month)02d%(day)02d%(hour)02d%(minute)02d", regexp=DIGITS),
+        [*MOMENTS, DAY.replace(second=7)],
+        SQLITE,
+    ),
+    "string that is folded": (Folded(), ["ab", "AB", "abcd", ""], None),
     "numeric": (
         sa.Numeric(10, 2),
         [
