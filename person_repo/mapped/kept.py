@@ -158,7 +158,8 @@ def _is_read_again(type_: Any, value: datetime.date) -> bool:
     """True if SQLite's text for a date, in the format of the type, is read as that date."""
     if not isinstance(type_, (sqlite.DATETIME, sqlite.DATE)):
         return True
-    write, read = type_.bind_processor(_SQLITE), type_.result_processor(_SQLITE, None)
+    write: Any = type_.bind_processor(_SQLITE)
+    read: Any = type_.result_processor(_SQLITE, None)
     try:
         return bool(read(write(value)) == value)
     except (TypeError, ValueError, LookupError):

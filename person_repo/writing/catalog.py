@@ -98,13 +98,14 @@ def key_columns_of(engine: sa.Engine, table: sa.Table, names: Sequence[str]) -> 
         with question_to(engine) as connection:
             parameters = {"name": table.name, "columns": list(names)}
             query = _OF_POSTGRESQL if is_postgresql else _OF_MYSQL
-            columns = connection.execute(query, parameters, execution_options={OWN: True}).all()
+            result = connection.execute(query, parameters, execution_options={OWN: True})
+            columns: Sequence[Any] = result.all() if is_postgresql else result.mappings().all()
     except DATABASE_ERRORS as exc:
         logger.warning("the key of %s cannot be asked for; its changes drop the whole class: %s", table.name, exc)
         return None
     if not columns:
         return None
-    return _on_postgresql(columns) if is_postgresql else _on_mysql([dict(row._mapping) for row in columns])
+    return _on_postgresql(columns) if is_postgresql else _on_mysql(columns)
 
 
 def _on_mysql(rows: Sequence[Mapping[str, Any]]) -> KeyColumns:

@@ -432,8 +432,8 @@ class InFlight:
         1. the connection is gone, and nobody knows what the statement did: its tombstones stay to their ttl;
         2. of several executions in one the first may have been done, with keys that nobody learns: the models stay
            suspected;
-        3. SQLite keeps the rows that were changed before a conflict under OR FAIL, or a trigger's RAISE(FAIL): the models
-           whose keys were to be returned are dropped;
+        3. SQLite keeps the rows that were changed before a conflict under OR FAIL, or a trigger's RAISE(FAIL): the
+           models whose keys were to be returned are dropped;
         4. tombstones that were placed for it are released. The changes are kept: MySQL commits before some statements
            that then fail, and not before others.
 

@@ -147,6 +147,8 @@ class CoveredModel(WatchedTable):
         """As for any watched table. Without an answer of the catalog's 0 may be a number of AUTO_INCREMENT, and the
         character set of MySQL and MariaDB lack a character.
         """
+        if not self.has_real_columns:
+            return True
         known = self._key_columns
         columns = (known[0] if known else self._in_catalog()).columns
         for index, value in enumerate(values, first):

@@ -107,7 +107,7 @@ class Unseen:
             logger.warning(
                 "%s: covered while %s connections were in use, and what they are committing is not seen; dropped from "
                 "the cache once they have come back. Cover an engine before its first connection",
-                ", ".join(sorted(group.name for group in groups)),
+                ", ".join(sorted({group.name for group in groups})),
                 "an unknown number of" if wait.out is None else wait.out,
             )
 
