@@ -156,8 +156,8 @@ def examine(covered: Covered, context: Any, statement: str, parameters: Any) -> 
         logger.exception("the changes of a statement cannot be found; every cached model is dropped: %.200s", statement)
         changes = whole_models(covered.models)
     if changes or may_commit or kind != TextKind.WRITE:
-        may_be_known = covered.has_catalog or defines_view(statement)
-        alters = may_be_known and bool(changes) and not writes and may_alter(statement, kind)
+        alters = bool(changes) and not writes and (covered.has_catalog or defines_view(statement))
+        alters = alters and may_alter(statement, kind)
         is_sent = parameters is not None
         return _put_in_flight(
             covered, context, statement, kind, changes, may_commit=may_commit, alters=alters, is_sent=is_sent

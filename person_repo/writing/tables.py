@@ -75,7 +75,7 @@ class WatchedTable:
 
     def stored_part(self, index: int, value: Any) -> Any:
         """The same for one part of the key."""
-        stored = self.mapping.key_fields[index].as_stored(value, self.dialect)
+        stored = self.mapping.key_fields[index].as_stored(value, self.dialect if self._is_decorated else None)
         return None if stored is None or (self.has_real_columns and not self.keeps((stored,), index)) else stored
 
     def keeps(self, values: Sequence[Any], first: int = 0) -> bool:
