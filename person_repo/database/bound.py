@@ -232,7 +232,8 @@ class BoundRepository(Generic[E]):
 
     def lock(self, entity: E) -> None:
         """Reads the row of an entity under a lock, if there is one."""
-        identity = self.mapping.stored_identity(self.mapping.mapper.primary_key_from_instance(entity))
+        dialect = self._connection().dialect
+        identity = self.mapping.stored_identity(self.mapping.mapper.primary_key_from_instance(entity), dialect)
         if identity is not None:
             self._locked(identity)
 

@@ -17,6 +17,7 @@ from hypothesis import settings as profile
 from hypothesis import strategies as st
 from sqlalchemy import event, orm
 from sqlalchemy.dialects import mysql
+from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.ext.mutable import MutableDict
 from sqlalchemy.orm.exc import DetachedInstanceError
@@ -404,7 +405,7 @@ LOWER = keyed(Lower(), "Lowered")
 def test_a_written_key_is_known_as_readers_ask_for_it(
     mapping: EntityMapping[Any], written: list[Any], identity: tuple[Any, ...]
 ) -> None:
-    stored = mapping.stored_identity(written)
+    stored = mapping.stored_identity(written, DefaultDialect())
     assert stored == identity
     assert stored is not None
     assert [type(value) for value in stored] == [type(value) for value in identity]
