@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.sql import dml
 
 from person_repo.writing.clauses import Parameters, has_conflict_clause, replaces, set_columns, targets_of
+from person_repo.writing.sqltext import unquoted
 from person_repo.writing.tables import W
 
 __all__ = ["Cascades"]
@@ -55,7 +56,7 @@ class Cascades(Generic[W]):
 
     def of_text(self, text: str) -> list[W]:
         """The tables that a change of any table named in SQL text may reach."""
-        words, lower = {word.lower() for word in re.findall(r"\w+", text)}, text.lower()
+        words, lower = {word.lower() for word in re.findall(r"\w+", text)}, unquoted(text).lower()
         names = {table.name.lower() for metadata in self._metadatas for table in metadata.tables.values()}
         # A name that is no single word (``order$``) is looked for as it is.
         named = {name for name in names if name in words or (not _WORD.fullmatch(name) and name in lower)}

@@ -38,6 +38,7 @@ from person_repo.writing.returning import Returned, returned_by
 from person_repo.writing.rewriting import KEPT, has_other_parameters, is_rewritten, keep_parameters
 from person_repo.writing.sqltext import (
     TextKind,
+    attaches,
     chains,
     kind_of_text,
     may_alter,
@@ -129,6 +130,8 @@ def examine(covered: Covered, context: Any, statement: str, parameters: Any) -> 
     if not writes and (info := info_of(context.root_connection.connection)) is not None:
         if moves(statement):
             info[MOVED] = True
+            if attaches(statement) and context.dialect.name == "sqlite":
+                covered.attach()
         made = temporary_table(statement)
         if made is not None and (not made or made in covered.by_table):
             info[HIDDEN] = True

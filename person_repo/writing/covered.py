@@ -291,7 +291,10 @@ class Covered:
         self.is_on_postgresql = engine.dialect.name == "postgresql"
         self.has_catalog = has_catalog(engine.dialect)
         self.storage = Storage(root_engine(engine))
-        self.views = Views(root_engine(engine))
+        covered = weakref.ref(self)
+        self.views = Views(
+            root_engine(engine), lambda name: (known := covered()) is not None and name in known.by_table
+        )
 
     def add(self, model: CoveredModel) -> None:
         """Cover one more table. May be called again."""
@@ -322,6 +325,11 @@ class Covered:
             self.news.append(model)
         self.definitions = object()
 
+    def attach(self) -> None:
+        """SQLite attaches a file to a connection: it may have views that no other connection has."""
+        self.views.attach()
+        self.definitions = object()
+
     def settle(self, pending: Pending) -> None:
         """Ask again for the storage engines of the tables that a transaction altered, and the collations of their keys:
         its outcome is known.
@@ -333,13 +341,12 @@ class Covered:
                 self.storage.forget(model.table)
         self.definitions = object()
 
-    def beside(self, target: Any, *, is_mapped: bool = False) -> list[CoveredModel]:
+    def beside(self, target: Any) -> list[CoveredModel]:
         """The models that a write to a table changes beside those of its name: of a view those of the tables under it,
         and what refers to them; and each view of what is changed. ``target``: as the statement has it, or its name.
-        ``is_mapped``: it is known to be no view.
         """
         name = (target if isinstance(target, str) else target.name).lower()
-        text = "" if is_mapped else self.views.under(target)
+        text = self.views.under(target)
         if text is None:
             return self.models
         views = self.shown.get(name, [])

@@ -102,7 +102,7 @@ def of_declared(covered: Covered, connection: sa.Connection, insert: DeclaredIns
         if identities is not None and not all(map(model.keeps, identities)):
             identities = None
         changes.append(Change(model, identities))
-    return changes + whole_models(covered.beside(insert.table, is_mapped=bool(changes)))
+    return changes + whole_models(covered.beside(insert.table))
 
 
 # Core statements
@@ -161,15 +161,8 @@ def _examine_unknown_form(covered: Covered, connection: sa.Connection, context: 
 
 
 def _beside(covered: Covered, statement: dml.UpdateBase) -> list[CoveredModel]:
-    """The models of ``Covered.beside`` for each table of a statement. A table that is covered, in the schema in which
-    it is mapped, is no view.
-    """
-    found: list[CoveredModel] = []
-    for target, _ in targets(statement):
-        schema = getattr(target, "schema", None)
-        is_mapped = any(model.table.schema == schema for model in covered.by_table.get(target.name.lower(), ()))
-        found += covered.beside(target, is_mapped=is_mapped)
-    return found
+    """The models of ``Covered.beside`` for each table of a statement: a covered one may be a view, too."""
+    return [model for target, _ in targets(statement) for model in covered.beside(target)]
 
 
 def _form(covered: Covered, keys: list[KeyParameters[CoveredModel]] | None, cascading: Changes) -> Form:

@@ -10,6 +10,7 @@ import re
 
 __all__ = [
     "TextKind",
+    "attaches",
     "chains",
     "defines",
     "kind_of_text",
@@ -18,6 +19,7 @@ __all__ = [
     "reaches_any_table",
     "sqlite_begins_before",
     "temporary_table",
+    "unquoted",
 ]
 
 
@@ -171,6 +173,16 @@ def _first_word(text: str) -> str:
 def moves(text: str) -> bool:
     """True if text may choose another default schema for the connection, or other places to look for a table."""
     return _MOVES.search(text) is not None
+
+
+def unquoted(text: str) -> str:
+    """SQL text with the quotes within its names as they are."""
+    return text.replace('""', '"').replace("``", "`")
+
+
+def attaches(text: str) -> bool:
+    """True if text attaches a file to a connection (SQLite)."""
+    return _first_word(text) == "ATTACH"
 
 
 def chains(text: str) -> bool:

@@ -16,6 +16,7 @@ from person_repo.mapped.fields import Field, binds
 from person_repo.mapped.identities import Identity, IdentityMapping
 from person_repo.mapped.views import tables_under
 from person_repo.writing.catalog import is_exact_collation
+from person_repo.writing.sqltext import unquoted
 
 __all__ = ["Change", "W", "WatchedTable", "sends_unchanged", "sends_value_unchanged"]
 
@@ -52,14 +53,17 @@ class WatchedTable:
         self.key_names = tuple(column.name for column in self.mapping.key_columns[self.table])
         self.shown = tables_under(self.table) or frozenset()
         self._is_decorated = any(isinstance(key.column.type, sa.TypeDecorator) for key in self.mapping.key_fields)
-        names = "|".join(map(re.escape, sorted({self.name, *self.shown})))
-        self._in_text = re.compile(rf"(?<!\w)(?:{names})(?!\w)", re.IGNORECASE)
+        names = sorted({self.name, *self.shown})
+        self._is_plain = all(name.isascii() and not {*name} & {*'"`'} for name in names)
+        self._in_text = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, names))})(?!\w)", re.IGNORECASE)
 
     def is_named_in(self, text: str) -> bool:
         """True if SQL text holds the table's name, or that of a table under the view, as a word, be it the name of
         something else.
         """
-        return self._in_text.search(text) is not None
+        if self._in_text.search(text) is not None:
+            return True
+        return not self._is_plain and self._in_text.search(unquoted(text).lower()) is not None
 
     @property
     def dialect(self) -> sa.Dialect | None:
