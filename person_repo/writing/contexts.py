@@ -47,7 +47,6 @@ from person_repo.writing.sqltext import (
     temporary_table,
 )
 from person_repo.writing.tables import Change
-from person_repo.writing.views import defines_view
 
 __all__ = ["InFlight", "covering", "examine"]
 
@@ -132,8 +131,7 @@ def examine(covered: Covered, context: Any, statement: str, parameters: Any) -> 
             info[MOVED] = True
             if attaches(statement) and context.dialect.name == "sqlite":
                 covered.attach()
-        made = temporary_table(statement)
-        if made is not None and (not made or made in covered.by_table):
+        if (made := temporary_table(statement)) is not None and (not made or made in covered.by_table):
             info[HIDDEN] = True
     if kind == TextKind.READ and not may_commit:
         return None
@@ -159,8 +157,7 @@ def examine(covered: Covered, context: Any, statement: str, parameters: Any) -> 
         logger.exception("the changes of a statement cannot be found; every cached model is dropped: %.200s", statement)
         changes = whole_models(covered.models)
     if changes or may_commit or kind != TextKind.WRITE:
-        alters = bool(changes) and not writes and (covered.has_catalog or defines_view(statement))
-        alters = alters and may_alter(statement, kind)
+        alters = bool(changes) and not writes and covered.may_define(statement) and may_alter(statement, kind)
         is_sent = parameters is not None
         return _put_in_flight(
             covered, context, statement, kind, changes, may_commit=may_commit, alters=alters, is_sent=is_sent
@@ -435,8 +432,7 @@ class InFlight:
         1. the connection is gone, and nobody knows what the statement did: its tombstones stay to their ttl;
         2. of several executions in one the first may have been done, with keys that nobody learns: the models stay
            suspected;
-        3. SQLite keeps the rows that were changed before a conflict under OR FAIL, or a trigger's RAISE(FAIL): the
-           models whose keys were to be returned are dropped;
+        3. SQLite keeps the rows changed before a failure (OR FAIL, RAISE(FAIL)): what was to be returned is dropped;
         4. tombstones that were placed for it are released. The changes are kept: MySQL commits before some statements
            that then fail, and not before others.
 

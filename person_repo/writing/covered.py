@@ -25,7 +25,7 @@ from person_repo.writing.pending import Pending
 from person_repo.writing.realcolumns import RealColumn
 from person_repo.writing.storage import Storage
 from person_repo.writing.tables import WatchedTable
-from person_repo.writing.views import Views
+from person_repo.writing.views import Views, defines_view
 
 __all__ = ["ANYWHERE", "COMMITTING", "HIDDEN", "MOVED", "PENDING", "SINCE", "Covered", "CoveredModel", "Scope"]
 
@@ -324,6 +324,10 @@ class Covered:
             model.alter(pending)
             self.news.append(model)
         self.definitions = object()
+
+    def may_define(self, statement: str) -> bool:
+        """True if a statement may define anew what is asked of the database: its catalog, or a view."""
+        return self.has_catalog or defines_view(statement)
 
     def attach(self) -> None:
         """SQLite attaches a file to a connection: it may have views that no other connection has."""
