@@ -1,24 +1,33 @@
-"""How PostgreSQL, MySQL and MariaDB compare and keep a table's key, from their catalogs.
+"""How PostgreSQL, MySQL and MariaDB compare and keep a table's key, and how SQLite compares it, from their catalogs.
 
-The metadata need not agree: a mapped ``String`` may be ``citext`` on PostgreSQL, and on the other two a column has the
-collation that a dump or an ``ALTER TABLE ... CONVERT`` gave it.
+The metadata need not agree: a mapped ``String`` may be ``citext`` on PostgreSQL, on MySQL and MariaDB a column has the
+collation that a dump or an ``ALTER TABLE ... CONVERT`` gave it, and on SQLite that of a table made by hand.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
-from person_repo.database.identity import UNTRANSLATED
+from person_repo.database.identity import UNTRANSLATED, not_waiting
 from person_repo.database.marks import OWN
 from person_repo.database.snapshots import question_to
 from person_repo.interruptions import DATABASE_ERRORS
-from person_repo.writing.realcolumns import RealColumn, on_mysql, on_postgresql
+from person_repo.writing.realcolumns import RealColumn, compares_exactly_on_mysql, on_mysql, on_postgresql
 
-__all__ = ["UNKNOWN", "KeyColumns", "has_catalog", "is_exact_collation", "key_columns_of", "may_return"]
+__all__ = [
+    "UNKNOWN",
+    "KeyColumns",
+    "has_catalog",
+    "has_collations",
+    "is_exact_collation",
+    "key_columns_of",
+    "may_return",
+]
 
 logger = logging.getLogger("person_repo.writing")
 
@@ -77,8 +86,13 @@ _OF_MYSQL: Final = sa.text(
 
 
 def has_catalog(dialect: sa.Dialect) -> bool:
-    """True if a database's catalog is asked here."""
+    """True if a database's catalog is asked here for what a column keeps."""
     return dialect.name in ("postgresql", "mysql", "mariadb")
+
+
+def has_collations(dialect: sa.Dialect) -> bool:
+    """True if a database's catalog is asked here for how strings compare."""
+    return has_catalog(dialect) or dialect.name == "sqlite"
 
 
 def is_exact_collation(name: str) -> bool:
@@ -96,6 +110,8 @@ def key_columns_of(engine: sa.Engine, table: sa.Table, names: Sequence[str]) -> 
     is_postgresql = engine.dialect.name == "postgresql"
     try:
         with question_to(engine) as connection:
+            if engine.dialect.name == "sqlite":
+                return _on_sqlite(connection, table.name)
             parameters = {"name": table.name, "columns": list(names)}
             query = _OF_POSTGRESQL if is_postgresql else _OF_MYSQL
             result = connection.execute(query, parameters, execution_options={OWN: True})
@@ -108,8 +124,29 @@ def key_columns_of(engine: sa.Engine, table: sa.Table, names: Sequence[str]) -> 
     return _on_postgresql(columns) if is_postgresql else _on_mysql(columns)
 
 
+def _on_sqlite(connection: sa.Connection, name: str) -> KeyColumns | None:
+    """The text that defines a table is all that says the collation of a column."""
+    with not_waiting(connection):
+        files = connection.execute(sa.text("PRAGMA database_list"), execution_options=_OPTIONS).all()
+        texts: list[str] = []
+        for _, schema, _ in files:
+            quoted = connection.dialect.identifier_preparer.quote_identifier(schema)
+            query = sa.text(
+                f"SELECT sql FROM {quoted}.sqlite_master WHERE lower(name) = lower(:name) AND type = 'table'"
+            )
+            texts += connection.execute(query, {"name": name}, execution_options=_OPTIONS).scalars()
+    if not texts:
+        return None
+    exact = not any(_COLLATES.search(text) for text in texts)
+    return KeyColumns(compares_exactly=exact, keeps_values=True, columns={})
+
+
+_COLLATES: Final = re.compile(r"\bCOLLATE\b(?!\s+[\"\[`]?BINARY\b)", re.IGNORECASE)
+
+
 def _on_mysql(rows: Sequence[Mapping[str, Any]]) -> KeyColumns:
-    exact = all(row["COLLATION_NAME"] is None or is_exact_collation(row["COLLATION_NAME"]) for row in rows)
+    collations = [row["COLLATION_NAME"] for row in rows if row["COLLATION_NAME"] is not None]
+    exact = all(map(is_exact_collation, collations)) and all(map(compares_exactly_on_mysql, rows))
     found = _by_name((row["COLUMN_NAME"], on_mysql(row)) for row in rows)
     return KeyColumns(compares_exactly=exact, keeps_values=True, columns=found)
 

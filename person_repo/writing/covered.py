@@ -19,7 +19,7 @@ from person_repo.interruptions import DATABASE_ERRORS, is_repeated
 from person_repo.mapped.identities import Identity, IdentityMapping
 from person_repo.mapped.keys import Keyspace, group_name
 from person_repo.writing.cascades import Cascades
-from person_repo.writing.catalog import UNKNOWN, KeyColumns, has_catalog, key_columns_of, may_return
+from person_repo.writing.catalog import UNKNOWN, KeyColumns, has_catalog, has_collations, key_columns_of, may_return
 from person_repo.writing.outage import OpenTransaction
 from person_repo.writing.pending import Pending
 from person_repo.writing.realcolumns import RealColumn
@@ -90,7 +90,7 @@ class CoveredModel(WatchedTable):
         self._is_on_postgresql = engine.dialect.name == "postgresql"
         self.has_real_columns = has_catalog(engine.dialect)
         # On MySQL a number is a number.
-        self._compares_by_catalog = self.has_real_columns and (
+        self._compares_by_catalog = has_collations(engine.dialect) and (
             self._is_on_postgresql or bool(self.string_key_names(_unconnected(engine.dialect)))
         )
         self._lower_names = tuple(name.lower() for name in self.key_names)
@@ -167,7 +167,7 @@ class CoveredModel(WatchedTable):
             sent = value if process is None else process(value)
         except (TypeError, ValueError, AttributeError, ArithmeticError, LookupError):
             return False
-        return column.keeps(sent, dialect.name)
+        return column.keeps(sent, dialect.name, value)
 
     def alter(self, pending: Pending) -> None:
         """A transaction may define the table anew: until its outcome is known (``settle``), nothing is known of it."""
@@ -289,7 +289,7 @@ class Covered:
         # Weak: the engine's dialect holds this, and nothing would free either.
         self._engine = weakref.ref(root_engine(engine))
         self.is_on_postgresql = engine.dialect.name == "postgresql"
-        self.has_catalog = has_catalog(engine.dialect)
+        self.has_catalog = has_collations(engine.dialect)
         self.storage = Storage(root_engine(engine))
         covered = weakref.ref(self)
         self.views = Views(

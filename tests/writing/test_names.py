@@ -215,3 +215,36 @@ def test_a_table_in_a_schema(people_engine: sa.Engine, witness_of: Callable[...,
         connection.execute(sa.update(table).where(table.c.note != "nothing").values(note="again"))
     with placed.drops(), people_engine.begin() as connection:
         connection.exec_driver_sql("DELETE FROM placed")
+
+
+class Quoted(HostBase):
+    """A name that is not written as it is."""
+
+    __tablename__ = 'a"b`c'
+
+    id: orm.Mapped[str] = orm.mapped_column(ExactString(40), primary_key=True)
+    worth: orm.Mapped[str] = orm.mapped_column(sa.String(40), default="")
+
+
+class Dotted(HostBase):
+    """A name whose lower case is longer than it is."""
+
+    __tablename__ = "İtem"
+
+    id: orm.Mapped[str] = orm.mapped_column(ExactString(40), primary_key=True)
+    parent: orm.Mapped[str | None] = orm.mapped_column(sa.ForeignKey(Quoted.id, ondelete="CASCADE"))
+    worth: orm.Mapped[str] = orm.mapped_column(sa.String(40), default="")
+
+
+def test_text_names_a_table_by_its_quoted_name(witness_of: Callable[..., Witness]) -> None:
+    quoted = witness_of(Quoted, [Quoted(id="a")], ids=["a"], tables=[Quoted.__table__, Dotted.__table__])
+    dotted = witness_of(Dotted, [Dotted(id="b", parent="a")], ids=["b"], tables=[])
+    quote = quoted.engine.dialect.identifier_preparer.quote_identifier
+    with dotted.drops(), quoted.engine.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE {quote('İtem')} SET worth = 'much'")
+    with quoted.drops(), quoted.engine.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE {quote(Quoted.__tablename__)} SET worth = 'much'")
+    with dotted.right(), quoted.right(), quoted.engine.begin() as connection:
+        if connection.dialect.name == "sqlite":
+            connection.exec_driver_sql("PRAGMA foreign_keys = ON")
+        connection.exec_driver_sql(f"DELETE FROM {quote(Quoted.__tablename__)}")

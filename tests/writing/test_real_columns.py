@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import decimal
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import exc, orm
 from support.databases import with_identity
-from support.hosts import is_mariadb, on_mysql_and_mariadb
+from support.hosts import is_mariadb, on_mysql_and_mariadb, on_sqlite
 from support.ways import Witness
+
+from person_repo.model import ExactString
 
 pytestmark = pytest.mark.every_database
 
@@ -131,6 +134,87 @@ def test_what_the_column_itself_does_not_keep_drops_the_class(
                 except (exc.SQLAlchemyError, TypeError):
                     session.rollback()
     assert wrote
+
+
+UUIDS = ["a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11"]
+ENUM = "ENUM('red', 'it''s')"
+SPELT: list[tuple[str, Any, list[Any], list[Any]]] = [
+    ("UUID", sa.String(40), UUIDS, ["0" * 8 + "-0000-0000-0000-" + "0" * 12]),
+    ("UUID", ExactString(40), [*UUIDS, UUIDS[0].replace("-", "")], []),
+    ("INET6", ExactString(40), ["::1", "0:0:0:0:0:0:0:1"], []),
+    (ENUM, ExactString(10), ["red", "RED", "1", "2", "it's"], []),
+    (ENUM, sa.String(10), ["red", "RED", "1", "2", "it's"], []),
+    ("SET('a', 'b')", sa.String(10), ["a,b", "b,a", "a"], []),
+    ("YEAR", sa.Integer(), [1970, 70, 1, 2001], []),
+]
+
+
+@on_mysql_and_mariadb
+@pytest.mark.parametrize(("column", "type_", "values", "others"), SPELT)
+def test_a_column_that_has_several_spellings_of_a_value(
+    people_engine: sa.Engine,
+    witness_of: Callable[..., Witness],
+    column: str,
+    type_: Any,
+    values: list[Any],
+    others: list[Any],
+) -> None:
+    """A mapped string, or number, that the database keeps in one of them."""
+    if column in ("UUID", "INET6") and not is_mariadb(people_engine):
+        pytest.skip("has no such type")
+    engine, entity = with_identity(people_engine), entity_of(type_)
+    make(engine, column)
+    witness = witness_of(entity, [], ids=[*values, *others], tables=[])
+    table = entity.__table__
+    for value in values:
+        witness.warm()
+        with witness.right(), witness.sessions() as session, session.begin():
+            session.add(entity(id=value, note="new"))
+        for other in values:
+            with witness.right(), engine.begin() as connection:
+                connection.execute(
+                    sa.update(table)
+                    .where(table.c.id == other)
+                    .values(note=other[:20] if isinstance(other, str) else f"{other}")
+                )
+        with witness.right(), engine.begin() as connection:
+            connection.execute(sa.delete(table).where(table.c.id == value))
+        with witness.right(), engine.begin() as connection:
+            connection.execute(sa.delete(table))
+    with witness.invalidates(values[0]) if column[0] in "UEY" else witness.right(), engine.begin() as connection:
+        connection.execute(sa.insert(table).values(id=values[0]))
+
+
+def test_a_uuid_is_a_key_in_a_column_of_its_own_type(
+    people_engine: sa.Engine, witness_of: Callable[..., Witness]
+) -> None:
+    with_identity(people_engine)
+    entity = entity_of(sa.Uuid())
+    id = uuid.uuid4()
+    witness = witness_of(entity, [], ids=[id])
+    with witness.invalidates(id), witness.sessions() as session, session.begin():
+        session.add(entity(id=id, note="new"))
+
+
+@on_sqlite
+def test_a_collation_that_the_metadata_does_not_have_is_that_of_the_definition(
+    people_engine: sa.Engine, witness_of: Callable[..., Witness]
+) -> None:
+    engine, entity = with_identity(people_engine), entity_of(sa.String(10))
+    make(engine, "VARCHAR(10) COLLATE NOCASE")
+    witness = witness_of(entity, [], ids=["ada", "ADA", "bob"], tables=[])
+    table = entity.__table__
+    with engine.begin() as connection:
+        connection.execute(sa.insert(table), [{"id": "ada"}, {"id": "bob"}])
+    for note in ("one", "two", "three"):  # From the third time on by its form.
+        with witness.invalidates("ada"), engine.begin() as connection:
+            connection.execute(sa.update(table).where(table.c.id == "ADA").values(note=note))
+    with witness.blind(), engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE kept RENAME TO folding")
+        connection.exec_driver_sql("CREATE TABLE kept (id VARCHAR(10) COLLATE BINARY PRIMARY KEY, note VARCHAR(20))")
+        connection.exec_driver_sql("INSERT INTO kept SELECT * FROM folding")
+    with witness.invalidates("bob"), engine.begin() as connection:
+        connection.execute(sa.delete(table).where(table.c.id == "bob"))
 
 
 def test_the_catalog_is_asked_once_for_a_key(people_engine: sa.Engine, witness_of: Callable[..., Witness]) -> None:
