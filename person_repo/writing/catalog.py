@@ -105,7 +105,7 @@ def is_exact_collation(name: str) -> bool:
 
 def key_columns_of(engine: sa.Engine, table: sa.Table, names: Sequence[str]) -> KeyColumns | None:
     """The facts of these columns, true of every table of this name in the database, or on the server of MySQL's. One
-    query, in a transaction of its own; None if there is no such table, or the database cannot be asked.
+    query, in a transaction of its own; None if there is no such table, ``UNKNOWN`` if the database cannot be asked.
     """
     is_postgresql = engine.dialect.name == "postgresql"
     try:
@@ -118,7 +118,7 @@ def key_columns_of(engine: sa.Engine, table: sa.Table, names: Sequence[str]) -> 
             columns: Sequence[Any] = result.all() if is_postgresql else result.mappings().all()
     except DATABASE_ERRORS as exc:
         logger.warning("the key of %s cannot be asked for; its changes drop the whole class: %s", table.name, exc)
-        return None
+        return UNKNOWN
     if not columns:
         return None
     return _on_postgresql(columns) if is_postgresql else _on_mysql(columns)
@@ -131,9 +131,8 @@ def _on_sqlite(connection: sa.Connection, name: str) -> KeyColumns | None:
         texts: list[str] = []
         for _, schema, _ in files:
             quoted = connection.dialect.identifier_preparer.quote_identifier(schema)
-            query = sa.text(
-                f"SELECT sql FROM {quoted}.sqlite_master WHERE lower(name) = lower(:name) AND type = 'table'"
-            )
+            of_name = "lower(name) = lower(:name) AND type IN ('table', 'view')"
+            query = sa.text(f"SELECT sql FROM {quoted}.sqlite_master WHERE {of_name}")
             texts += connection.execute(query, {"name": name}, execution_options=_OPTIONS).scalars()
     if not texts:
         return None

@@ -268,10 +268,7 @@ def _put_in_flight(
     )
     may_end = ends or at_once or may_commit or (open_now is False and _is_outside(context.dialect, statement))
     if is_sent and not may_end:  # Otherwise the keys come too late: others see what the statement did.
-        asked: list[CoveredModel] = []
-        for change in changes:
-            if change.returned and not change.table.is_whole_in(pending):
-                asked.append(change.table)
+        asked = [change.table for change in changes if change.returned and not change.table.is_whole_in(pending)]
         in_flight.returned = returned_by(context, statement, asked) if asked else None
     in_flight.record(changes)
     if may_end and in_flight.unannounced:

@@ -32,7 +32,7 @@ __all__ = ["ANYWHERE", "COMMITTING", "HIDDEN", "MOVED", "PENDING", "SINCE", "Cov
 logger = logging.getLogger("person_repo.writing")
 
 _PAUSE: Final = 1.0
-"""Seconds between two questions for what the account may do, if the first had no answer."""
+"""Seconds between two questions to the catalog, if the first had no answer."""
 
 MOVED = "person_repo_moved"
 """The key in a DBAPI connection's ``info`` that is there once text has chosen another default schema."""
@@ -98,7 +98,7 @@ class CoveredModel(WatchedTable):
         self._key_columns: list[KeyColumns] = []
         self._returns: dict[str | None, bool] = {}
         self._returns_nothing = False
-        self._asks_again = float("-inf")
+        self._asks_again = self._asks_key_again = float("-inf")
         self._altering: weakref.WeakSet[Pending] = weakref.WeakSet()
 
     def __eq__(self, other: object) -> bool:
@@ -185,9 +185,12 @@ class CoveredModel(WatchedTable):
     def _in_catalog(self) -> KeyColumns:
         """The catalog's facts of the key, asked for until the table is there."""
         known, engine = self._key_columns, self._engine()  # Before the question whether they are about to change.
-        if not known and engine is not None and not self._altering:
+        if not known and engine is not None and not self._altering and time.monotonic() >= self._asks_key_again:
             found = key_columns_of(engine, self.table, self.key_names)
-            known += [] if found is None else [found]
+            if found is UNKNOWN:
+                self._asks_key_again = time.monotonic() + _PAUSE
+            elif found is not None:
+                known.append(found)
         return known[0] if known else UNKNOWN
 
     def may_return(self, translation: Translation | None) -> bool:
@@ -331,8 +334,8 @@ class Covered:
 
     def attach(self) -> None:
         """SQLite attaches a file to a connection: it may have views that no other connection has."""
-        self.views.attach()
-        self.definitions = object()
+        if self.views.attach():
+            self.definitions = object()
 
     def settle(self, pending: Pending) -> None:
         """Ask again for the storage engines of the tables that a transaction altered, and the collations of their keys:

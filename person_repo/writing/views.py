@@ -154,11 +154,12 @@ class Views:
         """Ask again at the next need: a view may have been defined."""
         self._names, self._texts = [], {}
 
-    def attach(self) -> None:
+    def attach(self) -> bool:
         """A connection has views of another file, which no other connection has: whatever is no covered table may be
-        one of them.
+        one of them. Returns whether that is new.
         """
-        self._is_attached = True
+        is_new, self._is_attached = not self._is_attached, True
+        return is_new
 
     def hear(self, text: str) -> None:
         """Take the definition from SQL text that is about to be sent: until its COMMIT no other connection sees it, and

@@ -217,6 +217,24 @@ def test_a_collation_that_the_metadata_does_not_have_is_that_of_the_definition(
         connection.execute(sa.delete(table).where(table.c.id == "bob"))
 
 
+@on_sqlite
+def test_a_locked_database_is_not_asked_for_collations_at_each_statement(
+    people_engine: sa.Engine, witness_of: Callable[..., Witness], caplog: pytest.LogCaptureFixture
+) -> None:
+    engine, entity = with_identity(people_engine), entity_of(sa.String(10))
+    witness = witness_of(entity, [entity(id=f"{number}") for number in range(9)], ids=["1", "2"])
+    exclusive = sa.create_engine(engine.url)
+    sa.event.listen(exclusive, "connect", lambda driver, _: setattr(driver, "isolation_level", None))
+    sa.event.listen(exclusive, "begin", lambda connection: connection.exec_driver_sql("BEGIN EXCLUSIVE"))
+    witness.service.cover(exclusive)
+    with witness.blind(), exclusive.begin() as connection:
+        for number in range(9):
+            connection.execute(sa.update(entity.__table__).where(entity.id == f"{number}").values(note="x"))
+    assert caplog.text.count("the key of kept cannot be asked for") == 1
+    witness.check()
+    exclusive.dispose()
+
+
 def test_the_catalog_is_asked_once_for_a_key(people_engine: sa.Engine, witness_of: Callable[..., Witness]) -> None:
     entity = entity_of(sa.Integer())
     with_identity(people_engine)
