@@ -75,7 +75,7 @@ ROWS = [
         "what is written in any way, in worlds drawn at random or by SQLAlchemy's own tests, is invalidated",
         6,
         20,
-        {"PERSON_REPO_WORLDS": "4"},
+        {"PERSON_REPO_WORLDS": "4", "PERSON_REPO_SUITES": "all"},
     ),
     Row("stateful", "transactions in any order leave the cache as the database", 6, 20),
     Row("torture", "threads and processes under faults read nothing stale", 6, 3, {"PERSON_REPO_TORTURE_SECONDS": "9"}),
