@@ -131,7 +131,8 @@ def test_a_storage_engine_that_a_failing_statement_may_have_changed_is_asked_for
             rename(connection, "barbara", "after")
         connection.commit()
 
-    assert len([statement for statement in seen if storage in statement]) == 1
+    # That for the views has it, too.
+    assert len([statement for statement in seen if storage in statement and "VIEWS" not in statement]) == 1
 
 
 # Files
