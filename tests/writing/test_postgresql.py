@@ -322,7 +322,8 @@ def test_a_table_that_is_not_committed_yet_is_dropped_as_a_whole(
 def test_a_fence_that_refuses_a_row_leaves_the_hosts_transaction_open(people: Witness) -> None:
     fence = fence_of(people.engine, people.service.cached.backend)
     assert fence is not None
-    with people.engine.begin() as connection:
+    # A read in between would wait for the lock on the fence's table.
+    with people.blind(), people.engine.begin() as connection:
         connection.execute(sa.schema.CreateTable(FENCE, if_not_exists=True))
         connection.exec_driver_sql("ALTER TABLE person_repo_fence ADD CONSTRAINT refuses CHECK (id < 0)")
     place = people.service.cached.backend.places_of("group", "key")[0]
