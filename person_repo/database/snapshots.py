@@ -23,6 +23,7 @@ from person_repo.database.engines import (
     read_engine_of,
     turn_on,
 )
+from person_repo.exceptions import PersonRepoError
 from person_repo.internals import has_listeners, root_engine
 from person_repo.urls import redact
 
@@ -170,8 +171,8 @@ def fresh_connection(reader: sa.Engine) -> Iterator[tuple[sa.Connection, Snapsho
         try:
             yield connection, snapshot
         except BaseException as exc:
-            # SQLAlchemy's own errors are the driver's, or come before a statement is sent.
-            if not isinstance(exc, sa.exc.SQLAlchemyError) and snapshot.is_own:
+            # SQLAlchemy's own errors are the driver's, or come before a statement is sent. Ours come after an answer.
+            if not isinstance(exc, (sa.exc.SQLAlchemyError, PersonRepoError)) and snapshot.is_own:
                 connection.invalidate()
             raise
         finally:
