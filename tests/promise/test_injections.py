@@ -59,7 +59,7 @@ def operation(request: pytest.FixtureRequest, database_url: str) -> str:
 
 @pytest.mark.every_database
 @pytest.mark.timeout(3600)
-@pytest.mark.proof(name="interleavings", sample=1, again=True)
+@pytest.mark.proof(name="interleavings", sample=1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_at_any_call(
     plan: dict[str, Any], operation: str, kind: str, draw: random.Random, request: pytest.FixtureRequest
@@ -73,7 +73,7 @@ def test_at_any_call(
 
 @pytest.mark.every_database
 @pytest.mark.timeout(3600)
-@pytest.mark.proof(name="interleavings", sample=1, again=True)
+@pytest.mark.proof(name="interleavings", sample=1)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("operation", CUT_OFF, indirect=True)
 def test_at_any_call_of_a_writer_that_is_cut_off_from_the_cache(
@@ -88,7 +88,7 @@ def test_at_any_call_of_a_writer_that_is_cut_off_from_the_cache(
 
 @pytest.mark.every_database
 @pytest.mark.timeout(3600)
-@pytest.mark.proof(name="interleavings", sample=1, again=True)
+@pytest.mark.proof(name="interleavings", sample=1)
 @pytest.mark.parametrize("sent", AT_ANY_MOMENT)
 def test_at_any_moment(
     plan: dict[str, Any], operation: str, sent: str, draw: random.Random, request: pytest.FixtureRequest
