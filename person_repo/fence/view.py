@@ -17,7 +17,6 @@ from person_repo.cache.contract import LeaseBackend, Place, group_of, marker_of
 from person_repo.database.engines import has_one_connection, read_engine_of
 from person_repo.fence.table import FenceTable, Row
 from person_repo.forks import on_fork
-from person_repo.internals import root_engine
 from person_repo.interruptions import DATABASE_ERRORS
 
 __all__ = ["Fence", "fence_of"]
@@ -60,9 +59,7 @@ class Fence:
         wall: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        # The fence lies with the engine, which may outlive the cache.
-        self._backend = weakref.ref(backend)
-        self._counters = backend.counters
+        self.backend = backend
         self._settings = backend.settings
         self._table = None if reader is None else FenceTable(reader, writer or reader, backend.settings, wall)
         self._clock = clock
@@ -81,13 +78,6 @@ class Fence:
         # the lock is taken and before the block is entered, and nobody would ever give it back.
         self._lock = threading.Lock()
         self._polling_until = float("-inf")
-
-    @property
-    def backend(self) -> LeaseBackend:
-        """The cache. Its users hold it, and a fence that nobody uses is asked nothing."""
-        backend = self._backend()
-        assert backend is not None
-        return backend
 
     # Readers
 
@@ -148,7 +138,7 @@ class Fence:
     def _poll(self, table: FenceTable) -> list[Row]:
         """Reads the rows into a new view; returns those that may be delivered now."""
         began = self._clock()
-        self._counters.fence_polls += 1
+        self.backend.counters.fence_polls += 1
         try:
             rows, servers = table.read()
         except DATABASE_ERRORS:
@@ -248,7 +238,7 @@ class Fence:
         # By id: another transaction may have committed a row of the same place meanwhile.
         if not table.delete([*delivered, *expired]):
             return 0
-        self._counters.delivered += len(delivered)
+        self.backend.counters.delivered += len(delivered)
         return len(delivered) + len(expired)
 
     def _deliver_local(self) -> None:
@@ -258,7 +248,7 @@ class Fence:
         if not blocked:
             return
         retired = self._retire(blocked)
-        self._counters.delivered += len(retired)
+        self.backend.counters.delivered += len(retired)
         with self._lock:
             # A place that was blocked again meanwhile belongs to a commit that came after this delivery.
             self._local = {
@@ -278,10 +268,9 @@ class Fence:
         return frozenset(place for place, marker in markers.items() if marker in retired)
 
 
-_FENCES: Final = "person_repo_fences"
-"""The attribute of an engine with its fences, by cache. A table of this module's would keep every engine that it has
-ever seen, since a fence has an engine; so would one of the dialect's, which SQLAlchemy's caches of statements hold.
-"""
+_fences: weakref.WeakKeyDictionary[LeaseBackend, weakref.WeakKeyDictionary[sa.Dialect, Fence]] = (
+    weakref.WeakKeyDictionary()
+)
 _making = threading.Lock()
 
 
@@ -293,11 +282,10 @@ def fence_of(engine: sa.Engine, backend: LeaseBackend, reader: sa.Engine | None 
     if not backend.fenced:
         return None
     with _making:
-        fences: weakref.WeakKeyDictionary[LeaseBackend, Fence]
-        fences = root_engine(engine).__dict__.setdefault(_FENCES, weakref.WeakKeyDictionary())
-        fence = fences.get(backend)
+        fences = _fences.setdefault(backend, weakref.WeakKeyDictionary())
+        fence = fences.get(engine.dialect)
         if fence is None:
-            fence = fences[backend] = _made(engine, backend, reader)
+            fence = fences[engine.dialect] = _made(engine, backend, reader)
         return fence
 
 

@@ -8,7 +8,6 @@ import json
 import logging
 import sqlite3
 import threading
-import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +20,6 @@ from support.entities import person, store
 from support.models import HostBase, Parcel, parcel
 from support.urls import MEMORY
 
-from person_repo.cache.region import make_region
 from person_repo.database import engines
 from person_repo.database.engines import read_engine_of
 from person_repo.database.loading import Loader
@@ -508,26 +506,3 @@ def test_reads_give_up_their_connections_when_the_host_does(engine: sa.Engine) -
     assert len(opened) == before + 1
     for repository in repositories:
         repository.close()
-
-
-@pytest.mark.parametrize("closes", [True, False])
-def test_engines_that_had_a_service_leave_nothing(tmp_path: Path, cache_url: str, closes: bool) -> None:
-    """Their cache goes on."""
-    region = make_region(cache_url)
-    gone: list[weakref.ref[object]] = []
-    for number in range(5):
-        engine = sa.create_engine(f"sqlite:///{tmp_path / str(number)}")
-        Base.metadata.create_all(engine)
-        people = PersonService.over(engine, region)
-        people.add(person())
-        assert people.get("ada")
-        gone += [weakref.ref(each) for each in (engine, engine.pool, engine.dialect, people.read_engine)]
-        if closes:
-            people.close()
-        engine.dispose()
-    del engine, people, number
-    gc.collect()
-
-    # SQLAlchemy's own caches hold a dialect until they are full.
-    kept = [each for reference in gone if (each := reference()) is not None]
-    assert [each for each in kept if not isinstance(each, sa.Dialect)] == []
