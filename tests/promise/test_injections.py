@@ -67,8 +67,9 @@ def test_at_any_call(
     found = injected({**plan, "operation": operation, "kind": kind, "sent": "traced"}, draw)
     amount(request, injections=found["sent"])
 
+    # None is sent at the last calls of all, if those are of finalizers.
     assert found["calls"] > 20
-    assert found["arrived"] == found["sent"] > 0
+    assert found["arrived"] == found["sent"]
 
 
 @pytest.mark.every_database
@@ -83,7 +84,8 @@ def test_at_any_call_of_a_writer_that_is_cut_off_from_the_cache(
     found = injected({**plan, "operation": operation, "kind": kind, "sent": "traced", "cut_off": True}, draw)
     amount(request, injections=found["sent"])
 
-    assert found["arrived"] == found["sent"] > 0
+    assert found["calls"] > 20
+    assert found["arrived"] == found["sent"]
 
 
 @pytest.mark.every_database
