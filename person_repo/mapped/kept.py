@@ -29,8 +29,8 @@ date and time      naive, whole seconds    naive, whole seconds, from the year  
 =================  ======================  ======================================  =========================
 
 SQLite has no range and no length: an integer beyond 64 bits is no integer there. It keeps dates and times as text; that
-of a format of the host's must be read as the same value. A value beyond what the column of any
-mode takes is refused there, or cut. Of another type nothing is known, and of another database what all three keep.
+of a format of the host's must be read as the same value. A value beyond what the column of any mode takes is refused
+there, or cut. Of another type nothing is known, and of another database what all three keep.
 """
 
 from __future__ import annotations

@@ -37,8 +37,8 @@ class WatchedTable:
 
     ``name``: as statements refer to the table, in lower case. ``key_names``: the columns of the primary key in this
     table, in the order of ``mapping.key_fields``. ``shown``: for a view, the names of the tables under it, in lower
-    case, whose changes are its own; empty for a table. ``has_real_columns``: the database says what
-    it keeps (``keeps``).
+    case, whose changes are its own; empty for a table. ``has_real_columns``: the database says what it keeps
+    (``keeps``).
     """
 
     mapping: IdentityMapping[Any]
@@ -52,7 +52,7 @@ class WatchedTable:
         self.name = self.table.name.lower()
         self.key_names = tuple(column.name for column in self.mapping.key_columns[self.table])
         self.shown = tables_under(self.table) or frozenset()
-        self._is_decorated = any(isinstance(key.column.type, sa.TypeDecorator) for key in self.mapping.key_fields)
+        self._needs_dialect = any(key.is_converted or _binds(key.column.type) for key in self.mapping.key_fields)
         names = sorted({self.name, *self.shown})
         self._is_plain = all(name.isascii() and not {*name} & {*'"`'} for name in names)
         self._in_text = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, names))})(?!\w)", re.IGNORECASE)
@@ -74,12 +74,12 @@ class WatchedTable:
         """The identity under which readers find a row that was written with these key values; None if only the database
         knows it.
         """
-        identity = self.mapping.stored_identity(values, self.dialect if self._is_decorated else None)
+        identity = self.mapping.stored_identity(values, self.dialect if self._needs_dialect else None)
         return None if identity is None or (self.has_real_columns and not self.keeps(identity)) else identity
 
     def stored_part(self, index: int, value: Any) -> Any:
         """The same for one part of the key."""
-        stored = self.mapping.key_fields[index].as_stored(value, self.dialect if self._is_decorated else None)
+        stored = self.mapping.key_fields[index].as_stored(value, self.dialect if self._needs_dialect else None)
         return None if stored is None or (self.has_real_columns and not self.keeps((stored,), index)) else stored
 
     def keeps(self, values: Sequence[Any], first: int = 0) -> bool:
@@ -170,6 +170,11 @@ class Change(Generic[W]):
 def sends_unchanged(type_: sa.types.TypeEngine[Any]) -> bool:
     """True if a parameter's type sends every value as it is."""
     return not _rewrites(type_) and not binds(type_)
+
+
+def _binds(type_: sa.types.TypeEngine[Any]) -> bool:
+    """True if a decorator converts values on their way into the database, or one below it does."""
+    return binds(type_) or (isinstance(type_, sa.TypeDecorator) and _binds(type_.impl_instance))
 
 
 def sends_value_unchanged(type_: sa.types.TypeEngine[Any], value: Any, dialect: sa.Dialect | None = None) -> bool:
