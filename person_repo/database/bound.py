@@ -11,9 +11,15 @@ import sqlalchemy as sa
 from sqlalchemy import exc, orm
 
 from person_repo.database.bulk import insert_rows
-from person_repo.database.errors import bind_errors_translated, errors_translated, is_foreign
+from person_repo.database.errors import (
+    bind_errors_translated,
+    errors_translated,
+    foreign_is_nobody,
+    is_foreign,
+    may_be_foreign,
+)
 from person_repo.database.ids import identities, page, required
-from person_repo.database.loading import Queries, may_be_foreign
+from person_repo.database.loading import Queries
 from person_repo.database.locks import take_sqlite_lock
 from person_repo.database.states import restored, state_of
 from person_repo.exceptions import EntityExistsError, InvalidEntityError
@@ -48,12 +54,9 @@ class BoundRepository(Generic[E]):
         if identity is None:
             return None
         key = self.mapping.id_of(identity)
-        try:
+        entity = None
+        with foreign_is_nobody(identity):
             entity = self._locked(identity) if for_update else self.session.get(self.mapping.entity, key)
-        except exc.DBAPIError as error:
-            if not (may_be_foreign(identity) and is_foreign(error)):
-                raise
-            return None
         # A case-insensitive collation finds the row of another key.
         if entity is None or state_of(self.mapping, entity).identity != identity:
             return None
@@ -111,13 +114,9 @@ class BoundRepository(Generic[E]):
     def find(self, **equals: Any) -> builtins.list[E]:
         """See ``Repository``."""
         criteria = self.mapping.criteria(equals)
-        try:
-            with bind_errors_translated(self.mapping):
-                return self._select(criteria)
-        except exc.DBAPIError as error:
-            if not (may_be_foreign(equals.values()) and is_foreign(error)):
-                raise
-            return []
+        with foreign_is_nobody(equals.values()), bind_errors_translated(self.mapping):
+            return self._select(criteria)
+        return []
 
     def list(self, after: Any = None, limit: int = 100) -> builtins.list[E]:
         """See ``Repository``."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from sqlalchemy import exc
@@ -17,7 +17,14 @@ from person_repo.exceptions import EntityExistsError, InvalidEntityError, StaleE
 from person_repo.mapped.mapping import EntityMapping
 from person_repo.messages import shown
 
-__all__ = ["bind_errors_translated", "errors_translated", "is_foreign", "is_passing"]
+__all__ = [
+    "bind_errors_translated",
+    "errors_translated",
+    "foreign_is_nobody",
+    "is_foreign",
+    "is_passing",
+    "may_be_foreign",
+]
 
 # The numbers are MySQL's and MariaDB's ("Server Error Message Reference", "MariaDB Error Codes").
 _DUPLICATES = frozenset({1062, 1586})  # ER_DUP_ENTRY; ER_DUP_ENTRY_WITH_KEY_NAME
@@ -128,9 +135,24 @@ def _is_duplicate(error: exc.IntegrityError) -> bool:
     return _number_of(error) in _DUPLICATES or _SQLITE_DUPLICATE in str(error.orig)
 
 
+def may_be_foreign(values: Iterable[Any]) -> bool:
+    """True if some character set lacks a character of one of these values, such as the parts of a key."""
+    return any(isinstance(value, str) and not value.isascii() for value in values)
+
+
 def is_foreign(error: exc.DBAPIError) -> bool:
     """True if MySQL or MariaDB refused to compare a column with a string that its character set cannot have."""
     return _number_of(error) in _FOREIGN
+
+
+@contextlib.contextmanager
+def foreign_is_nobody(values: Iterable[Any]) -> Iterator[None]:
+    """A block that reads by these values, and ends without an error where the column cannot have one of them."""
+    try:
+        yield
+    except exc.DBAPIError as error:
+        if not (may_be_foreign(values) and is_foreign(error)):
+            raise
 
 
 def _state_of(error: exc.DBAPIError) -> str | None:

@@ -14,11 +14,11 @@ from sqlalchemy import exc
 
 from person_repo.database.direct import DIRECT_DRIVERS, DirectQuery, is_observed
 from person_repo.database.engines import keep_up
-from person_repo.database.errors import is_foreign
+from person_repo.database.errors import is_foreign, may_be_foreign
 from person_repo.database.snapshots import fresh_connection
 from person_repo.mapped.mapping import EntityMapping, Identity, Row
 
-__all__ = ["Loaded", "Loader", "Queries", "may_be_foreign"]
+__all__ = ["Loaded", "Loader", "Queries"]
 
 E = TypeVar("E")
 
@@ -202,11 +202,6 @@ def _restricted(mapping: EntityMapping[Any], query: sa.Select[Any]) -> sa.Select
     """The query over the rows of the mapped class: of a hierarchy these may lie in several tables, or share one."""
     query = query.select_from(mapping.source)
     return query if mapping.restriction is None else query.where(mapping.restriction)
-
-
-def may_be_foreign(values: Iterable[Any]) -> bool:
-    """True if some character set lacks a character of one of these values, such as the parts of a key."""
-    return any(isinstance(value, str) and not value.isascii() for value in values)
 
 
 def _equal(one: Identity, other: Identity) -> bool:

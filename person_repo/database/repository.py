@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
 import sqlalchemy as sa
-from sqlalchemy import exc, orm
+from sqlalchemy import orm
 
 from person_repo.database.bound import BoundRepository
 from person_repo.database.engines import has_one_connection, read_engine_of
-from person_repo.database.errors import bind_errors_translated, errors_translated, is_foreign, is_passing
+from person_repo.database.errors import bind_errors_translated, errors_translated, foreign_is_nobody, is_passing
 from person_repo.database.identity import Database, database_of
 from person_repo.database.ids import identities, page, required
-from person_repo.database.loading import Loader, may_be_foreign
+from person_repo.database.loading import Loader
 from person_repo.database.retries import retried
 from person_repo.database.states import restored, state_of
 from person_repo.declare import on_news
@@ -188,13 +188,9 @@ class SQLAlchemyRepository(Generic[E]):
         criteria = loader.mapping.criteria(equals)
         if self.on_hosts_connection:
             return self._through_session(lambda bound: bound.find(**equals))
-        try:
-            with bind_errors_translated(loader.mapping):
-                return [loader.mapping.hydrate(row) for row in loader.select(*criteria)]
-        except exc.DBAPIError as error:
-            if not (may_be_foreign(equals.values()) and is_foreign(error)):
-                raise
-            return []
+        with foreign_is_nobody(equals.values()), bind_errors_translated(loader.mapping):
+            return [loader.mapping.hydrate(row) for row in loader.select(*criteria)]
+        return []
 
     def list(self, after: Any = None, limit: int = 100) -> builtins.list[E]:
         """See ``Repository``."""
