@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Generic
 
@@ -10,12 +9,10 @@ import sqlalchemy as sa
 from sqlalchemy.sql import dml
 
 from person_repo.writing.clauses import Parameters, has_conflict_clause, replaces, set_columns, targets_of
-from person_repo.writing.sqltext import unquoted
+from person_repo.writing.sqltext import has_name, words_of
 from person_repo.writing.tables import W
 
 __all__ = ["Cascades"]
-
-_WORD = re.compile(r"\w+")
 
 
 class Cascades(Generic[W]):
@@ -56,10 +53,8 @@ class Cascades(Generic[W]):
 
     def of_text(self, text: str) -> list[W]:
         """The tables that a change of any table named in SQL text may reach."""
-        words, lower = {word.lower() for word in re.findall(r"\w+", text)}, unquoted(text).lower()
-        names = {table.name.lower() for metadata in self._metadatas for table in metadata.tables.values()}
-        # A name that is no single word (``order$``) is looked for as it is.
-        named = {name for name in names if name in words or (not _WORD.fullmatch(name) and name in lower)}
+        words, lower = words_of(text)
+        named = {name for table in self.tables if has_name(name := table.name.lower(), words, lower)}
         return [
             table
             for name in named

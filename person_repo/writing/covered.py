@@ -292,7 +292,7 @@ class Covered:
         # Weak: the engine's dialect holds this, and nothing would free either.
         self._engine = weakref.ref(root_engine(engine))
         self.is_on_postgresql = engine.dialect.name == "postgresql"
-        self.has_catalog = has_collations(engine.dialect)
+        self._has_catalog = has_collations(engine.dialect)
         self.storage = Storage(root_engine(engine))
         covered = weakref.ref(self)
         self.views = Views(
@@ -308,12 +308,9 @@ class Covered:
         self.models = [*others, model]
         self.news.append(model)
         if model.shown:
-            names = {name for view in self.models for name in (view.name, *view.shown) if view.shown}
-            views = {name: [view for view in self.models if name in (view.name, *view.shown)] for name in names}
-            self.shown = {name: [view for view in found if view.shown] for name, found in views.items()}
+            self.shown = _with(self.shown, {model.name, *model.shown}, model)
         else:
-            of_its_name = [each for each in self.by_table.get(model.name, []) if not each.is_replaced_by(model)]
-            self.by_table = {**self.by_table, model.name: [*of_its_name, model]}
+            self.by_table = _with(self.by_table, {model.name}, model)
         self.cascades = Cascades(self.models)
         self.views.forget()
 
@@ -330,7 +327,7 @@ class Covered:
 
     def may_define(self, statement: str) -> bool:
         """True if a statement may define anew what is asked of the database: its catalog, or a view."""
-        return self.has_catalog or defines_view(statement)
+        return self._has_catalog or defines_view(statement)
 
     def attach(self) -> None:
         """SQLite attaches a file to a connection: it may have views that no other connection has."""
@@ -399,3 +396,11 @@ class Covered:
         if pending is None:
             pending = info[PENDING] = Pending(self)
         return pending
+
+
+def _with(
+    models: dict[str, list[CoveredModel]], names: Iterable[str], model: CoveredModel
+) -> dict[str, list[CoveredModel]]:
+    """The models by name with one more for these names, which takes the place of the one that it replaces."""
+    more = {name: [each for each in models.get(name, []) if not each.is_replaced_by(model)] + [model] for name in names}
+    return {**models, **more}

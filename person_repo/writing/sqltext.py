@@ -7,12 +7,14 @@ anything at all (``ANY``).
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 __all__ = [
     "TextKind",
     "attaches",
     "chains",
     "defines",
+    "has_name",
     "kind_of_text",
     "may_alter",
     "moves",
@@ -20,6 +22,7 @@ __all__ = [
     "sqlite_begins_before",
     "temporary_table",
     "unquoted",
+    "words_of",
 ]
 
 
@@ -178,6 +181,21 @@ def moves(text: str) -> bool:
 def unquoted(text: str) -> str:
     """SQL text with the quotes within its names as they are."""
     return text.replace('""', '"').replace("``", "`")
+
+
+_WORD = re.compile(r"\w+")
+
+
+def words_of(text: str, fold: Callable[[str], str] = str.lower) -> tuple[set[str], str]:
+    """The words of SQL text, and the text with the quotes in its names as they are; in lower case, as ``has_name``
+    takes them.
+    """
+    return {fold(word) for word in _WORD.findall(text)}, unquoted(text).lower()
+
+
+def has_name(name: str, words: set[str], text: str) -> bool:
+    """True if SQL text has a name, in lower case. One that is no single word (``order$``) is looked for as it is."""
+    return name in words or (not _WORD.fullmatch(name) and name in text)
 
 
 def attaches(text: str) -> bool:

@@ -23,7 +23,7 @@ from person_repo.database.marks import OWN
 from person_repo.database.snapshots import question_to
 from person_repo.interruptions import DATABASE_ERRORS
 from person_repo.mapped.views import tables_under
-from person_repo.writing.sqltext import unquoted
+from person_repo.writing.sqltext import has_name, unquoted, words_of
 
 __all__ = ["Views", "defines_view"]
 
@@ -40,7 +40,6 @@ _CREATED: Final = re.compile(
     rf"\bCREATE\b[^;]*?\bVIEW\b{_GAP}(?:IF{_GAP}NOT{_GAP}EXISTS\b)?{_NAME}", re.IGNORECASE | re.DOTALL
 )
 _INSTEAD: Final = re.compile(rf"\bINSTEAD{_GAP}OF\b.*?\bON\b{_NAME}", re.IGNORECASE | re.DOTALL)
-_WORD: Final = re.compile(r"\w+")
 
 _OF_POSTGRESQL: Final = sa.text(
     """
@@ -181,19 +180,24 @@ class Views:
         declared = tables_under(target)
         if declared is None:
             return self._under(target if isinstance(target, str) else target.name)
-        texts = [self._under(name) for name in declared]
-        return " ".join([*declared, *[text or "" for text in texts]])
+        found = [*declared]
+        for name in declared:
+            text = self._under(name)
+            if text is None:
+                return None
+            found.append(text)
+        return " ".join(found)
 
     def named_in(self, text: str, tables: Iterable[sa.Table]) -> list[Any] | None:
         """The views that SQL text names, those among ``tables`` as they are declared; None if nobody can say."""
-        words, lower = self._words_of(text)
-        declared = {table.name.lower(): table for table in tables if _is_in(table.name.lower(), words, lower)}
+        words, lower = words_of(text, self._folded)
+        declared = {table.name.lower(): table for table in tables if has_name(table.name.lower(), words, lower)}
         views: dict[str, Any] = {name: table for name, table in declared.items() if tables_under(table) is not None}
         names = None if self._is_attached else self._all_names()
         if names is None:
             return None
         for name in names:
-            if _is_in(name, words, lower):
+            if has_name(name, words, lower):
                 views.setdefault(name, name)
         return [*views.values()]
 
@@ -215,8 +219,8 @@ class Views:
             found.append(text)
             if text.startswith(_RELATIVES):
                 continue
-            words, lower = self._words_of(text)
-            todo += [other for other in names if other not in seen and _is_in(other, words, lower)]
+            words, lower = words_of(text, self._folded)
+            todo += [other for other in names if other not in seen and has_name(other, words, lower)]
             seen.update(todo)
         return " ".join(found)
 
@@ -225,10 +229,6 @@ class Views:
         if self._is_on_postgresql and len(name) * 4 > _LONGEST_ON_POSTGRESQL:
             name = name.encode(errors="replace")[:_LONGEST_ON_POSTGRESQL].decode(errors="ignore")
         return name.lower()
-
-    def _words_of(self, text: str) -> tuple[set[str], str]:
-        """The words of SQL text, and the text with the quotes in its names as they are; in lower case."""
-        return {self._folded(word) for word in _WORD.findall(text)}, unquoted(text).lower()
 
     def _all_names(self) -> frozenset[str] | None:
         """The names of all views, in lower case; None without an answer."""
@@ -307,11 +307,6 @@ def _queries(connection: sa.Connection, question: int) -> Iterator[sa.TextClause
         quoted = connection.dialect.identifier_preparer.quote_identifier(schema)
         query = sa.text(_IN_SQLITE[question].format(quoted))
         yield query.bindparams(sa.bindparam("names", expanding=True)) if question else query
-
-
-def _is_in(name: str, words: set[str], text: str) -> bool:
-    """True if a text, of these words, has a name. One that is no single word (``order$``) is looked for as it is."""
-    return name in words or (not _WORD.fullmatch(name) and name in text)
 
 
 def _bare(name: str) -> str:

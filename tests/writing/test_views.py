@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -390,29 +391,44 @@ def test_a_view_with_a_trigger_drops_every_class(items: Witness) -> None:
     assert items.committed()["a"] == ("a", "new")
 
 
+@contextmanager
+def silent_catalog(items: Witness) -> Iterator[None]:
+    """The views cannot be asked for in this block."""
+
+    def fail(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if ASKS.search(statement):
+            raise sa.exc.OperationalError(statement, {}, Exception("no answer"))
+
+    sa.event.listen(items.service.read_engine, "before_cursor_execute", fail)
+    yield
+    sa.event.remove(items.service.read_engine, "before_cursor_execute", fail)
+
+
 def test_a_failing_catalog_drops_every_class_until_it_answers(
     items: Witness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(views, "_PAUSE", 0.0)
     notes = sa.Table("note", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True))
     notes.create(beside(items.engine))
-    fails = True
-
-    def fail(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if fails and ASKS.search(statement):
-            raise sa.exc.OperationalError(statement, {}, Exception("no answer"))
-
-    sa.event.listen(items.service.read_engine, "before_cursor_execute", fail)
-    for number in (1, 2, 3):  # From the second time on it could be known by its form.
-        with items.drops(), items.engine.begin() as connection:
-            connection.execute(sa.insert(notes).values(id=number))
+    with silent_catalog(items):
+        for number in (1, 2, 3):  # From the second time on it could be known by its form.
+            with items.drops(), items.engine.begin() as connection:
+                connection.execute(sa.insert(notes).values(id=number))
     assert "the views cannot be asked for" in caplog.text
-    fails = False
     items.warm()
     for number in (4, 5, 6):
         with items.costs(0), items.engine.begin() as connection:
             connection.execute(sa.insert(notes).values(id=number))
     items.check()
+
+
+def test_a_declared_view_over_one_that_nobody_can_look_under_drops_every_class(items: Witness) -> None:
+    declared = sa.Table(
+        "view_of_view", sa.MetaData(), sa.Column("kind", sa.String(20)), info={"person_repo": {"view_of": "item_view"}}
+    )
+    with silent_catalog(items), items.drops(), items.engine.begin() as connection:
+        connection.execute(sa.update(declared).values(kind="new"))
+    assert items.committed()["a"] == ("a", "new")
 
 
 # Services over views
