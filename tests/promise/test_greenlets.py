@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from support.children import found_by
 from support.proofs import amount, is_sample
 from support.servers import Memcached
 from support.urls import patient_url
-
-TESTS = Path(__file__).resolve().parents[1]
 
 pytest.importorskip("gevent")
 
@@ -36,16 +30,7 @@ def test_greenlets_with_time_limits_read_nothing_stale(
         "rounds": 20 if is_sample(request.config) else 200,
         "seed": draw.getrandbits(64),
     }
-    path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
-        [sys.executable, "-m", "promise.greenlets", json.dumps(plan)],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = found_by("promise.greenlets", plan)
     amount(request, operations=found["done"])
 
     assert found["examples"] == []

@@ -6,20 +6,17 @@ sample is added. The promise is judged on the way: each person has one thread th
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support.children import found_by
 from support.proofs import amount, is_sample
 from support.servers import find_binary
 
 OPERATIONS = int(os.environ.get("PERSON_REPO_SOAK", "0"))
-TESTS = Path(__file__).resolve().parents[1]
 
 GROWTH = {"memory": 16_384, "blocks": 2_500, "files": 4, "threads": 0, "objects": 60, "entries": 150}
 """How much more the later samples may have, at the median. A leak shows in blocks; memory, in KB, depends on the
@@ -41,16 +38,7 @@ def test_what_a_process_holds_does_not_grow(
         "seed": draw.getrandbits(64),
         "log": os.environ.get("PERSON_REPO_SOAK_LOG"),
     }
-    path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
-        [sys.executable, "-m", "promise.soak", json.dumps(plan)],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = found_by("promise.soak", plan)
 
     assert found["wrong"] == []
     assert found["outages"] > 5

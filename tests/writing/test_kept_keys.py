@@ -16,6 +16,7 @@ from sqlalchemy import exc, orm
 from sqlalchemy.dialects import sqlite
 from support.databases import with_identity
 from support.hosts import is_mariadb, isolated, number_on_from
+from support.tables import entity_of
 from support.ways import Witness
 
 from person_repo.exceptions import InvalidIdError, PersonRepoError
@@ -110,20 +111,6 @@ TYPES: dict[str, tuple[Any, list[Any], tuple[str, ...] | None]] = {
     ),
 }  # fmt: skip
 """By name: a type, values that are given for it, and the databases that have it; None for all."""
-
-
-def entity_of(type_: Any) -> type[Any]:
-    """A new class with a key of this type."""
-
-    class Base(orm.DeclarativeBase):
-        pass
-
-    class Kept(Base):
-        __tablename__ = "kept"
-        id = sa.Column(type_, primary_key=True, autoincrement=False)
-        note = sa.Column(sa.String(20), default="")
-
-    return Kept
 
 
 def add(session: orm.Session, entity: type[Any], value: Any) -> None:

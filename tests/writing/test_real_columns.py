@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc, orm
 from support.databases import with_identity
 from support.hosts import is_mariadb, on_mysql_and_mariadb, on_sqlite
+from support.tables import entity_of
 from support.ways import Witness
 
 from person_repo.model import ExactString
@@ -19,18 +20,6 @@ from person_repo.model import ExactString
 pytestmark = pytest.mark.every_database
 
 D = decimal.Decimal
-
-
-def entity_of(type_: Any) -> type[Any]:
-    class Base(orm.DeclarativeBase):
-        pass
-
-    class Kept(Base):
-        __tablename__ = "kept"
-        id = sa.Column(type_, primary_key=True, autoincrement=False)
-        note = sa.Column(sa.String(20), default="")
-
-    return Kept
 
 
 def in_no_strict_mode(engine: sa.Engine) -> None:
