@@ -363,6 +363,27 @@ def test_tables_that_inherit_show_each_others_rows(items: Witness, witness_of: C
 
 
 @on_postgresql
+def test_a_foreign_table_shows_the_table_that_its_options_name(items: Witness) -> None:
+    url = items.engine.url
+    with beside(items.engine).begin() as connection:
+        if not connection.scalar(sa.text("SELECT 1 FROM pg_available_extensions WHERE name = 'postgres_fdw'")):
+            pytest.skip("the server has no postgres_fdw")
+        connection.exec_driver_sql("CREATE EXTENSION postgres_fdw")
+        here = f"host '{url.host}', port '{url.port}', dbname '{url.database}'"
+        connection.exec_driver_sql(f"CREATE SERVER here FOREIGN DATA WRAPPER postgres_fdw OPTIONS ({here})")
+        mapping = f"CREATE USER MAPPING FOR CURRENT_USER SERVER here OPTIONS (user '{url.username}')"
+        connection.exec_driver_sql(mapping)
+        connection.exec_driver_sql(
+            "CREATE FOREIGN TABLE far (id VARCHAR(20), kind VARCHAR(20)) SERVER here OPTIONS (table_name 'item')"
+        )
+    far = sa.table("far", sa.column("kind"))
+    for kind in ("one", "two"):
+        with items.drops(), items.engine.begin() as connection:
+            connection.execute(sa.update(far).values(kind=kind))
+    assert items.committed()["a"] == ("a", "two")
+
+
+@on_postgresql
 def test_a_table_with_a_rule_drops_every_class(items: Witness) -> None:
     with beside(items.engine).begin() as connection:
         connection.exec_driver_sql("CREATE TABLE note (kind TEXT)")
