@@ -18,7 +18,7 @@ from support.urls import MEMORY, patient_url
 from support.worlds import DATABASES, World, draw_world
 
 # SQLAlchemy warns of some of the worlds, in which hosts live all the same.
-pytestmark = [pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SAWarning"), pytest.mark.timeout(0)]
+pytestmark = [pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SAWarning"), pytest.mark.timeout(3600)]
 
 WORLDS = int(os.environ.get("PERSON_REPO_WORLDS", "1"))
 """Worlds of each round and database."""
